@@ -1,0 +1,16 @@
+# Every dependency comes from the distribution's packages; nothing is downloaded at build time.
+find_package(absl REQUIRED)
+find_package(yaml-cpp REQUIRED)
+if(NOT TARGET yaml-cpp::yaml-cpp)
+  add_library(yaml-cpp::yaml-cpp ALIAS yaml-cpp)  # the target's name before yaml-cpp 0.8
+endif()
+find_package(fmt 9 REQUIRED)
+find_package(Boost 1.74 REQUIRED)
+find_package(Protobuf CONFIG QUIET)
+if(NOT Protobuf_FOUND)
+  find_package(Protobuf REQUIRED)
+endif()
+find_package(CLI11 REQUIRED)
+find_package(ZLIB REQUIRED)
+find_package(SQLite3 REQUIRED)
+find_package(Threads REQUIRED)

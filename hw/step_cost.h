@@ -1,0 +1,46 @@
+// What one engine step costs: time, energy, and which resource bound it.
+//
+// StepCostModel is what the simulator calls for every step. The compiled model (step_cost_compiled.h) folds all that
+// depends on token counts into lazily filled tables; tests substitute closed-form models.
+#pragma once
+
+#include <array>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "hw/machine.h"
+#include "models/step_work.h"
+
+namespace simrun {
+
+// The resource a piece of a step's time is charged to. kWaiting (pipeline bubbles, rank imbalance) and kIdle are
+// charged by the simulator.
+enum class Bound { kCompute, kMemory, kSerial, kLink, kLaunch, kHost, kWaiting };
+inline constexpr int kNumBounds = 7;
+// "compute", "memory_bandwidth", "serial_depth", "link", "kernel_launch", "host", "waiting"
+std::string_view BoundName(Bound b);
+
+inline constexpr int kMaxStages = 64;
+
+// Filled by StepCostModel::Predict. For pp stages, stage_seconds[s] is the time stage s is busy with this micro-batch,
+// its share of the host work and the hand-over to the next stage included.
+struct StepCost {
+  std::array<double, kMaxStages> stage_seconds;  // only the first stages() entries are written
+  double dynamic_joules = 0;                     // above idle, all GPUs of the engine together
+  std::array<double, kNumBounds> bound_seconds;  // sums to the sum of stage_seconds
+};
+
+class StepCostModel {
+ public:
+  virtual ~StepCostModel() = default;
+  // Pipeline stages of the engine.
+  virtual int stages() const = 0;
+  // `ranks`: the work of each of the engine's dp attention ranks; they step together. At least one rank has work.
+  // Called once per step: no allocation, thread-safe only if each simulation owns its model.
+  virtual void Predict(std::span<const StepWork> ranks, StepCost* cost) = 0;
+};
+
+}  // namespace simrun
