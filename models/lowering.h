@@ -1,0 +1,66 @@
+// From a model and a plan to the operators of one step on one GPU of one pipeline stage.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "base/units.h"
+#include "models/model_spec.h"
+#include "models/operators.h"
+#include "models/parallel_plan.h"
+
+namespace simrun {
+
+// Layers [first, first + count) of a stage; the first layers % pp stages hold one layer more.
+struct StageLayers { int first = 0; int count = 0; };
+StageLayers LayersOfStage(const ModelSpec& model, int pp, int stage);
+
+// Operators that depend only on token counts: everything but attention itself, LM head and sampling.
+//   rank_tokens: new tokens of this attention rank (dp > 1: of the busiest rank)
+//   engine_tokens: new tokens of all dp ranks together; equal to rank_tokens when dp = 1. MoE layers see these.
+// Includes embedding (first stage), norms, projections, rope, KV write, MLP or MoE, tensor- and expert-parallel
+// collectives, and the hand-over to the next stage (all but the last stage). Merged over identical layers via `count`.
+std::vector<Operator> LowerTokenOperators(const ModelSpec& model, const ParallelPlan& plan, int stage,
+                                          int64_t rank_tokens, int64_t engine_tokens);
+// Final norm of the emitted rows, LM head, its collective, and sampling: last stage only, empty elsewhere.
+std::vector<Operator> LowerHeadOperators(const ModelSpec& model, const ParallelPlan& plan, int stage, int64_t rows);
+
+// Attention is priced in closed form from running sums; this is what does not change from step to step.
+// A stage has up to two kinds of layers: full attention and sliding-window (or chunked) attention.
+struct AttentionShape {
+  double layers = 0;          // of this kind on this stage
+  bool mla = false;
+  int64_t heads = 0;          // query heads per GPU
+  int64_t kv_heads = 0;       // per GPU, at least 1
+  int64_t head_dim = 0;       // of q and k
+  int64_t v_head_dim = 0;
+  int64_t mla_latent = 0;     // kv_lora_rank, MLA only
+  int64_t mla_rope = 0;       // qk_rope, MLA only
+  int64_t window = 0;         // 0: full
+  bool causal = true;         // encoders: false
+  DType kv = DType::kBf16;
+  DType compute = DType::kBf16;
+};
+std::vector<AttentionShape> AttentionShapes(const ModelSpec& model, const ParallelPlan& plan, int stage);
+
+// FLOPs of attention for one chunk over one layer on one GPU, and for one decode token at context length kv.
+double PrefillAttentionFlops(const AttentionShape& shape, int64_t tokens, int64_t past);
+double DecodeAttentionFlops(const AttentionShape& shape, int64_t kv);
+
+// Bytes of weights on each GPU of a stage, and of KV cache per token and GPU of a stage (dense over all layers; window
+// layers keep min(length, window) tokens, so their bytes are reported apart).
+Bytes WeightBytesPerGpu(const ModelSpec& model, const ParallelPlan& plan, int stage);
+struct KvBytes {
+  Bytes per_token;            // full-attention layers
+  Bytes per_token_windowed;   // sliding-window layers, for tokens inside the window
+  int64_t window = 0;
+};
+KvBytes KvBytesPerGpu(const ModelSpec& model, const ParallelPlan& plan, int stage);
+// Peak activation bytes per GPU of a step with `tokens` new tokens and `rows` logits rows.
+Bytes ActivationBytesPerGpu(const ModelSpec& model, const ParallelPlan& plan, int64_t tokens, int64_t rows);
+
+// What is wrong with a plan for a model (does not divide, too many stages, dp without ...): problems with paths below
+// "plan", at `where`.
+void CheckPlan(const ModelSpec& model, const ParallelPlan& plan, const SourceLocation& where, Problems* problems);
+
+}  // namespace simrun

@@ -1,0 +1,51 @@
+// The operators a step is made of: shapes, FLOPs and bytes, without any notion of a device.
+#pragma once
+
+#include <cstdint>
+#include <string_view>
+#include <vector>
+
+#include "models/dtype.h"
+
+namespace simrun {
+
+enum class OpKind {
+  kGemm,            // m x k by k x n
+  kMoe,             // routed experts: router, permute, grouped GEMMs, activation, combine
+  kNorm, kRope, kActivation, kAdd, kEmbedding, kSampling, kQuantize, kElementwise,  // bound by bytes
+  kPrefillAttention, kDecodeAttention, kMlaPrefill, kMlaDecode,
+  kAllReduce, kAllGather, kReduceScatter, kAllToAll, kSendRecv,
+};
+std::string_view OpKindName(OpKind kind);
+
+// The ranks a collective runs over, which decides the links it uses.
+enum class CommGroup { kTensor, kExpert, kPipeline, kData };
+
+// One operator as one GPU executes it. Fields that do not apply to the kind are zero.
+struct Operator {
+  OpKind kind = OpKind::kGemm;
+  const char* name = "";       // role: "qkv_proj", "attn_norm", "lm_head"
+  double count = 1;            // executions per step on this stage (usually its number of layers)
+  DType weights = DType::kBf16;
+  DType activations = DType::kBf16;
+  DType kv = DType::kBf16;
+
+  int64_t m = 0, n = 0, k = 0;                 // kGemm; kQuantize uses m, k
+  int64_t tokens = 0;                          // kMoe: tokens entering the layer over all ep ranks together
+  int64_t hidden = 0, inter = 0, topk = 0, experts = 0;
+  int tp = 1, ep = 1;                          // kMoe
+  bool gated = true;                           // kMoe: three matrices per expert instead of two
+  double imbalance = 1;                        // kMoe: load of the busiest ep rank over the mean, >= 1
+  int64_t heads = 0, kv_heads = 0, head_dim = 0;   // attention, per GPU
+  int64_t window = 0;                          // attention: sliding window, 0 = full
+  int ranks = 1;                               // collectives
+  CommGroup group = CommGroup::kTensor;
+
+  double flops = 0;   // of one execution on one GPU
+  double bytes = 0;   // moved through device memory in one execution; for collectives the message size per rank:
+                      // all-reduce the vector, all-gather and reduce-scatter the full gathered size, all-to-all what a
+                      // rank sends, send-recv the message
+  int kernels = 1;    // kernels launched per execution by an eager engine
+};
+
+}  // namespace simrun
