@@ -55,6 +55,10 @@ concept DescribedParams = requires(P& p, ParamReader& r) { p.Describe(r); };
 
 template <class T> struct IsOptional : std::false_type {};
 template <class T> struct IsOptional<std::optional<T>> : std::true_type {};
+// T of optional<T> and vector<T>, else T itself.
+template <class T> struct ElementOf { using type = T; };
+template <class T> struct ElementOf<std::optional<T>> { using type = T; };
+template <class T> struct ElementOf<std::vector<T>> { using type = T; };
 template <class T> struct IsVector : std::false_type {};
 template <class T> struct IsVector<std::vector<T>> : std::true_type {};
 template <class T> struct IsQuantity : std::false_type {};
@@ -257,12 +261,12 @@ class ParamDocs {
       rows_->push_back({path, "map", info.required ? "required" : "", "", info.help});
       ParamDocs inner(path, rows_);
       value.Describe(inner);
-    } else if constexpr (IsOptional<T>::value && DescribedParams<typename T::value_type>) {
+    } else if constexpr (IsOptional<T>::value && DescribedParams<typename ElementOf<T>::type>) {
       rows_->push_back({path, "map", info.required ? "required" : "none", "", info.help});
       typename T::value_type inner_value{};
       ParamDocs inner(path, rows_);
       inner_value.Describe(inner);
-    } else if constexpr (IsVector<T>::value && DescribedParams<typename T::value_type>) {
+    } else if constexpr (IsVector<T>::value && DescribedParams<typename ElementOf<T>::type>) {
       rows_->push_back({path, "list of maps", "[]", "", info.help});
       typename T::value_type inner_value{};
       ParamDocs inner(path + "[]", rows_);

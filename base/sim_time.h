@@ -4,6 +4,7 @@
 // 0.1 ns keeps the rounding of ten million 10 ms steps below a millisecond in the worst case and reaches 29 years.
 #pragma once
 
+#include <compare>
 #include <cstdint>
 #include <limits>
 
