@@ -5,7 +5,9 @@
 // rounding and independent of insertion order when values are whole ticks (their sum is kept as a 128-bit integer).
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <vector>
 
 #include "base/sim_time.h"
@@ -19,7 +21,7 @@ class QuantileSketch {
   // Adds `weight` copies of a duration. Negative durations count as 0.
   void Add(SimTime value, uint64_t weight = 1) {
     const int64_t ticks = value.ticks() < 0 ? 0 : value.ticks();
-    sum_ += static_cast<__int128>(ticks) * static_cast<__int128>(weight);
+    sum_ += static_cast<Int128>(ticks) * static_cast<Int128>(weight);
     count_ += weight;
     if (ticks > max_) max_ = ticks;
     if (ticks < min_) min_ = ticks;
@@ -40,11 +42,20 @@ class QuantileSketch {
   double FractionBelow(Seconds limit) const;
 
  private:
-  static size_t Index(int64_t ticks);
-  static double BucketLow(size_t index);
+  __extension__ using Int128 = __int128;
+
+  // Exponent and 9 leading mantissa bits of the double: 0 for 0 ticks, 1 for 1, 513 for 2, ... Every value below
+  // 1024 ticks (0.1 us) has a bucket of its own.
+  static size_t Index(int64_t ticks) {
+    if (ticks == 0) return 0;
+    const double value = static_cast<double>(ticks);
+    uint64_t bits;
+    std::memcpy(&bits, &value, sizeof bits);
+    return static_cast<size_t>((bits >> 43) - (uint64_t{1023} << 9)) + 1;
+  }
 
   std::vector<uint64_t> buckets_;
-  __int128 sum_ = 0;
+  Int128 sum_ = 0;
   uint64_t count_ = 0;
   int64_t max_ = 0;
   int64_t min_ = INT64_MAX;

@@ -1,0 +1,108 @@
+#include "base/catalog.h"
+
+#include <filesystem>
+#include <system_error>
+#include <utility>
+
+#include <fmt/format.h>
+
+namespace simrun {
+
+namespace {
+
+constexpr size_t kMaxEntryBytes = size_t{4} << 20;
+
+// "unknown gpu", "unknown model": the section's name in the singular.
+std::string_view Singular(std::string_view section) {
+  if (!section.empty() && section.back() == 's') section.remove_suffix(1);
+  return section;
+}
+
+}  // namespace
+
+void Catalog::AddEmbedded(const std::vector<EmbeddedFile>& files) {
+  for (const EmbeddedFile& f : files) {
+    sections_[std::string(f.section)].insert_or_assign(std::string(f.name), Source{f.text, ""});
+  }
+}
+
+absl::Status Catalog::AddDirectory(const std::string& dir) {
+  namespace fs = std::filesystem;
+  std::error_code error;
+  const auto unreadable = [&](const fs::path& path) {
+    return absl::PermissionDeniedError(fmt::format("{}: cannot be listed: {}", path.string(), error.message()));
+  };
+  if (!fs::is_directory(dir, error)) {
+    return absl::NotFoundError(fmt::format("{}: no such catalogue directory", dir));
+  }
+  bool found = false;
+  fs::directory_iterator sections(dir, error);
+  if (error) return unreadable(dir);
+  for (; sections != fs::directory_iterator(); sections.increment(error)) {
+    if (error) return unreadable(dir);
+    if (!sections->is_directory(error)) continue;
+    fs::directory_iterator files(sections->path(), error);
+    if (error) return unreadable(sections->path());
+    for (; files != fs::directory_iterator(); files.increment(error)) {
+      if (error) return unreadable(sections->path());
+      const fs::path& path = files->path();
+      if (path.extension() != ".yaml" || files->is_directory(error)) continue;
+      sections_[sections->path().filename().string()].insert_or_assign(path.stem().string(), Source{{}, path.string()});
+      found = true;
+    }
+  }
+  if (!found) {
+    return absl::InvalidArgumentError(
+        fmt::format("{}: holds no catalogue entries; put them into sub-folders, for example gpus/<name>.yaml", dir));
+  }
+  return absl::OkStatus();
+}
+
+std::vector<std::string> Catalog::Names(std::string_view section) const {
+  std::vector<std::string> names;
+  if (const auto it = sections_.find(section); it != sections_.end()) {
+    for (const auto& [name, source] : it->second) names.push_back(name);
+  }
+  return names;
+}
+
+absl::StatusOr<std::string> Catalog::Text(const Source& source) const {
+  if (source.path.empty()) return std::string(source.embedded);
+  return ReadTextFile(source.path, kMaxEntryBytes);
+}
+
+absl::StatusOr<std::string> Catalog::Resolve(std::string_view section, std::string_view name) const {
+  std::vector<std::string> candidates;
+  std::string unread;
+  if (const auto it = sections_.find(section); it != sections_.end()) {
+    if (it->second.find(name) != it->second.end()) return std::string(name);
+    for (const auto& [canonical, source] : it->second) {
+      candidates.push_back(canonical);
+      const absl::StatusOr<std::string> text = Text(source);
+      if (text.ok() && text->find("aliases") == std::string::npos) continue;
+      const absl::StatusOr<YamlNode> node = text.ok() ? ParseYaml(*text, canonical) : text.status();
+      if (!node.ok()) {
+        if (unread.empty()) unread = fmt::format("; its aliases could not be read: {}", std::string(node.status().message()));
+        continue;
+      }
+      const YamlNode* aliases = node->Find("aliases");
+      if (aliases == nullptr) continue;
+      for (const YamlNode& alias : aliases->items()) {
+        if (alias.text() == name) return canonical;
+        candidates.push_back(alias.text());
+      }
+    }
+  }
+  const std::string hint = NameHint(name, candidates);
+  return absl::NotFoundError(fmt::format("unknown {} \"{}\"{}{}{}", Singular(section), name, hint.empty() ? "" : "; ",
+                                         hint, unread));
+}
+
+absl::StatusOr<YamlNode> Catalog::Load(std::string_view section, std::string_view name) const {
+  SIMRUN_ASSIGN_OR_RETURN(const std::string canonical, Resolve(section, name));
+  const Source& source = sections_.find(section)->second.find(canonical)->second;
+  SIMRUN_ASSIGN_OR_RETURN(const std::string text, Text(source));
+  return ParseYaml(text, source.path.empty() ? fmt::format("<built-in>/{}/{}.yaml", section, canonical) : source.path);
+}
+
+}  // namespace simrun
