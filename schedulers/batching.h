@@ -1,0 +1,82 @@
+// Batching policies: which sequences run in the next step of an engine. Pure decisions over a read-only view.
+//
+// In every policy all sequences that have their prompt computed ("decodes") advance together by one token, or none
+// does: that is what iteration-level engines do, and it lets the simulator follow any number of them in O(1).
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "base/registry.h"
+#include "schedulers/config.h"
+#include "schedulers/waiting_queue.h"
+
+namespace simrun {
+
+struct BatchLimits {
+  int64_t max_num_seqs = 256;
+  int64_t max_num_batched_tokens = 8192;
+  int64_t block_size = 16;
+  int64_t watermark_blocks = 0;   // kept free when admitting, unless nothing runs
+};
+
+// What KV memory a request takes when it is admitted: blocks for the prompt, grown token by token, or blocks for the
+// longest it can become (never preempted).
+enum class KvReservation { kPrompt, kWholeLife };
+
+// One attention rank of an engine, between two steps.
+struct ReplicaView {
+  BatchLimits limits;
+  int64_t decode_seqs = 0;                // sequences whose prompt is computed
+  int64_t held_seqs = 0;                  // finished sequences still padding a static batch
+  std::span<const int64_t> partial;       // prompt tokens left of admitted requests, in admission order
+  const WaitingQueue* waiting = nullptr;
+  int64_t free_blocks = 0;                // after the blocks that the decodes of this step take
+  KvReservation reservation = KvReservation::kPrompt;
+
+  int64_t BlocksFor(const WaitingRequest& r) const {
+    const int64_t tokens = reservation == KvReservation::kPrompt ? r.kv_tokens : r.max_kv_tokens;
+    return (tokens + limits.block_size - 1) / limits.block_size;
+  }
+  int64_t running() const { return decode_seqs + held_seqs + static_cast<int64_t>(partial.size()); }
+};
+
+// The decision. Reused from step to step; Clear keeps capacity.
+struct Batch {
+  bool decode = false;                    // all decodes advance by one token
+  std::vector<int64_t> partial_tokens;    // prompt tokens for partial[i]; may be shorter than partial
+  std::vector<int64_t> admitted_tokens;   // for the first requests of the waiting queue: prompt tokens in this step
+  void Clear() {
+    decode = false;
+    partial_tokens.clear();
+    admitted_tokens.clear();
+  }
+  bool Empty() const { return !decode && partial_tokens.empty() && admitted_tokens.empty(); }
+};
+
+class BatchingPolicy {
+ public:
+  virtual ~BatchingPolicy() = default;
+  // Fills `batch` (already cleared). Requests are admitted from the front of the queue, none is skipped.
+  virtual void Plan(const ReplicaView& view, Batch* batch) const = 0;
+  virtual KvReservation reservation() const { return KvReservation::kPrompt; }
+  // True: a finished sequence keeps its place (and costs compute) until its whole batch has finished.
+  virtual bool holds_batch() const { return false; }
+  // True when a request that was not admitted stays so while only decode steps follow and nothing arrives or
+  // finishes. Lets the simulator skip planning those steps; the built-in policies all qualify.
+  virtual bool stable_while_decoding() const { return false; }
+};
+
+using BatchingPolicyFactory = std::function<std::unique_ptr<BatchingPolicy>()>;
+// The built-in policies: static, orca, prefill-first, chunked-prefill.
+const Registry<BatchingPolicyFactory>& BuiltInBatchingPolicies();
+
+// Helper for policies: whether the blocks for `need` may be taken when `free` are left.
+inline bool FitsAboveWatermark(const ReplicaView& view, int64_t free, int64_t need, int64_t running) {
+  return running == 0 ? free >= need : free - need >= view.limits.watermark_blocks;
+}
+
+}  // namespace simrun

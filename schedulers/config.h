@@ -1,0 +1,48 @@
+// The `scheduler:` section of a scenario.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/params.h"
+
+namespace simrun {
+
+std::vector<std::string> BatchingPolicyNames();
+std::vector<std::string> RouterNames();
+std::vector<std::string> QueueOrderNames();
+std::vector<std::string> PreemptionNames();
+
+// Values left at auto come from the engine profile.
+struct SchedulerConfig {
+  std::optional<std::string> policy;
+  std::optional<int64_t> max_num_seqs;
+  std::optional<int64_t> max_num_batched_tokens;
+  std::optional<int64_t> block_size;
+  std::optional<double> watermark;
+  std::string queue_order = "fcfs";
+  std::string preemption = "recompute";
+  Bytes swap_space{4.0 * 1024 * 1024 * 1024};
+  std::string router = "round-robin";
+  std::optional<int64_t> max_model_len;
+  std::optional<int64_t> micro_batches;
+
+  template <class Visitor>
+  void Describe(Visitor& v) {
+    v.Field("policy", policy, {.help = "which requests run in a step; auto: the engine profile's", .choices = &BatchingPolicyNames});
+    v.Field("max_num_seqs", max_num_seqs, {.help = "most sequences running at once in one engine (per attention rank)", .min = 1, .max = 1 << 20});
+    v.Field("max_num_batched_tokens", max_num_batched_tokens, {.help = "most new tokens in one step: the prompt budget", .min = 1, .max = 1 << 24});
+    v.Field("block_size", block_size, {.help = "tokens per KV block", .min = 1, .max = 4096});
+    v.Field("watermark", watermark, {.help = "fraction of KV blocks kept free when admitting a request", .min = 0, .max = 0.9});
+    v.Field("queue_order", queue_order, {.help = "order of the waiting queue", .choices = &QueueOrderNames});
+    v.Field("preemption", preemption, {.help = "what happens to a sequence whose KV blocks are taken away", .choices = &PreemptionNames});
+    v.Field("swap_space", swap_space, {.help = "host memory per GPU for swapped KV blocks; when full, preemption recomputes", .min = 0});
+    v.Field("router", router, {.help = "how requests are dealt to the replicas", .choices = &RouterNames});
+    v.Field("max_model_len", max_model_len, {.help = "longest prompt plus output accepted; auto: the model's context length", .min = 1});
+    v.Field("micro_batches", micro_batches, {.help = "batches in flight in a pipeline; auto: one per stage", .min = 1, .max = 1024});
+  }
+};
+
+}  // namespace simrun

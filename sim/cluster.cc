@@ -1,0 +1,161 @@
+#include "sim/cluster.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "base/status.h"
+
+namespace simrun {
+
+Cluster::Cluster(const ClusterParams& params, const BatchingPolicy& policy, StepCostModel* model,
+                 std::unique_ptr<Router> router, ArrivalSource* source, RunMetrics* metrics)
+    : params_(params), router_(std::move(router)), source_(source), metrics_(metrics) {
+  for (int i = 0; i < params_.replicas; ++i) {
+    replicas_.push_back(std::make_unique<Replica>(static_cast<uint32_t>(i), params_.engine, policy, model, metrics));
+  }
+  loads_.resize(replicas_.size());
+  is_touched_.resize(replicas_.size());
+}
+
+void Cluster::set_observer(EngineObserver* observer) {
+  observed_ = observer != nullptr;
+  for (auto& replica : replicas_) replica->set_observer(observer);
+}
+
+std::span<const ReplicaLoad> Cluster::Loads() {
+  if (router_->needs_load()) {
+    for (size_t i = 0; i < replicas_.size(); ++i) loads_[i] = replicas_[i]->load();
+  }
+  return loads_;
+}
+
+void Cluster::EnterFrontEnd(const Arrival& arrival) {
+  uint64_t slot = arriving_.size();
+  if (free_arriving_.empty()) {
+    arriving_.push_back(arrival);
+  } else {
+    slot = free_arriving_.back();
+    free_arriving_.pop_back();
+    arriving_[slot] = arrival;
+  }
+  front_end_.Push({VisibleAt(arrival), EventBand::kArrival, 0, slot});
+}
+
+Arrival Cluster::LeaveFrontEnd() {
+  const uint64_t slot = front_end_.Top().payload;
+  front_end_.Pop();
+  free_arriving_.push_back(slot);
+  return arriving_[slot];
+}
+
+absl::Status Cluster::RunOpenLoop() {
+  // A replica plans at an instant only after all arrivals of that instant are in its queue.
+  std::vector<SimTime> plan_at(replicas_.size(), SimTime::Infinite());
+  const auto advance = [&](size_t i, SimTime now) {
+    if (plan_at[i] < now) {
+      replicas_[i]->Issue(plan_at[i]);
+      plan_at[i] = SimTime::Infinite();
+    }
+    replicas_[i]->Run(now);
+    if (now != SimTime::Infinite() && replicas_[i]->next_event() == now) {
+      replicas_[i]->Complete(now);
+      plan_at[i] = now;
+    }
+  };
+  const auto deliver = [&](const Arrival& arrival, SimTime now) {
+    size_t target = 0;
+    if (router_->needs_load()) {
+      for (size_t i = 0; i < replicas_.size(); ++i) advance(i, now);
+      target = router_->Route(Loads());
+    } else {
+      if (replicas_.size() > 1) target = router_->Route(loads_);
+      advance(target, now);
+    }
+    if (replicas_[target]->Enqueue(arrival)) plan_at[target] = now;
+  };
+  // With a constant front-end time requests become visible in the order in which they arrive.
+  const bool in_order = params_.front_end_token == SimTime();
+  Arrival arrival;
+  while (true) {
+    while (!front_end_.empty() && front_end_.NextTime() <= source_->next_time()) {
+      const SimTime now = front_end_.NextTime();
+      deliver(LeaveFrontEnd(), now);
+    }
+    SIMRUN_ASSIGN_OR_RETURN(const NextResult next, source_->Next(&arrival));
+    if (next != NextResult::kArrival) break;
+    ++events_;
+    metrics_->OnArrived(arrival.at);
+    if (in_order) {
+      deliver(arrival, arrival.at + params_.front_end);
+    } else {
+      EnterFrontEnd(arrival);
+    }
+  }
+  for (size_t i = 0; i < replicas_.size(); ++i) advance(i, SimTime::Infinite());
+  return absl::OkStatus();
+}
+
+void Cluster::Touch(uint32_t replica) {
+  if (is_touched_[replica]) return;
+  is_touched_[replica] = 1;
+  touched_.push_back(replica);
+}
+
+SimTime Cluster::NextEventTime() {
+  while (!queue_.empty() && replicas_[queue_.Top().target]->next_event() != queue_.NextTime()) queue_.Pop();
+  return std::min({queue_.NextTime(), source_->next_time(), front_end_.NextTime()});
+}
+
+absl::Status Cluster::AdvanceTo(SimTime limit) {
+  while (true) {
+    const SimTime now = NextEventTime();
+    if (now == SimTime::Infinite() || now > limit) return absl::OkStatus();
+    if (!observed_ && queue_.NextTime() == now) {
+      // Steps in which nobody finishes concern no other replica and no client: take them ahead of everything else
+      // that happens later.
+      const uint32_t target = queue_.Top().target;
+      queue_.Pop();
+      const SimTime after_limit = limit == SimTime::Infinite() ? limit : limit + SimTime::FromTicks(1);
+      replicas_[target]->RunWithoutFinish(std::min(NextEventTime(), after_limit));
+      queue_.Push({replicas_[target]->next_event(), EventBand::kStepEnd, target, 0});
+      if (replicas_[target]->next_event() != now) continue;
+    }
+    while (!queue_.empty() && queue_.NextTime() == now) {
+      const uint32_t target = queue_.Top().target;
+      queue_.Pop();
+      if (replicas_[target]->next_event() != now) continue;
+      ++events_;
+      const int finished = replicas_[target]->Complete(now);
+      for (int i = 0; i < finished; ++i) source_->OnFinished(now);
+      Touch(target);
+    }
+    while (source_->next_time() <= now) {
+      Arrival arrival;
+      SIMRUN_ASSIGN_OR_RETURN(const NextResult next, source_->Next(&arrival));
+      if (next != NextResult::kArrival) break;
+      ++events_;
+      metrics_->OnArrived(arrival.at);
+      EnterFrontEnd(arrival);
+    }
+    while (front_end_.NextTime() <= now) {
+      const Arrival arrival = LeaveFrontEnd();
+      const uint32_t target = static_cast<uint32_t>(replicas_.size() == 1 ? 0 : router_->Route(Loads()));
+      if (replicas_[target]->Enqueue(arrival)) {
+        Touch(target);
+      } else {
+        source_->OnFinished(now);
+      }
+    }
+    for (const uint32_t target : touched_) {
+      Replica& replica = *replicas_[target];
+      is_touched_[target] = 0;
+      replica.Issue(now);
+      if (replica.next_event() != SimTime::Infinite()) {
+        queue_.Push({replica.next_event(), EventBand::kStepEnd, target, 0});
+      }
+    }
+    touched_.clear();
+  }
+}
+
+}  // namespace simrun

@@ -1,0 +1,67 @@
+// Replicas behind a router, fed by an arrival source: the loop that lets time pass.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "sim/event_queue.h"
+#include "sim/replica.h"
+#include "workload/source.h"
+
+namespace simrun {
+
+struct ClusterParams {
+  EngineParams engine;
+  int replicas = 1;
+  // From arrival until the engine's queue sees the request (HTTP, tokenisation): a constant and a part per prompt token.
+  SimTime front_end;
+  SimTime front_end_token;
+};
+
+class Cluster {
+ public:
+  // `source`, `policy`, `model` and `metrics` must outlive the cluster.
+  Cluster(const ClusterParams& params, const BatchingPolicy& policy, StepCostModel* model, std::unique_ptr<Router> router,
+          ArrivalSource* source, RunMetrics* metrics);
+
+  // Runs an open-loop source to its end. Replicas advance one by one between arrivals, which is fastest; everything
+  // that is reported is the same as with AdvanceTo, but observers would see replicas out of step with one another.
+  absl::Status RunOpenLoop();
+  // Processes every event up to and including `limit`, in order of time over all replicas.
+  absl::Status AdvanceTo(SimTime limit);
+  // Time of the next event; infinite when nothing will happen any more.
+  SimTime NextEventTime();
+
+  void set_observer(EngineObserver* observer);
+  const std::vector<std::unique_ptr<Replica>>& replicas() const { return replicas_; }
+  // Events processed: arrivals and step ends that were not fast-forwarded.
+  int64_t events() const { return events_; }
+
+ private:
+  SimTime VisibleAt(const Arrival& a) const {
+    return a.at + params_.front_end + SimTime::FromTicks(params_.front_end_token.ticks() * a.input_tokens);
+  }
+  void EnterFrontEnd(const Arrival& arrival);
+  Arrival LeaveFrontEnd();
+  std::span<const ReplicaLoad> Loads();
+  void Touch(uint32_t replica);
+
+  ClusterParams params_;
+  std::unique_ptr<Router> router_;
+  ArrivalSource* source_;
+  RunMetrics* metrics_;
+  std::vector<std::unique_ptr<Replica>> replicas_;
+  std::vector<ReplicaLoad> loads_;
+  EventQueue queue_;                       // step ends; stale when the replica's next event is another
+  EventQueue front_end_;                   // requests on their way to the engine's queue; payload indexes arriving_
+  std::vector<Arrival> arriving_;
+  std::vector<uint64_t> free_arriving_;
+  std::vector<uint32_t> touched_;          // replicas to plan at the current instant
+  std::vector<char> is_touched_;
+  bool observed_ = false;
+  int64_t events_ = 0;
+};
+
+}  // namespace simrun

@@ -1,0 +1,555 @@
+#include "sim/replica.h"
+
+#include <utility>
+
+namespace simrun {
+
+Replica::Replica(uint32_t index, const EngineParams& params, const BatchingPolicy& policy, StepCostModel* model,
+                 RunMetrics* metrics)
+    : index_(index),
+      params_(params),
+      policy_(policy),
+      whole_life_(policy.reservation() == KvReservation::kWholeLife),
+      stable_policy_(policy.stable_while_decoding()),
+      model_(model),
+      metrics_(metrics),
+      stage_free_(static_cast<size_t>(model->stages())),
+      works_(static_cast<size_t>(params.ranks)) {
+  for (int r = 0; r < params.ranks; ++r) {
+    ranks_.emplace_back(params.queue_order);
+    ranks_.back().free_blocks = params.kv_blocks;
+    ranks_.back().free_swap_blocks = params.swap_blocks;
+  }
+  lanes_.resize(static_cast<size_t>(params.lanes));
+  for (Lane& lane : lanes_) {
+    for (int r = 0; r < params.ranks; ++r) lane.groups.emplace_back(params.limits.block_size, params.window);
+  }
+}
+
+int64_t Replica::blocks_in_use() const {
+  int64_t used = 0;
+  for (const Rank& rank : ranks_) used += params_.kv_blocks - rank.free_blocks;
+  return used;
+}
+
+uint32_t Replica::NewRequest() {
+  if (free_ids_.empty()) {
+    requests_.emplace_back();
+    return static_cast<uint32_t>(requests_.size() - 1);
+  }
+  const uint32_t id = free_ids_.back();
+  free_ids_.pop_back();
+  requests_[id] = Request();
+  return id;
+}
+
+void Replica::UpdateNextEvent() {
+  next_event_ = lanes_[0].end;
+  for (size_t i = 1; i < lanes_.size(); ++i) next_event_ = std::min(next_event_, lanes_[i].end);
+}
+
+bool Replica::Enqueue(const Arrival& arrival) {
+  const int64_t max_kv = arrival.input_tokens + arrival.output_tokens - 1;
+  Refusal why{};
+  bool refused = false;
+  if (params_.max_model_len > 0 && arrival.input_tokens + arrival.output_tokens > params_.max_model_len) {
+    why = Refusal::kContextLength;
+    refused = true;
+  } else if (BlocksFor(max_kv) > params_.kv_blocks) {
+    why = Refusal::kKvMemory;
+    refused = true;
+  }
+  if (refused) {
+    metrics_->OnRefused(why, arrival.at);
+    if (observer_ != nullptr) observer_->OnRefuse(arrival, why);
+    return false;
+  }
+  size_t rank = 0;
+  for (size_t r = 1; r < ranks_.size(); ++r) {
+    if (ranks_[r].outstanding < ranks_[rank].outstanding) rank = r;
+  }
+  const uint32_t id = NewRequest();
+  Request& r = requests_[id];
+  r.id = arrival.id;
+  r.order = next_order_++;
+  r.arrival = arrival.at;
+  r.deadline = arrival.deadline;
+  r.input = arrival.input_tokens;
+  r.output = arrival.output_tokens;
+  r.prompt = arrival.input_tokens;
+  r.priority = arrival.priority;
+  r.rank = static_cast<uint16_t>(rank);
+  r.state = State::kWaiting;
+  ranks_[rank].waiting.Push({id, r.order, r.prompt, r.prompt, max_kv, r.priority, r.deadline.ticks()});
+  ++ranks_[rank].outstanding;
+  ++load_.waiting;
+  for (Lane& lane : lanes_) lane.steady = false;  // the queue changed: plan the next step
+  return true;
+}
+
+void Replica::Run(SimTime horizon) {
+  while (true) {
+    if (lanes_.size() == 1 && lanes_[0].steady) FastForward(lanes_[0], horizon);
+    if (next_event_ >= horizon) return;
+    const SimTime now = next_event_;
+    Complete(now);
+    Issue(now);
+  }
+}
+
+void Replica::RunWithoutFinish(SimTime horizon) {
+  while (true) {
+    if (lanes_.size() == 1 && lanes_[0].steady) FastForward(lanes_[0], horizon);
+    if (next_event_ >= horizon) return;
+    for (const Lane& lane : lanes_) {
+      if (lane.end == next_event_ && MayFinish(lane)) return;
+    }
+    const SimTime now = next_event_;
+    Complete(now);
+    Issue(now);
+  }
+}
+
+bool Replica::MayFinish(const Lane& lane) const {
+  for (const Group& g : lane.groups) {
+    if (g.batch.decode && g.decodes.next_finish_clock() <= g.decodes.clock() + 1) return true;
+    for (size_t i = 0; i < g.chunk_ids.size(); ++i) {
+      const Request& r = requests_[g.chunk_ids[i]];
+      if (r.prefilled + g.chunks[i].tokens == r.prompt && r.generated + 1 == r.output) return true;
+    }
+  }
+  return false;
+}
+
+int Replica::Complete(SimTime now) {
+  int finished = 0;
+  for (Lane& lane : lanes_) {
+    if (lane.end == now) finished += CompleteLane(lane);
+  }
+  UpdateNextEvent();
+  return finished;
+}
+
+void Replica::Issue(SimTime now) {
+  for (Lane& lane : lanes_) {
+    if (lane.end == SimTime::Infinite()) IssueLane(lane, now);
+  }
+  UpdateNextEvent();
+}
+
+bool Replica::IssueLane(Lane& lane, SimTime now) {
+  double swap_seconds = 0;
+  bool steady = params_.fast_forward && lanes_.size() == 1;
+  int64_t tokens = 0;
+  bool swap_ins = false;
+  const size_t lane_index = static_cast<size_t>(&lane - lanes_.data());
+  for (size_t rank = 0; rank < ranks_.size(); ++rank) {
+    PlanGroup(lane_index, rank, now, &swap_seconds, &steady);
+    tokens += lane.groups[rank].work.tokens;
+    swap_ins = swap_ins || !lane.groups[rank].swap_ins.empty();
+  }
+  if (tokens == 0 && !swap_ins) return false;
+  lane.steady = steady;
+  StartStep(lane, now, swap_seconds);
+  return true;
+}
+
+void Replica::FillDecodeWork(Group& g, int64_t prefill_rows, int64_t prefill_tokens) {
+  StepWork& w = g.work;
+  w.decode_seqs = g.batch.decode ? g.decodes.seqs() : 0;
+  w.tokens = w.decode_seqs + prefill_tokens;
+  w.logits_rows = w.decode_seqs + prefill_rows;
+  if (w.decode_seqs > 0) {
+    w.decode_kv_sum = g.decodes.next_kv_sum();
+    w.decode_kv_sum_windowed = g.decodes.next_kv_sum_windowed();
+    w.decode_kv_max = g.decodes.next_kv_max();
+  } else {
+    w.decode_kv_sum = w.decode_kv_sum_windowed = w.decode_kv_max = 0;
+  }
+  w.chunks = g.chunks;
+}
+
+void Replica::PlanGroup(size_t lane_index, size_t rank_index, SimTime now, double* swap_seconds, bool* steady) {
+  Group& g = lanes_[lane_index].groups[rank_index];
+  Rank& rank = ranks_[rank_index];
+  g.batch.Clear();
+  g.chunks.clear();
+  g.chunk_ids.clear();
+  g.swap_ins.clear();
+  const auto view_now = [&](const WaitingQueue* waiting) {
+    ReplicaView view;
+    view.limits = params_.limits;
+    if (lanes_.size() > 1) {
+      // Spread the sequences evenly over the micro-batches, or the first one would take them all.
+      const int64_t lanes = static_cast<int64_t>(lanes_.size());
+      const int64_t total = rank.running + static_cast<int64_t>(rank.waiting.size());
+      view.limits.max_num_seqs = (std::min(params_.limits.max_num_seqs, total) + lanes - 1) / lanes;
+    }
+    view.held_seqs = g.held;
+    view.decode_seqs = g.decodes.seqs() - g.held;
+    view.partial = g.partial_left;
+    view.waiting = waiting;
+    view.reservation = policy_.reservation();
+    view.free_blocks = std::max<int64_t>(0, rank.free_blocks - (whole_life_ ? 0 : g.decodes.next_blocks()));
+    return view;
+  };
+  policy_.Plan(view_now(&rank.waiting), &g.batch);
+  if (g.batch.decode && !whole_life_ && g.decodes.next_blocks() > rank.free_blocks) {
+    // Not enough memory for the next token of everyone. Whoever is preempted now is not admitted again in this step.
+    *steady = false;
+    const bool room = MakeRoomForDecodes(g, rank, swap_seconds);
+    g.batch.Clear();
+    if (room) policy_.Plan(view_now(&no_waiting_), &g.batch);
+  }
+  if (g.batch.decode && g.decodes.seqs() == 0) g.batch.decode = false;
+  if (g.batch.decode && !whole_life_) {
+    rank.free_blocks -= g.decodes.next_blocks();
+    NotePeak(rank);
+  }
+  int64_t prefill_tokens = 0, prefill_rows = 0;
+  for (size_t i = 0; i < g.batch.partial_tokens.size(); ++i) {
+    const int64_t tokens = g.batch.partial_tokens[i];
+    const uint32_t id = g.partial[i];
+    const Request& r = requests_[id];
+    if (tokens == 0) continue;
+    g.chunk_ids.push_back(id);
+    g.chunks.push_back({tokens, r.prefilled});
+  }
+  for (const int64_t tokens : g.batch.admitted_tokens) Admit(lane_index, rank_index, tokens, now, swap_seconds);
+  for (size_t i = 0; i < g.chunks.size(); ++i) {
+    prefill_tokens += g.chunks[i].tokens;
+    const Request& r = requests_[g.chunk_ids[i]];
+    if (r.prefilled + g.chunks[i].tokens == r.prompt) ++prefill_rows;
+  }
+  FillDecodeWork(g, prefill_rows, prefill_tokens);
+  // A pure decode step repeats until something happens, unless the policy may change its mind about the queue.
+  if (!g.chunks.empty() || !g.swap_ins.empty() || !g.partial.empty() || (!rank.waiting.empty() && !stable_policy_) ||
+      (g.decodes.seqs() > 0 && !g.batch.decode)) {
+    *steady = false;
+  }
+}
+
+void Replica::Admit(size_t lane_index, size_t rank_index, int64_t tokens, SimTime now, double* swap_seconds) {
+  Group& g = lanes_[lane_index].groups[rank_index];
+  Rank& rank = ranks_[rank_index];
+  const WaitingRequest w = rank.waiting.front();
+  rank.waiting.PopFront();
+  Request& r = requests_[w.id];
+  r.lane = static_cast<uint16_t>(lane_index);
+  if (!r.started) {
+    r.started = true;
+    r.first_start = now;
+  }
+  r.position = static_cast<uint32_t>(g.members.size());
+  g.members.push_back(w.id);
+  ++rank.running;
+  --load_.waiting;
+  ++load_.running;
+  if (r.state == State::kSwapped) {
+    rank.free_swap_blocks += r.blocks;
+    *swap_seconds += static_cast<double>(r.blocks) * params_.swap_seconds_per_block;
+    totals_.swapped_blocks += r.blocks;
+  }
+  r.blocks = BlocksFor(whole_life_ ? w.max_kv_tokens : w.kv_tokens);
+  rank.free_blocks -= r.blocks;
+  NotePeak(rank);
+  if (r.state == State::kSwapped) {
+    r.state = State::kDecode;
+    g.swap_ins.push_back(w.id);
+    return;
+  }
+  r.state = State::kPrefill;
+  r.prefilled = 0;
+  g.partial.push_back(w.id);
+  g.partial_left.push_back(r.prompt);
+  if (tokens > 0) {
+    g.chunk_ids.push_back(w.id);
+    g.chunks.push_back({tokens, 0});
+  }
+}
+
+bool Replica::MakeRoomForDecodes(Group& g, Rank& rank, double* swap_seconds) {
+  while (g.decodes.next_blocks() > rank.free_blocks) {
+    if (g.members.size() <= 1 && rank.running > 1) return false;  // the rest is held by batches in flight
+    SIM_CHECK(g.members.size() > 1);  // a request that cannot fit alone is refused on arrival
+    uint32_t victim = g.members[0];
+    for (const uint32_t id : g.members) {
+      const Request& a = requests_[id];
+      const Request& b = requests_[victim];
+      const bool later = params_.queue_order == QueueOrder::kPriority && a.priority != b.priority
+                             ? a.priority > b.priority
+                             : a.order > b.order;
+      if (later) victim = id;
+    }
+    Preempt(g, rank, victim, swap_seconds);
+  }
+  return true;
+}
+
+void Replica::Preempt(Group& g, Rank& rank, uint32_t id, double* swap_seconds) {
+  Request& r = requests_[id];
+  ++r.preemptions;
+  ++totals_.preemptions;
+  const int64_t blocks = BlocksHeld(g, r);
+  rank.free_blocks += blocks;
+  bool swapped = false;
+  int64_t kv = 0;
+  if (r.state == State::kDecode) {
+    kv = g.decodes.KvOf(r.member);
+    if (r.member.join_clock == g.decodes.clock()) {
+      // Its last token is not one of the last decode step: take it out of the list that says so.
+      for (Group::Joined& j : g.joined) {
+        if (j.at == r.last_token && j.count > 0) {
+          --j.count;
+          break;
+        }
+      }
+    } else {
+      r.generated += g.decodes.clock() - r.member.join_clock;
+      r.last_token = g.last_decode;
+    }
+    g.decodes.Remove(r.member);
+    if (params_.preemption == Preemption::kSwap && rank.free_swap_blocks >= blocks) {
+      swapped = true;
+      rank.free_swap_blocks -= blocks;
+      *swap_seconds += static_cast<double>(blocks) * params_.swap_seconds_per_block;
+      totals_.swapped_blocks += blocks;
+    } else {
+      r.prompt = r.input + r.generated;
+    }
+  } else {
+    const auto at = static_cast<size_t>(std::find(g.partial.begin(), g.partial.end(), id) - g.partial.begin());
+    g.partial.erase(g.partial.begin() + static_cast<std::ptrdiff_t>(at));
+    g.partial_left.erase(g.partial_left.begin() + static_cast<std::ptrdiff_t>(at));
+  }
+  if (!swapped) totals_.recomputed_tokens += r.state == State::kDecode ? r.prompt : r.prefilled;
+  r.blocks = swapped ? blocks : 0;
+  r.state = swapped ? State::kSwapped : State::kWaiting;
+  RemoveMember(g, id);
+  --load_.running;
+  ++load_.waiting;
+  rank.waiting.Push({id, r.order, swapped ? 0 : r.prompt, swapped ? kv : r.prompt, r.input + r.output - 1, r.priority,
+                     r.deadline.ticks()});
+}
+
+void Replica::StartStep(Lane& lane, SimTime now, double extra_seconds) {
+  int64_t tokens = 0;
+  for (size_t r = 0; r < works_.size(); ++r) {
+    works_[r] = lane.groups[r].work;
+    tokens += works_[r].tokens;
+  }
+  const size_t stages = stage_free_.size();
+  SimTime end = now;
+  if (tokens > 0) {
+    model_->Predict(works_, &cost_);
+    totals_.dynamic_joules += cost_.dynamic_joules;
+    for (int b = 0; b < kNumBounds; ++b) totals_.bound_seconds[b] += cost_.bound_seconds[b];
+  } else {
+    for (size_t s = 0; s < stages; ++s) cost_.stage_seconds[s] = 0;
+  }
+  for (size_t s = 0; s < stages; ++s) {
+    double seconds = cost_.stage_seconds[s];
+    if (s == 0 && extra_seconds > 0) {
+      seconds += extra_seconds;
+      totals_.bound_seconds[static_cast<int>(Bound::kLink)] += extra_seconds;
+    }
+    const SimTime duration = std::max(SimTime::From(Seconds(seconds)), SimTime::FromTicks(1));
+    const SimTime start = std::max(end, stage_free_[s]);
+    if (s == 0) lane.start = start;
+    end = start + duration;
+    stage_free_[s] = end;
+    totals_.stage_busy = totals_.stage_busy + duration;
+  }
+  lane.end = end;
+  ++totals_.steps;
+  if (lanes_in_flight_++ == 0) busy_since_ = now;
+}
+
+int Replica::CompleteLane(Lane& lane) {
+  const SimTime now = lane.end;
+  const size_t lane_index = static_cast<size_t>(&lane - lanes_.data());
+  if (observer_ != nullptr) {
+    StepRecord record{index_, static_cast<int>(lane_index), lane.start, now};
+    for (const Group& g : lane.groups) {
+      record.tokens += g.work.tokens;
+      record.decode_seqs += g.work.decode_seqs;
+      record.prefill_tokens += g.work.tokens - g.work.decode_seqs;
+      record.chunks += static_cast<int64_t>(g.chunks.size());
+    }
+    observer_->OnStep(record);
+  }
+  lane.end = SimTime::Infinite();
+  lane.steady = false;
+  if (--lanes_in_flight_ == 0) totals_.busy = totals_.busy + (now - busy_since_);
+  int finished = 0;
+  for (Group& g : lane.groups) finished += CompleteGroup(g, lane_index, now);
+  return finished;
+}
+
+void Replica::RecordDecodeGaps(Group& g, SimTime now) {
+  int64_t continuing = g.decodes.seqs() - g.held;
+  totals_.decode_tokens += continuing;
+  for (const Group::Joined& j : g.joined) {
+    continuing -= j.count;
+    if (j.count > 0) metrics_->OnTokenGap(now - j.at, static_cast<uint64_t>(j.count), now);
+  }
+  g.joined.clear();
+  if (continuing > 0) metrics_->OnTokenGap(now - g.last_decode, static_cast<uint64_t>(continuing), now);
+  g.last_decode = now;
+}
+
+int Replica::CompleteGroup(Group& g, size_t lane_index, SimTime now) {
+  int finished = 0;
+  if (g.batch.decode) {
+    g.decodes.Advance();
+    RecordDecodeGaps(g, now);
+    const int64_t clock = g.decodes.clock();
+    g.decodes.PopDue([&](uint32_t id) {
+      const Request& r = requests_[id];
+      // An id may stand for a request that was preempted, or for a later one in its place.
+      if (r.state != State::kDecode || r.lane != lane_index || r.member.finish_clock != clock) return;
+      if (&lanes_[r.lane].groups[r.rank] != &g) return;
+      FinishRequest(g, id, now);
+      ++finished;
+    });
+  }
+  if (!g.chunks.empty()) {
+    int64_t stay = 0;  // decode steps until the last of a held batch finishes
+    for (size_t i = 0; i < g.chunks.size(); ++i) {
+      Request& r = requests_[g.chunk_ids[i]];
+      r.prefilled += g.chunks[i].tokens;
+      totals_.prefill_tokens += g.chunks[i].tokens;
+      if (r.prefilled == r.prompt) stay = std::max(stay, r.output - r.generated - 1);
+    }
+    for (const uint32_t id : g.chunk_ids) {
+      Request& r = requests_[id];
+      if (r.prefilled < r.prompt) continue;
+      if (r.generated == 0) {
+        r.first_token = now;
+      } else {
+        metrics_->OnTokenGap(now - r.last_token, 1, now);
+      }
+      r.last_token = now;
+      ++r.generated;
+      const int64_t steps = r.output - r.generated;
+      if (steps == 0) {
+        FinishRequest(g, id, now);
+        ++finished;
+        continue;
+      }
+      r.state = State::kDecode;
+      r.member = g.decodes.Join(id, r.prompt, steps, policy_.holds_batch() ? stay : steps);
+      if (!g.joined.empty() && g.joined.back().at == now) {
+        ++g.joined.back().count;
+      } else {
+        g.joined.push_back({now, 1});
+      }
+    }
+    size_t kept = 0;
+    for (size_t i = 0; i < g.partial.size(); ++i) {
+      const uint32_t id = g.partial[i];
+      const Request& r = requests_[id];
+      if (r.state != State::kPrefill || r.prefilled >= r.prompt) continue;
+      g.partial[kept] = id;
+      g.partial_left[kept] = r.prompt - r.prefilled;
+      ++kept;
+    }
+    g.partial.resize(kept);
+    g.partial_left.resize(kept);
+  }
+  for (const uint32_t id : g.swap_ins) {
+    Request& r = requests_[id];
+    const int64_t kv = r.input + r.generated - 1;
+    const int64_t steps = r.output - r.generated;
+    r.member = g.decodes.Join(id, kv, steps, steps);
+    g.joined.push_back({r.last_token, 1});
+  }
+  if (g.held > 0 && g.held == static_cast<int64_t>(g.members.size())) {
+    while (!g.members.empty()) {
+      const uint32_t id = g.members.back();
+      ranks_[requests_[id].rank].free_blocks += BlocksHeld(g, requests_[id]);
+      g.decodes.Remove(requests_[id].member);
+      FreeRequest(g, id);
+    }
+    g.held = 0;
+  }
+  return finished;
+}
+
+int64_t Replica::BlocksHeld(const Group& g, const Request& r) const {
+  if (whole_life_ || r.state == State::kPrefill) return r.blocks;
+  return r.state == State::kDecode || r.state == State::kHeld ? BlocksFor(g.decodes.KvOf(r.member)) : 0;
+}
+
+void Replica::RemoveMember(Group& g, uint32_t id) {
+  const uint32_t position = requests_[id].position;
+  g.members[position] = g.members.back();
+  requests_[g.members[position]].position = position;
+  g.members.pop_back();
+  --ranks_[requests_[id].rank].running;
+}
+
+void Replica::FreeRequest(Group& g, uint32_t id) {
+  RemoveMember(g, id);
+  requests_[id].state = State::kFree;
+  free_ids_.push_back(id);
+}
+
+void Replica::FinishRequest(Group& g, uint32_t id, SimTime now) {
+  Request& r = requests_[id];
+  RequestRecord record;
+  record.id = r.id;
+  record.arrival = r.arrival;
+  record.input_tokens = r.input;
+  record.output_tokens = r.output;
+  record.ttft = r.first_token - r.arrival;
+  record.e2e = now - r.arrival;
+  record.queue = r.first_start - r.arrival;
+  if (r.output > 1) record.tpot = SimTime::FromTicks(((now - r.first_token).ticks() + (r.output - 1) / 2) / (r.output - 1));
+  record.preemptions = r.preemptions;
+  record.replica = index_;
+  metrics_->OnFinished(record, now);
+  --load_.running;
+  --ranks_[r.rank].outstanding;
+  if (r.state == State::kDecode && policy_.holds_batch()) {
+    r.state = State::kHeld;
+    ++g.held;
+  } else {
+    ranks_[r.rank].free_blocks += BlocksHeld(g, r);
+    if (r.state == State::kDecode) g.decodes.Remove(r.member);
+    FreeRequest(g, id);
+  }
+  if (observer_ != nullptr) observer_->OnFinish(record);
+}
+
+void Replica::FastForward(Lane& lane, SimTime horizon) {
+  while (lane.end < horizon) {
+    for (size_t i = 0; i < ranks_.size(); ++i) {
+      const Group& g = lane.groups[i];
+      if (!g.batch.decode) continue;
+      if (g.decodes.next_finish_clock() <= g.decodes.clock() + 1) return;
+      if (!whole_life_ && g.decodes.blocks_after_next() > ranks_[i].free_blocks) return;
+    }
+    const SimTime now = lane.end;
+    if (observer_ != nullptr) return;  // observers see every step through the ordinary path
+    for (size_t i = 0; i < ranks_.size(); ++i) {
+      Group& g = lane.groups[i];
+      if (!g.batch.decode) continue;
+      g.decodes.Advance();
+      RecordDecodeGaps(g, now);
+      if (!whole_life_) {
+        ranks_[i].free_blocks -= g.decodes.next_blocks();
+        NotePeak(ranks_[i]);
+      }
+      g.work.decode_kv_sum = g.decodes.next_kv_sum();
+      g.work.decode_kv_sum_windowed = g.decodes.next_kv_sum_windowed();
+      g.work.decode_kv_max = g.decodes.next_kv_max();
+    }
+    if (--lanes_in_flight_ == 0) totals_.busy = totals_.busy + (now - busy_since_);
+    StartStep(lane, now, 0);
+    ++totals_.fast_forwarded;
+    next_event_ = lane.end;
+  }
+}
+
+}  // namespace simrun

@@ -1,0 +1,124 @@
+#include "sim/report.h"
+
+#include <google/protobuf/util/json_util.h>
+
+#include "base/sketch.h"
+#include "base/status.h"
+#include "proto/report.pb.h"
+
+namespace simrun {
+
+LatencySummary Summarize(const QuantileSketch& s) {
+  LatencySummary summary;
+  summary.mean = s.Mean();
+  summary.p50 = s.Quantile(0.50);
+  summary.p90 = s.Quantile(0.90);
+  summary.p95 = s.Quantile(0.95);
+  summary.p99 = s.Quantile(0.99);
+  summary.max = s.Max();
+  summary.count = static_cast<int64_t>(s.count());
+  return summary;
+}
+
+namespace {
+void Fill(const LatencySummary& in, proto::Latency* out) {
+  out->set_mean_s(in.mean.value());
+  out->set_p50_s(in.p50.value());
+  out->set_p90_s(in.p90.value());
+  out->set_p95_s(in.p95.value());
+  out->set_p99_s(in.p99.value());
+  out->set_max_s(in.max.value());
+  out->set_count(static_cast<double>(in.count));
+}
+}  // namespace
+
+std::string Report::ToJson() const {
+  proto::Report out;
+  proto::Plan* p = out.mutable_plan();
+  p->set_model(plan.model);
+  p->set_gpu(plan.gpu);
+  p->set_host(plan.host);
+  p->set_engine(plan.engine);
+  p->set_scheduler(plan.scheduler);
+  p->set_router(plan.router);
+  p->set_tp(static_cast<uint32_t>(plan.tp));
+  p->set_pp(static_cast<uint32_t>(plan.pp));
+  p->set_dp(static_cast<uint32_t>(plan.dp));
+  p->set_ep(static_cast<uint32_t>(plan.ep));
+  p->set_replicas(static_cast<uint32_t>(plan.replicas));
+  p->set_gpus(static_cast<uint32_t>(plan.gpus));
+  p->set_weights(plan.weights);
+  p->set_activations(plan.activations);
+  p->set_kv_cache(plan.kv_cache);
+  p->set_max_num_seqs(static_cast<double>(plan.max_num_seqs));
+  p->set_max_num_batched_tokens(static_cast<double>(plan.max_num_batched_tokens));
+  proto::Requests* q = out.mutable_requests();
+  q->set_arrived(static_cast<double>(requests.arrived));
+  q->set_completed(static_cast<double>(requests.completed));
+  q->set_rejected(static_cast<double>(requests.rejected));
+  q->set_preemptions(static_cast<double>(requests.preemptions));
+  q->set_rejected_context_length(static_cast<double>(requests.rejected_context_length));
+  q->set_rejected_kv_memory(static_cast<double>(requests.rejected_kv_memory));
+  q->set_input_tokens(static_cast<double>(requests.input_tokens));
+  q->set_output_tokens(static_cast<double>(requests.output_tokens));
+  Fill(ttft, out.mutable_ttft());
+  Fill(tpot, out.mutable_tpot());
+  Fill(itl, out.mutable_itl());
+  Fill(e2e, out.mutable_e2e());
+  Fill(queue_delay, out.mutable_queue_delay());
+  out.mutable_throughput()->set_requests_per_s(throughput.requests_per_s);
+  out.mutable_throughput()->set_input_tokens_per_s(throughput.input_tokens_per_s);
+  out.mutable_throughput()->set_output_tokens_per_s(throughput.output_tokens_per_s);
+  out.mutable_goodput()->set_slo_attainment(goodput.slo_attainment);
+  out.mutable_goodput()->set_requests_per_s(goodput.requests_per_s);
+  proto::Energy* e = out.mutable_energy();
+  e->set_total_j(energy.total.value());
+  e->set_per_output_token_j(energy.per_output_token.value());
+  e->set_per_request_j(energy.per_request.value());
+  e->set_mean_power_w(energy.mean_power.value());
+  e->set_carbon_g(energy.carbon_g);
+  for (const auto& [name, joules] : energy.by_component) (*e->mutable_by_component())[name] = joules;
+  out.mutable_cost()->set_usd(cost.usd.value());
+  out.mutable_cost()->set_usd_per_million_output_tokens(cost.usd_per_million_output_tokens.value());
+  out.mutable_cost()->set_usd_per_hour(cost.usd_per_hour);
+  proto::Memory* m = out.mutable_memory();
+  m->set_weights_bytes(memory.weights.value());
+  m->set_kv_capacity_tokens(memory.kv_capacity_tokens);
+  m->set_kv_peak_fraction(memory.kv_peak_fraction);
+  m->set_kv_blocks(memory.kv_blocks);
+  m->set_activation_bytes(memory.activations.value());
+  m->set_reserve_bytes(memory.reserve.value());
+  m->set_gpu_bytes(memory.gpu.value());
+  proto::Utilization* u = out.mutable_utilization();
+  u->set_engine_busy(utilization.engine_busy);
+  u->set_stage_busy(utilization.stage_busy);
+  u->set_mean_batch(utilization.mean_batch);
+  u->set_mfu(utilization.mfu);
+  for (const auto& [name, share] : bottleneck) (*out.mutable_bottleneck())[name] = share;
+  for (const Provenance& note : provenance) {
+    proto::Provenance* n = out.add_provenance();
+    n->set_part(note.part);
+    n->set_kind(note.kind);
+    n->set_detail(note.detail);
+  }
+  for (const std::string& w : warnings) out.add_warnings(w);
+  proto::SimulationInfo* s = out.mutable_simulation();
+  s->set_wall_s(simulation.wall_s);
+  s->set_simulated_s(simulation.simulated_s);
+  s->set_iterations(simulation.iterations);
+  s->set_fast_forwarded(simulation.fast_forwarded);
+  s->set_events(simulation.events);
+  s->set_seed(static_cast<double>(simulation.seed));
+  s->set_version(simulation.version);
+  s->set_config_hash(simulation.config_hash);
+
+  google::protobuf::util::JsonPrintOptions options;
+  options.add_whitespace = true;
+  options.always_print_primitive_fields = true;
+  options.preserve_proto_field_names = true;
+  std::string json;
+  SIM_CHECK(google::protobuf::util::MessageToJsonString(out, &json, options).ok());
+  return json;
+}
+
+}  // namespace simrun

@@ -1,0 +1,74 @@
+// The result of a run, as a plain value. proto/report.proto documents every field.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "base/units.h"
+
+namespace simrun {
+
+class QuantileSketch;
+
+struct LatencySummary {
+  Seconds mean, p50, p90, p95, p99, max;
+  int64_t count = 0;
+};
+
+struct Report {
+  struct Plan {
+    std::string model, gpu, host, engine, scheduler, router;
+    int tp = 1, pp = 1, dp = 1, ep = 1, replicas = 1, gpus = 1;
+    std::string weights, activations, kv_cache;
+    int64_t max_num_seqs = 0, max_num_batched_tokens = 0;
+  } plan;
+  struct Requests {
+    int64_t arrived = 0, completed = 0, rejected = 0, preemptions = 0;
+    int64_t rejected_context_length = 0, rejected_kv_memory = 0;
+    int64_t input_tokens = 0, output_tokens = 0;
+  } requests;
+  LatencySummary ttft, tpot, itl, e2e, queue_delay;
+  struct Throughput {
+    double requests_per_s = 0, input_tokens_per_s = 0, output_tokens_per_s = 0;
+  } throughput;
+  struct Goodput {
+    double slo_attainment = 1, requests_per_s = 0;
+  } goodput;
+  struct Energy {
+    Joules total, per_output_token, per_request;
+    Watts mean_power;
+    std::map<std::string, double> by_component;   // joules: gpu_active, gpu_idle, host
+    double carbon_g = 0;
+  } energy;
+  struct Cost {
+    Dollars usd, usd_per_million_output_tokens;
+    double usd_per_hour = 0;
+  } cost;
+  struct Memory {
+    Bytes weights, activations, reserve, gpu;
+    double kv_capacity_tokens = 0, kv_peak_fraction = 0, kv_blocks = 0;
+  } memory;
+  struct Utilization {
+    double engine_busy = 0, stage_busy = 0, mean_batch = 0, mfu = 0;
+  } utilization;
+  std::map<std::string, double> bottleneck;       // share of engine time by what bound it
+  struct Provenance {
+    std::string part, kind, detail;
+  };
+  std::vector<Provenance> provenance;
+  std::vector<std::string> warnings;
+  struct Simulation {
+    double wall_s = 0, simulated_s = 0, iterations = 0, fast_forwarded = 0, events = 0;
+    int64_t seed = 0;
+    std::string version, config_hash;
+  } simulation;
+
+  // report.json: the protobuf JSON mapping with original field names and zeros printed.
+  std::string ToJson() const;
+};
+
+LatencySummary Summarize(const QuantileSketch& sketch);
+
+}  // namespace simrun

@@ -1,0 +1,181 @@
+#include "sim/resolved.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include <fmt/format.h>
+
+#include "models/lowering.h"
+#include "schedulers/waiting_queue.h"
+
+namespace simrun {
+namespace {
+
+// The place of a setting, or of the nearest section above it that the file has.
+SourceLocation PlaceOf(const YamlNode& root, std::string_view path) {
+  const YamlNode* node = &root;
+  SourceLocation where = root.location();
+  while (!path.empty()) {
+    const size_t dot = path.find('.');
+    node = node->Find(path.substr(0, dot));
+    if (node == nullptr) break;
+    where = node->location();
+    if (dot == std::string_view::npos) break;
+    path.remove_prefix(dot + 1);
+  }
+  return where;
+}
+
+// "what; hint" of a library error, without repeating the place that the caller adds.
+std::string MessageOf(const absl::Status& status) { return std::string(status.message()); }
+
+DType DTypeOr(const std::optional<std::string>& name, DType fallback) {
+  if (!name) return fallback;
+  const absl::StatusOr<DType> parsed = ParseDType(*name);
+  return parsed.ok() ? *parsed : fallback;  // a bad name was reported when the section was read
+}
+
+// KV cache and activations of a model whose weights come in a narrow format run in 16 bits.
+DType SixteenBit(DType native) { return native == DType::kFp32 || native == DType::kFp16 ? native : DType::kBf16; }
+
+// The smallest tp (power of two) with which the model fits, 0 when none up to 64 does.
+int FittingTp(const ResolvedScenario& r) {
+  ParallelPlan plan = r.plan;
+  for (int tp = plan.tp * 2; tp <= 64; tp *= 2) {
+    plan.tp = tp;
+    if (plan.ep > 1) plan.ep = tp * plan.dp;
+    Problems problems;
+    CheckPlan(r.model, plan, {}, &problems);
+    if (!problems.empty()) continue;
+    if (PlanMemory(r.model, plan, r.machine, r.engine, r.params.limits, r.params.max_model_len, 0).kv_blocks > 0) return tp;
+  }
+  return 0;
+}
+
+void CheckFit(const YamlNode& root, ResolvedScenario* r, Problems* problems) {
+  const MemoryPlan& m = r->memory;
+  const SourceLocation where = PlaceOf(root, "plan");
+  const Bytes needed = m.weights + m.activations + m.reserve;
+  if (m.kv_blocks > 0 && needed <= m.usable) return;
+  std::string hint;
+  if (const int tp = FittingTp(*r); tp > 0) {
+    hint = fmt::format("it fits with plan.tp: {}", tp);
+  } else {
+    hint = "use more GPUs per engine (plan.tp, plan.pp), a narrower plan.weights, or a GPU with more memory";
+  }
+  problems->Add(where, "plan",
+                fmt::format("does not fit: each GPU needs {} for weights, {} for activations and {} for the runtime, and the "
+                            "engine may use {} of {}",
+                            Human(m.weights), Human(m.activations), Human(m.reserve), Human(m.usable), Human(m.gpu)),
+                hint);
+}
+
+}  // namespace
+
+ResolvedScenario Resolve(const ScenarioConfig& config, const YamlNode& root, const std::string& base_dir,
+                         const Catalog& catalog, Problems* problems) {
+  ResolvedScenario r;
+  r.config = config;
+
+  bool model_ok = false;
+  if (!config.model.empty()) {
+    const bool is_path = config.model.find('/') != std::string::npos || config.model.find(".json") != std::string::npos ||
+                         config.model.find(".yaml") != std::string::npos;
+    const std::string name = is_path && config.model.front() != '/' && !base_dir.empty() ? base_dir + "/" + config.model : config.model;
+    absl::StatusOr<ModelSpec> model = LoadModel(name, catalog);
+    if (model.ok()) {
+      r.model = *std::move(model);
+      model_ok = true;
+    } else {
+      problems->Add(PlaceOf(root, "model"), "model", MessageOf(model.status()));
+    }
+  }
+
+  const size_t before_machine = problems->size();
+  r.machine = BuildMachine(config.hardware, catalog, PlaceOf(root, "hardware"), problems);
+  const bool machine_ok = problems->size() == before_machine;
+
+  ParallelPlan& plan = r.plan;
+  plan.tp = config.plan.tp;
+  plan.pp = config.plan.pp;
+  plan.dp = config.plan.dp;
+  plan.ep = config.plan.ep;
+  plan.replicas = config.plan.replicas;
+  if (model_ok) {
+    if (!r.model.moe && plan.dp > 1) {
+      // Attention replicas that share nothing are engines of their own.
+      plan.replicas *= plan.dp;
+      plan.dp = 1;
+    }
+    plan.weights = DTypeOr(config.plan.weights, r.model.expert_dtype.value_or(r.model.native_dtype));
+    const DType wide = SixteenBit(r.model.native_dtype);
+    const bool multiplies_narrow = plan.weights == DType::kFp8 || plan.weights == DType::kInt8;
+    plan.activations = DTypeOr(config.plan.activations, multiplies_narrow ? plan.weights : wide);
+    plan.kv_cache = DTypeOr(config.plan.kv_cache, wide);
+    CheckPlan(r.model, plan, PlaceOf(root, "plan"), problems);
+  }
+  if (machine_ok) {
+    if (r.machine.gpu_count == 0) r.machine.gpu_count = plan.gpus();
+    if (plan.gpus() > r.machine.gpu_count) {
+      problems->Add(PlaceOf(root, "plan"), "plan",
+                    fmt::format("needs {} GPUs (tp {} x pp {} x dp {} x replicas {}) but the hardware has {}", plan.gpus(), plan.tp,
+                                plan.pp, plan.dp, plan.replicas, r.machine.gpu_count),
+                    config.hardware.node.empty() ? "raise hardware.count or leave it out" : "raise hardware.nodes or use fewer GPUs");
+    } else if (plan.gpus() < r.machine.gpu_count) {
+      r.warnings.push_back(fmt::format("{} of {} GPUs of the hardware are not used by the plan and not charged",
+                                       r.machine.gpu_count - plan.gpus(), r.machine.gpu_count));
+    }
+  }
+
+  absl::StatusOr<EngineProfile> profile = LoadEngineProfile(config.engine.profile, catalog);
+  if (!profile.ok()) {
+    problems->Add(PlaceOf(root, "engine.profile"), "engine.profile", MessageOf(profile.status()));
+  }
+  ValidateWorkload(config.workload, "workload", root.Find("workload"), problems);
+  if (!profile.ok() || !model_ok || !machine_ok) return r;
+
+  r.engine = ApplyEngineConfig(*std::move(profile), config.engine, r.machine);
+  const SchedulerConfig& s = config.scheduler;
+  r.policy = s.policy.value_or(r.engine.policy);
+  EngineParams& p = r.params;
+  p.max_model_len = s.max_model_len.value_or(r.model.max_positions);
+  if (s.max_model_len && *s.max_model_len > r.model.max_positions) {
+    problems->Add(PlaceOf(root, "scheduler.max_model_len"), "scheduler.max_model_len",
+                  fmt::format("{} is more than the model's context of {} tokens", *s.max_model_len, r.model.max_positions));
+  }
+  p.limits.max_num_seqs = s.max_num_seqs.value_or(r.engine.max_num_seqs);
+  p.limits.max_num_batched_tokens = s.max_num_batched_tokens.value_or(r.engine.max_num_batched_tokens);
+  p.limits.block_size = s.block_size.value_or(r.engine.block_size);
+  if (p.limits.max_num_batched_tokens < p.limits.max_num_seqs && (r.policy == "chunked-prefill" || r.policy == "orca")) {
+    if (s.max_num_batched_tokens || s.max_num_seqs) {
+      problems->Add(PlaceOf(root, "scheduler"), "scheduler.max_num_batched_tokens",
+                    fmt::format("{} is less than max_num_seqs {}: not every running sequence could generate its token in a step",
+                                p.limits.max_num_batched_tokens, p.limits.max_num_seqs),
+                    fmt::format("use at least {}, or lower max_num_seqs", p.limits.max_num_seqs));
+    } else {
+      p.limits.max_num_seqs = p.limits.max_num_batched_tokens;
+    }
+  }
+  if (const absl::StatusOr<QueueOrder> order = ParseQueueOrder(s.queue_order); order.ok()) p.queue_order = *order;
+  p.preemption = s.preemption == "swap" ? Preemption::kSwap : Preemption::kRecompute;
+  p.lanes = static_cast<int>(s.micro_batches.value_or(plan.pp));
+  p.ranks = plan.dp;
+  for (int stage = 0; stage < plan.pp; ++stage) p.window = std::max(p.window, KvBytesPerGpu(r.model, plan, stage).window);
+  if (!problems->empty()) return r;
+
+  r.memory = PlanMemory(r.model, plan, r.machine, r.engine, p.limits, p.max_model_len, config.engine.kv_blocks.value_or(0));
+  CheckFit(root, &r, problems);
+  p.kv_blocks = r.memory.kv_blocks;
+  p.limits.watermark_blocks = static_cast<int64_t>(std::ceil(s.watermark.value_or(r.engine.watermark) * static_cast<double>(p.kv_blocks)));
+  const double block_bytes = r.memory.kv_block.value();
+  if (block_bytes > 0 && p.preemption == Preemption::kSwap) {
+    p.swap_blocks = static_cast<int64_t>(s.swap_space.value() / block_bytes);
+    p.swap_seconds_per_block = block_bytes / (r.machine.host_link.bandwidth.value() * r.machine.host_link.efficiency);
+  }
+  r.front_end = SimTime::From(r.engine.front_end);
+  r.front_end_token = SimTime::From(r.engine.front_end_token);
+  r.closed_loop = config.workload.concurrency.has_value();
+  return r;
+}
+
+}  // namespace simrun

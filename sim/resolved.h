@@ -1,0 +1,36 @@
+// A scenario with its names looked up, its defaults filled in and its plan checked: what a run is built from.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "hw/engine_profile.h"
+#include "hw/machine.h"
+#include "models/model_spec.h"
+#include "models/parallel_plan.h"
+#include "sim/config.h"
+#include "sim/memory.h"
+#include "sim/replica.h"
+
+namespace simrun {
+
+struct ResolvedScenario {
+  ScenarioConfig config;
+  ModelSpec model;
+  Machine machine;
+  ParallelPlan plan;
+  EngineProfile engine;
+  std::string policy;                // batching policy
+  EngineParams params;
+  MemoryPlan memory;
+  SimTime front_end, front_end_token;
+  bool closed_loop = false;          // arrivals answer to completions
+  std::vector<std::string> warnings;
+};
+
+// Looks everything up; problems are added with the places of `root`. The result is meaningless when there are any.
+ResolvedScenario Resolve(const ScenarioConfig& config, const YamlNode& root, const std::string& base_dir,
+                         const Catalog& catalog, Problems* problems);
+
+}  // namespace simrun

@@ -1,0 +1,234 @@
+#include "sim/run.h"
+
+#include <algorithm>
+#include <cmath>
+#include <utility>
+
+#include <fmt/format.h>
+
+#include "models/model_spec.h"
+
+namespace simrun {
+
+absl::StatusOr<std::unique_ptr<Run>> Run::Create(const Scenario& scenario, SimulateOptions options, ArrivalSource* source) {
+  const ResolvedScenario& r = scenario.resolved();
+  Slo slo;
+  if (r.config.slo.ttft) slo.ttft = SimTime::From(*r.config.slo.ttft);
+  if (r.config.slo.tpot) slo.tpot = SimTime::From(*r.config.slo.tpot);
+  std::unique_ptr<Run> run(new Run(scenario, slo, SimTime::From(r.config.metrics.warmup)));
+  run->params_ = r.params;
+  run->params_.fast_forward = options.fast_forward;
+
+  StepCostModel* model = options.step_cost;
+  if (model == nullptr) {
+    StepCostOptions cost_options;
+    cost_options.max_tokens = r.params.limits.max_num_batched_tokens;
+    cost_options.max_rows = r.params.limits.max_num_seqs;
+    SIMRUN_ASSIGN_OR_RETURN(run->compiled_, CompileStepCost(r.model, r.plan, r.machine, r.engine, *scenario.catalog(), cost_options));
+    model = run->compiled_.get();
+  } else if (model->stages() != r.plan.pp) {
+    return absl::InvalidArgumentError(fmt::format("the step cost model has {} stages but plan.pp is {}", model->stages(), r.plan.pp));
+  }
+  const BatchingPolicy* policy = options.policy;
+  if (policy == nullptr) {
+    SIMRUN_ASSIGN_OR_RETURN(const BatchingPolicyFactory factory, BuiltInBatchingPolicies().Find(r.policy));
+    run->owned_policy_ = factory();
+    policy = run->owned_policy_.get();
+  }
+  std::unique_ptr<Router> router = std::move(options.router);
+  if (router == nullptr) {
+    SIMRUN_ASSIGN_OR_RETURN(const RouterFactory factory, BuiltInRouters().Find(r.config.scheduler.router));
+    router = factory(Rng(static_cast<uint64_t>(r.config.seed), "router"));
+  }
+  ClusterParams cluster;
+  cluster.engine = run->params_;
+  cluster.replicas = r.plan.replicas;
+  cluster.front_end = r.front_end;
+  cluster.front_end_token = r.front_end_token;
+  run->cluster_ = std::make_unique<Cluster>(cluster, *policy, model, std::move(router), source, &run->metrics_);
+  if (options.observer != nullptr) run->cluster_->set_observer(options.observer);
+  return run;
+}
+
+void Run::FillEngineUse(SimTime span, Report* report) const {
+  const ResolvedScenario& r = scenario_.resolved();
+  std::array<double, kNumBounds> bound{};
+  SimTime busy, stage_busy;
+  int64_t steps = 0, tokens = 0, peak_blocks = 0;
+  for (const auto& replica : cluster_->replicas()) {
+    const EngineTotals& t = replica->totals();
+    for (int b = 0; b < kNumBounds; ++b) bound[b] += t.bound_seconds[b];
+    busy = busy + t.busy;
+    stage_busy = stage_busy + t.stage_busy;
+    steps += t.steps;
+    tokens += t.prefill_tokens + t.decode_tokens;
+    peak_blocks = std::max(peak_blocks, t.peak_blocks);
+    report->requests.preemptions += t.preemptions;
+    report->simulation.fast_forwarded += static_cast<double>(t.fast_forwarded);
+  }
+  report->simulation.iterations = static_cast<double>(steps);
+  const double stages = r.plan.pp;
+  // Stages that stand idle while the engine works: pipeline bubbles.
+  const double bubbles = busy.seconds().value() * stages - stage_busy.seconds().value();
+  bound[static_cast<int>(Bound::kWaiting)] += std::max(0.0, bubbles);
+  double total = 0;
+  for (const double b : bound) total += b;
+  for (int b = 0; b < kNumBounds; ++b) {
+    report->bottleneck[std::string(BoundName(static_cast<Bound>(b)))] = total > 0 ? bound[b] / total : 0;
+  }
+  const double engine_time = span.seconds().value() * static_cast<double>(r.plan.replicas);
+  Report::Utilization& u = report->utilization;
+  if (engine_time > 0) {
+    u.engine_busy = busy.seconds().value() / engine_time;
+    u.stage_busy = stage_busy.seconds().value() / (engine_time * stages);
+    const double flops = 2 * static_cast<double>(ActiveParameterCount(r.model, true)) * static_cast<double>(tokens);
+    const FlopsPerSecond peak = r.machine.gpu.peak[static_cast<int>(DType::kBf16)];
+    if (peak.value() > 0) u.mfu = flops / (peak.value() * engine_time * r.plan.gpus_per_engine());
+  }
+  if (steps > 0) u.mean_batch = static_cast<double>(tokens) / static_cast<double>(steps);
+
+  const MemoryPlan& m = r.memory;
+  report->memory.weights = m.weights;
+  report->memory.activations = m.activations;
+  report->memory.reserve = m.reserve;
+  report->memory.gpu = m.gpu;
+  report->memory.kv_blocks = static_cast<double>(m.kv_blocks);
+  report->memory.kv_capacity_tokens = static_cast<double>(m.kv_blocks * r.params.limits.block_size) * r.plan.dp;
+  report->memory.kv_peak_fraction = m.kv_blocks > 0 ? static_cast<double>(peak_blocks) / static_cast<double>(m.kv_blocks) : 0;
+}
+
+void Run::FillEnergyAndCost(SimTime span, Report* report) const {
+  const ResolvedScenario& r = scenario_.resolved();
+  const Machine& machine = r.machine;
+  const double seconds = span.seconds().value();
+  const double gpus = r.plan.gpus();
+  double active = 0, busy = 0;
+  for (const auto& replica : cluster_->replicas()) {
+    active += replica->totals().dynamic_joules;
+    busy += replica->totals().busy.seconds().value();
+  }
+  const double idle = machine.gpu.idle_power.value() * seconds * gpus;
+  // Host: its idle power, shared by the GPUs of a node, and two busy cores (engine and worker) per GPU at work.
+  const double sockets_per_gpu = static_cast<double>(machine.host.sockets) / std::max(1, machine.gpus_per_node);
+  const double core_watts = machine.host.cores > 0
+                                ? (machine.host.tdp - machine.host.idle_power).value() / machine.host.cores : 0;
+  const double host = machine.host.idle_power.value() * sockets_per_gpu * gpus * seconds +
+                      2 * core_watts * busy * r.plan.gpus_per_engine();
+  Report::Energy& e = report->energy;
+  e.by_component = {{"gpu_active", active}, {"gpu_idle", idle}, {"host", host}};
+  e.total = Joules(active + idle + host);
+  if (seconds > 0) e.mean_power = Watts(e.total.value() / seconds);
+  const double outputs = static_cast<double>(metrics_.output_tokens());
+  if (outputs > 0) e.per_output_token = e.total / outputs;
+  if (metrics_.completed() > 0) e.per_request = e.total / static_cast<double>(metrics_.completed());
+  const double kwh = e.total.value() / 3.6e6 * machine.pue;
+  e.carbon_g = kwh * machine.carbon_g_per_kwh;
+
+  Report::Cost& c = report->cost;
+  c.usd_per_hour = machine.price_per_gpu.value() * 3600 * gpus;
+  c.usd = Dollars(c.usd_per_hour / 3600 * seconds + kwh * machine.electricity_usd_per_kwh);
+  if (outputs > 0) c.usd_per_million_output_tokens = c.usd * (1e6 / outputs);
+  if (machine.price_per_gpu.value() <= 0) {
+    report->warnings.push_back(fmt::format("no price is known for {}; cost counts electricity only. Set hardware.price", machine.gpu.name));
+  }
+}
+
+// An open-loop system is overloaded when its queue keeps growing: requests that arrive later wait longer, in
+// proportion to the time that has passed. With offered rate L and service rate M the wait after time T is T (1 - M/L).
+void Run::WarnWhenSaturated(SimTime span, Report* report) const {
+  const double arrival_span = (metrics_.last_arrival() - metrics_.first_arrival()).seconds().value();
+  if (scenario_.resolved().closed_loop || metrics_.completed() < 50 || arrival_span <= 0) return;
+  const TimeBins& waits = metrics_.queue_over_time();
+  std::array<double, 4> quarter;
+  for (int i = 0; i < 4; ++i) quarter[i] = waits.MeanSeconds(i * 0.25, (i + 1) * 0.25);
+  const bool growing = quarter[0] >= 0 && quarter[1] > quarter[0] && quarter[2] > quarter[1] && quarter[3] > quarter[2];
+  // Slope of the wait over arrival time, between the middles of the first and the last quarter.
+  const double slope = (quarter[3] - quarter[0]) / (0.75 * arrival_span);
+  if (!growing || slope < 0.02 || quarter[3] < 1) return;
+  const double offered = static_cast<double>(metrics_.arrived()) / arrival_span;
+  const double sustainable = static_cast<double>(metrics_.completed()) / span.seconds().value();
+  report->warnings.insert(report->warnings.begin(),
+      fmt::format("saturated: {:.3g} requests/s are offered but about {:.3g} requests/s can be sustained; the queue grows by {:.2g} s "
+                  "per second and latencies depend on how long the run lasts", offered, sustainable, slope));
+}
+
+Report Run::MakeReport(double wall_seconds, SimTime now) const {
+  const ResolvedScenario& r = scenario_.resolved();
+  Report report;
+  Report::Plan& plan = report.plan;
+  plan.model = r.model.name;
+  plan.gpu = r.machine.gpu.name;
+  plan.host = r.machine.host.name;
+  plan.engine = r.engine.name;
+  plan.scheduler = r.policy;
+  plan.router = r.config.scheduler.router;
+  plan.tp = r.plan.tp;
+  plan.pp = r.plan.pp;
+  plan.dp = r.plan.dp;
+  plan.ep = r.plan.ep;
+  plan.replicas = r.plan.replicas;
+  plan.gpus = r.plan.gpus();
+  plan.weights = std::string(DTypeName(r.plan.weights));
+  plan.activations = std::string(DTypeName(r.plan.activations));
+  plan.kv_cache = std::string(DTypeName(r.plan.kv_cache));
+  plan.max_num_seqs = r.params.limits.max_num_seqs;
+  plan.max_num_batched_tokens = r.params.limits.max_num_batched_tokens;
+
+  report.requests.arrived = metrics_.arrived();
+  report.requests.completed = metrics_.completed();
+  report.requests.rejected_context_length = metrics_.refused(Refusal::kContextLength);
+  report.requests.rejected_kv_memory = metrics_.refused(Refusal::kKvMemory);
+  report.requests.rejected = report.requests.rejected_context_length + report.requests.rejected_kv_memory;
+  report.requests.input_tokens = metrics_.input_tokens();
+  report.requests.output_tokens = metrics_.output_tokens();
+  report.ttft = Summarize(metrics_.ttft());
+  report.tpot = Summarize(metrics_.tpot());
+  report.itl = Summarize(metrics_.itl());
+  report.e2e = Summarize(metrics_.e2e());
+  report.queue_delay = Summarize(metrics_.queue());
+
+  const SimTime end = metrics_.completed() > 0 ? std::max(metrics_.last_completion(), metrics_.last_arrival()) : now;
+  const SimTime span = metrics_.arrived() > 0 ? end - metrics_.first_arrival() : SimTime();
+  const SimTime measured = metrics_.arrived() > 0 ? end - std::max(metrics_.first_arrival(), std::min(metrics_.warmup(), end)) : SimTime();
+  const double seconds = measured.seconds().value();
+  if (seconds > 0) {
+    report.throughput.requests_per_s = static_cast<double>(metrics_.measured_completed()) / seconds;
+    report.throughput.input_tokens_per_s = static_cast<double>(metrics_.measured_input_tokens()) / seconds;
+    report.throughput.output_tokens_per_s = static_cast<double>(metrics_.measured_output_tokens()) / seconds;
+    report.goodput.requests_per_s = static_cast<double>(metrics_.attained()) / seconds;
+  }
+  if (metrics_.measured_arrivals() > 0) {
+    report.goodput.slo_attainment = static_cast<double>(metrics_.attained()) / static_cast<double>(metrics_.measured_arrivals());
+  }
+  report.warnings = r.warnings;
+  FillEngineUse(span, &report);
+  FillEnergyAndCost(span, &report);
+  if (compiled_ != nullptr) {
+    for (const ProvenanceNote& n : compiled_->provenance()) {
+      report.provenance.push_back({n.part, std::string(ProvenanceName(n.provenance)), n.detail});
+    }
+    for (std::string& w : compiled_->Warnings()) report.warnings.push_back(std::move(w));
+  } else {
+    report.provenance.push_back({"step cost", "assumed", "a cost model supplied by the caller"});
+  }
+  if (report.requests.rejected_context_length > 0) {
+    report.warnings.push_back(fmt::format("{} requests were refused: prompt plus output is longer than {} tokens (scheduler.max_model_len)",
+                                          report.requests.rejected_context_length, r.params.max_model_len));
+  }
+  if (report.requests.rejected_kv_memory > 0) {
+    report.warnings.push_back(fmt::format("{} requests were refused: they need more KV memory than one engine has ({} tokens)",
+                                          report.requests.rejected_kv_memory, r.memory.kv_blocks * r.params.limits.block_size));
+  }
+  WarnWhenSaturated(span, &report);
+
+  Report::Simulation& s = report.simulation;
+  s.wall_s = wall_seconds;
+  s.simulated_s = span.seconds().value();
+  s.events = static_cast<double>(cluster_->events()) + s.iterations - s.fast_forwarded;
+  s.seed = r.config.seed;
+  s.version = SIMRUN_VERSION;
+  s.config_hash = scenario_.Hash();
+  return report;
+}
+
+}  // namespace simrun

@@ -1,0 +1,169 @@
+#include "sim/simulation.h"
+
+#include <chrono>
+#include <deque>
+#include <utility>
+
+#include <fmt/format.h>
+
+#include "sim/event_queue.h"
+#include "sim/run.h"
+
+namespace simrun {
+namespace {
+
+class Stopwatch {
+ public:
+  double seconds() const {
+    return std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count();
+  }
+
+ private:
+  std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
+};
+
+}  // namespace
+
+absl::StatusOr<Report> Simulate(const Scenario& scenario, SimulateOptions options) {
+  const Stopwatch watch;
+  const ResolvedScenario& r = scenario.resolved();
+  SIMRUN_ASSIGN_OR_RETURN(const std::unique_ptr<ArrivalSource> source,
+                          MakeSource(r.config.workload, static_cast<uint64_t>(r.config.seed), scenario.base_dir()));
+  const bool in_order = r.closed_loop || options.observer != nullptr;
+  SIMRUN_ASSIGN_OR_RETURN(const std::unique_ptr<Run> run, Run::Create(scenario, std::move(options), source.get()));
+  SIMRUN_RETURN_IF_ERROR(in_order ? run->cluster().AdvanceTo(SimTime::Infinite()) : run->cluster().RunOpenLoop());
+  Report report = run->MakeReport(watch.seconds(), run->metrics().last_completion());
+  if (source->skipped() > 0) {
+    report.warnings.push_back(fmt::format("{} rows of the trace were left out: they have no input or output tokens", source->skipped()));
+  }
+  return report;
+}
+
+absl::StatusOr<Report> Simulate(const absl::StatusOr<Scenario>& scenario, SimulateOptions options) {
+  if (!scenario.ok()) return scenario.status();
+  return Simulate(*scenario, std::move(options));
+}
+
+namespace {
+
+// Requests handed in by the caller, in order of time.
+class SubmittedSource final : public ArrivalSource {
+ public:
+  void Add(const Arrival& arrival) {
+    uint64_t slot = arrivals_.size();
+    if (free_.empty()) {
+      arrivals_.push_back(arrival);
+    } else {
+      slot = free_.back();
+      free_.pop_back();
+      arrivals_[slot] = arrival;
+    }
+    queue_.Push({arrival.at, EventBand::kArrival, 0, slot});
+    set_next_time(queue_.NextTime());
+  }
+  absl::StatusOr<NextResult> Next(Arrival* out) override {
+    if (queue_.empty()) return NextResult::kWaiting;
+    const uint64_t slot = queue_.Top().payload;
+    queue_.Pop();
+    *out = arrivals_[slot];
+    free_.push_back(slot);
+    set_next_time(queue_.NextTime());
+    return NextResult::kArrival;
+  }
+
+ private:
+  EventQueue queue_;
+  std::vector<Arrival> arrivals_;
+  std::vector<uint64_t> free_;
+};
+
+}  // namespace
+
+class Simulation::Impl : public EngineObserver {
+ public:
+  void OnFinish(const RequestRecord& record) override {
+    if (on_finish) on_finish(record);
+    if (next != nullptr) next->OnFinish(record);
+  }
+  void OnRefuse(const Arrival& arrival, Refusal why) override {
+    if (next != nullptr) next->OnRefuse(arrival, why);
+  }
+  void OnStep(const StepRecord& record) override {
+    if (next != nullptr) next->OnStep(record);
+  }
+
+  SubmittedSource source;
+  std::unique_ptr<Run> run;
+  std::function<void(const RequestRecord&)> on_finish;
+  EngineObserver* next = nullptr;   // the caller's own
+  SimTime now;
+  uint64_t next_id = 0;
+  Stopwatch watch;
+};
+
+Simulation::Simulation(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+Simulation::~Simulation() = default;
+
+absl::StatusOr<std::unique_ptr<Simulation>> Simulation::Create(const Scenario& scenario, SimulateOptions options) {
+  auto impl = std::make_unique<Impl>();
+  impl->next = std::exchange(options.observer, nullptr);
+  const bool observed = impl->next != nullptr;
+  SIMRUN_ASSIGN_OR_RETURN(impl->run, Run::Create(scenario, std::move(options), &impl->source));
+  if (observed) impl->run->cluster().set_observer(impl.get());
+  return std::unique_ptr<Simulation>(new Simulation(std::move(impl)));
+}
+
+absl::StatusOr<std::unique_ptr<Simulation>> Simulation::Create(const absl::StatusOr<Scenario>& scenario, SimulateOptions options) {
+  if (!scenario.ok()) return scenario.status();
+  return Create(*scenario, std::move(options));
+}
+
+absl::StatusOr<uint64_t> Simulation::Submit(const Submission& request) {
+  Arrival arrival;
+  arrival.at = SimTime::From(request.at);
+  arrival.input_tokens = static_cast<int64_t>(request.input.value());
+  arrival.output_tokens = static_cast<int64_t>(request.output.value());
+  arrival.priority = request.priority;
+  if (request.deadline) arrival.deadline = SimTime::From(*request.deadline);
+  if (!(arrival.at >= impl_->now)) {
+    return absl::InvalidArgumentError(fmt::format("a request at {} s arrives before the simulated time {} s", request.at.value(),
+                                                  impl_->now.seconds().value()));
+  }
+  if (arrival.input_tokens < 1 || arrival.output_tokens < 1) {
+    return absl::InvalidArgumentError("a request needs at least one input and one output token");
+  }
+  arrival.id = impl_->next_id++;
+  impl_->source.Add(arrival);
+  return arrival.id;
+}
+
+SimTime Simulation::NextEventTime() const { return impl_->run->cluster().NextEventTime(); }
+
+absl::Status Simulation::AdvanceTo(SimTime time) {
+  SIMRUN_RETURN_IF_ERROR(impl_->run->cluster().AdvanceTo(time));
+  if (time != SimTime::Infinite()) impl_->now = std::max(impl_->now, time);
+  return absl::OkStatus();
+}
+
+absl::Status Simulation::Drain() {
+  SIMRUN_RETURN_IF_ERROR(impl_->run->cluster().AdvanceTo(SimTime::Infinite()));
+  impl_->now = std::max(impl_->now, impl_->run->metrics().last_completion());
+  return absl::OkStatus();
+}
+
+SimTime Simulation::now() const { return impl_->now; }
+
+void Simulation::OnFinish(std::function<void(const RequestRecord&)> callback) {
+  impl_->on_finish = std::move(callback);
+  impl_->run->cluster().set_observer(impl_.get());
+}
+
+std::vector<ReplicaLoad> Simulation::Loads() const {
+  std::vector<ReplicaLoad> loads;
+  for (const auto& replica : impl_->run->cluster().replicas()) loads.push_back(replica->load());
+  return loads;
+}
+
+Report Simulation::Snapshot() const { return impl_->run->MakeReport(impl_->watch.seconds(), impl_->now); }
+
+}  // namespace simrun
