@@ -17,9 +17,26 @@ StageLayers LayersOfStage(const ModelSpec& model, int pp, int stage);
 
 // Operators that depend only on token counts: everything but attention itself, LM head and sampling.
 //   rank_tokens: new tokens of this attention rank (dp > 1: of the busiest rank)
-//   engine_tokens: new tokens of all dp ranks together; equal to rank_tokens when dp = 1. MoE layers see these.
+//   engine_tokens: new tokens of all dp ranks together; equal to rank_tokens when dp = 1. MoE layers see these when
+//     ep > 1; with ep = 1 each attention replica has its own experts, split over its tp ranks.
 // Includes embedding (first stage), norms, projections, rope, KV write, MLP or MoE, tensor- and expert-parallel
 // collectives, and the hand-over to the next stage (all but the last stage). Merged over identical layers via `count`.
+//
+// Choices, where engines differ:
+//  - RMS norms are fused with the residual add before them (one kernel, 4 T h elements moved); layer norms are not
+//    (add 3 T h, norm 2 T h). Rope and per-head norms count the full head width.
+//  - One all-reduce of T h elements over tp after attention and one after the MLP or MoE; parallel blocks share one. The
+//    vocabulary-parallel embedding needs one too. A norm over all heads (qk_norm: full) adds one of 8 bytes per token.
+//  - MLA: the down-projections are computed on every rank. W_UK and W_UV appear as the two batched products of the
+//    absorbed form (per token 2 H d_c (d_nope + d_v) FLOPs). Expanding the latents of new tokens in prefill (kv_b_proj)
+//    costs exactly as much, so the operators serve both; expanding the past is part of PrefillAttentionFlops.
+//  - ep > 1, dp = 1: all tp ranks hold all tokens, each computes its own experts, and the all-reduce adds them up.
+//  - ep > 1, dp > 1: each rank dispatches its T/tp tokens to the ranks that hold their experts, once per rank, and gets
+//    one partial sum back from each: T/tp * (ep-1)/ep * RanksPerToken * (dp tp/ep) vectors of h each way. The way
+//    there is in the activation format, the way back 16-bit. With tp > 1 an all-gather over tp follows.
+//  - Activation formats below 16 bits add a kQuantize before each GEMM; kMoe includes its own.
+//  - Hand-over: the hidden state, and the residual where it is still apart (fused RMS norms), each tp rank sending its
+//    slice; the receiving stage's all-gather is listed with it.
 std::vector<Operator> LowerTokenOperators(const ModelSpec& model, const ParallelPlan& plan, int stage,
                                           int64_t rank_tokens, int64_t engine_tokens);
 // Final norm of the emitted rows, LM head, its collective, and sampling: last stage only, empty elsewhere.
@@ -37,17 +54,21 @@ struct AttentionShape {
   int64_t mla_latent = 0;     // kv_lora_rank, MLA only
   int64_t mla_rope = 0;       // qk_rope, MLA only
   int64_t window = 0;         // 0: full
+  bool chunked = false;       // the window is a fixed chunk of the sequence instead of the last tokens
   bool causal = true;         // encoders: false
   DType kv = DType::kBf16;
   DType compute = DType::kBf16;
 };
 std::vector<AttentionShape> AttentionShapes(const ModelSpec& model, const ParallelPlan& plan, int stage);
 
-// FLOPs of attention for one chunk over one layer on one GPU, and for one decode token at context length kv.
+// FLOPs of attention for one chunk over one layer on one GPU: 2 H (d + d_v) per query-key pair that the mask lets
+// through; pairs = q past + q (q+1)/2 when causal and full. MLA: plus 2 past d_c H (d_nope + d_v) to expand the cached
+// latents. And for one decode token at context length kv (new token included): 2 H (d + d_v) kv, or
+// 2 H (2 d_c + d_rope) kv with MLA, absorbed. Decode counts a chunked layer as if its chunk were full.
 double PrefillAttentionFlops(const AttentionShape& shape, int64_t tokens, int64_t past);
 double DecodeAttentionFlops(const AttentionShape& shape, int64_t kv);
 
-// Bytes of weights on each GPU of a stage, and of KV cache per token and GPU of a stage (dense over all layers; window
+// Bytes of weights on each GPU of a stage (with tied embeddings the last stage holds a copy), and of KV cache per token and GPU of a stage (dense over all layers; window
 // layers keep min(length, window) tokens, so their bytes are reported apart).
 Bytes WeightBytesPerGpu(const ModelSpec& model, const ParallelPlan& plan, int stage);
 struct KvBytes {
@@ -56,7 +77,8 @@ struct KvBytes {
   int64_t window = 0;
 };
 KvBytes KvBytesPerGpu(const ModelSpec& model, const ParallelPlan& plan, int stage);
-// Peak activation bytes per GPU of a step with `tokens` new tokens and `rows` logits rows.
+// Peak activation bytes per GPU of a step with `tokens` new tokens per attention rank and `rows` logits rows: hidden
+// state and residual, plus the largest of attention, MLP or MoE intermediates, and the logits (16-bit and fp32).
 Bytes ActivationBytesPerGpu(const ModelSpec& model, const ParallelPlan& plan, int64_t tokens, int64_t rows);
 
 // What is wrong with a plan for a model (does not divide, too many stages, dp without ...): problems with paths below

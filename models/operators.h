@@ -11,8 +11,9 @@ namespace simrun {
 
 enum class OpKind {
   kGemm,            // m x k by k x n
-  kMoe,             // routed experts: router, permute, grouped GEMMs, activation, combine
-  kNorm, kRope, kActivation, kAdd, kEmbedding, kSampling, kQuantize, kElementwise,  // bound by bytes
+  kMoe,             // routed experts: top-k choice, permutation, grouped GEMMs, activation, weighted sum (not the router's GEMM)
+  kNorm, kRope, kActivation, kAdd, kEmbedding, kSampling, kElementwise,  // bound by bytes
+  kQuantize,        // activations to 8 or fewer bits before a GEMM; free where the GEMM's own timing includes it
   kPrefillAttention, kDecodeAttention, kMlaPrefill, kMlaDecode,
   kAllReduce, kAllGather, kReduceScatter, kAllToAll, kSendRecv,
 };
@@ -31,11 +32,14 @@ struct Operator {
   DType kv = DType::kBf16;
 
   int64_t m = 0, n = 0, k = 0;                 // kGemm; kQuantize uses m, k
-  int64_t tokens = 0;                          // kMoe: tokens entering the layer over all ep ranks together
-  int64_t hidden = 0, inter = 0, topk = 0, experts = 0;
-  int tp = 1, ep = 1;                          // kMoe
+  int64_t tokens = 0;                          // kMoe: tokens entering the layer over all ep ranks together; kAllToAll:
+                                               // those one rank sends
+  int64_t hidden = 0, topk = 0, experts = 0;   // kMoe, and the all-to-alls around it
+  int64_t inter = 0;                           // kMoe: inner width of a whole expert
+  int tp = 1, ep = 1;                          // kMoe: ranks that share one expert's inner width; ranks of whole experts
   bool gated = true;                           // kMoe: three matrices per expert instead of two
   double imbalance = 1;                        // kMoe: load of the busiest ep rank over the mean, >= 1
+  double active_experts = 0;                   // kMoe: experts of one ep rank that get at least one token
   int64_t heads = 0, kv_heads = 0, head_dim = 0;   // attention, per GPU
   int64_t window = 0;                          // attention: sliding window, 0 = full
   int ranks = 1;                               // collectives

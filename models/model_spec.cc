@@ -1,0 +1,165 @@
+#include "models/model_spec.h"
+
+#include <filesystem>
+#include <system_error>
+
+#include <fmt/format.h>
+
+#include "models/hf_import.h"
+
+namespace simrun {
+
+namespace {
+
+bool EndsWith(std::string_view text, std::string_view suffix) {
+  return text.size() >= suffix.size() && text.substr(text.size() - suffix.size()) == suffix;
+}
+
+// File name without directories and extension.
+std::string Stem(const std::string& path) { return std::filesystem::path(path).stem().string(); }
+
+absl::StatusOr<ModelSpec> ReadHuggingFaceFile(const std::string& path) {
+  SIMRUN_ASSIGN_OR_RETURN(const std::string text, ReadTextFile(path, size_t{4} << 20));
+  SIMRUN_ASSIGN_OR_RETURN(ModelSpec model, ImportHuggingFaceConfig(text, path));
+  const std::filesystem::path p(path);
+  // .../Llama-3.1-8B/config.json is called by its directory, anything else by its file name.
+  const std::string parent = p.parent_path().filename().string();
+  model.name = p.filename() == "config.json" && !parent.empty() ? parent : p.stem().string();
+  return model;
+}
+
+}  // namespace
+
+bool ModelSpec::IsMoeLayer(int64_t layer) const {
+  if (!moe.has_value() || layer < moe->first_dense_layers) return false;
+  return (layer - moe->first_dense_layers + 1) % moe->every == 0;
+}
+
+bool ModelSpec::IsWindowedLayer(int64_t layer) const {
+  if (attention.pattern == "full" || attention.window == 0) return false;
+  return attention.full_every == 0 || (layer + 1) % attention.full_every != 0;
+}
+
+int64_t ModelSpec::KvElementsPerTokenPerLayer() const {
+  if (is_encoder()) return 0;
+  if (has_mla()) return attention.mla->kv_lora_rank + attention.mla->qk_rope;
+  return 2 * attention.kv_heads * attention.head_dim;
+}
+
+void FinishModel(const SourceLocation& where, Problems* problems, ModelSpec* model) {
+  const auto fail = [&](std::string_view path, const std::string& what, std::string_view hint = {}) {
+    problems->Add(where, path, what, hint);
+  };
+  AttentionSpec& a = model->attention;
+  if (auto dtype = ParseDType(model->dtype); dtype.ok()) {
+    model->native_dtype = *dtype;
+  } else {
+    fail("dtype", std::string(dtype.status().message()));
+  }
+  if (model->hidden < 1) fail("hidden", "must be positive");
+  if (model->layers < 1) fail("layers", "must be positive");
+  if (model->vocab < 1) fail("vocab", "must be positive");
+  if (model->max_positions < 1) fail("max_positions", "must be positive");
+  if (a.heads < 1) fail("attention.heads", "must be positive");
+  if (a.kv_heads < 1) fail("attention.kv_heads", "must be positive");
+  if (a.head_dim < 1) fail("attention.head_dim", "must be positive");
+  if (a.heads >= 1 && a.kv_heads >= 1 && a.heads % a.kv_heads != 0) {
+    fail("attention.kv_heads", fmt::format("{} does not divide the {} query heads", a.kv_heads, a.heads));
+  }
+  if (a.pattern == "full" && (a.window != 0 || a.full_every != 0)) {
+    fail("attention.window", "has no meaning with full attention", "set pattern: sliding or chunked");
+  }
+  if (a.pattern != "full" && a.window < 1) fail("attention.window", "is required with this pattern");
+  if (a.full_every == 1) fail("attention.full_every", "would make every layer full", "set pattern: full");
+  if (a.mla.has_value()) {
+    const MlaSpec& m = *a.mla;
+    if (m.kv_lora_rank < 1 || m.qk_nope < 1 || m.qk_rope < 1 || m.v_head < 1 || m.q_lora_rank < 0) {
+      fail("attention.mla", "every width must be positive");
+    }
+    if (a.head_dim != m.qk_nope + m.qk_rope) {
+      fail("attention.head_dim", fmt::format("{} is not qk_nope + qk_rope = {}", a.head_dim, m.qk_nope + m.qk_rope));
+    }
+    if (a.heads != a.kv_heads) fail("attention.kv_heads", "must equal heads with MLA");
+    if (a.pattern != "full") fail("attention.pattern", "must be full with MLA");
+    if (a.qk_norm != "none" || a.qkv_bias || a.output_bias || a.sinks) {
+      fail("attention", "biases, sinks and qk_norm are not supported with MLA");
+    }
+  }
+  bool any_dense = true;
+  if (model->moe.has_value()) {
+    MoeSpec& m = *model->moe;
+    if (m.experts < 1) fail("moe.experts", "must be positive");
+    if (m.top_k < 1) fail("moe.top_k", "must be positive");
+    if (m.top_k > m.experts) fail("moe.top_k", fmt::format("{} is more than the {} experts", m.top_k, m.experts));
+    if (m.ffn < 1) fail("moe.ffn", "must be positive");
+    if (m.shared_ffn < 0 || (m.shared > 0) != (m.shared_ffn > 0)) {
+      fail("moe.shared_ffn", "shared and shared_ffn go together");
+    }
+    if (m.shared_gate && m.shared == 0) fail("moe.shared_gate", "there is no shared expert to gate");
+    if (m.every < 1) fail("moe.every", "must be positive");
+    if (m.first_dense_layers < 0 || m.first_dense_layers >= model->layers) {
+      fail("moe.first_dense_layers", "leaves no layer for the experts");
+    }
+    if (model->parallel_blocks) fail("parallel_blocks", "is not supported together with experts");
+    if (!m.dtype.empty()) {
+      if (auto dtype = ParseDType(m.dtype); dtype.ok()) {
+        model->expert_dtype = *dtype;
+      } else {
+        fail("moe.dtype", std::string(dtype.status().message()));
+      }
+    }
+    any_dense = m.first_dense_layers > 0 || m.every > 1;
+  }
+  if (any_dense && model->mlp.ffn < 1) fail("mlp.ffn", "is required: the model has dense layers");
+  if (model->positions.kind == "learned" && model->positions.rows < 1) {
+    fail("positions.rows", "is required with learned positions");
+  }
+  if (model->positions.kind != "learned" && model->positions.rows > 0) {
+    fail("positions.rows", "has no meaning without learned positions");
+  }
+  if (model->norm.per_layer == 3) fail("norm.per_layer", "must be 1, 2 or 4");
+  if (model->norm.per_layer == 1 && !model->parallel_blocks) {
+    fail("norm.per_layer", "one norm per layer needs parallel_blocks");
+  }
+  if (model->pooler && !model->is_encoder()) fail("pooler", "is only for encoders");
+  if (model->moe.has_value() && model->is_encoder()) fail("moe", "is not supported for encoders");
+}
+
+absl::StatusOr<ModelSpec> ReadModel(const YamlNode& node, std::string name) {
+  ModelSpec model;
+  Problems problems;
+  ReadParams(node, "", &problems, &model);
+  if (problems.empty()) FinishModel(node.location(), &problems, &model);
+  SIMRUN_RETURN_IF_ERROR(problems.ToStatus());
+  model.name = std::move(name);
+  return model;
+}
+
+absl::StatusOr<ModelSpec> LoadModel(std::string_view name_or_path, const Catalog& catalog) {
+  const std::string text(name_or_path);
+  if (EndsWith(text, ".yaml") || EndsWith(text, ".yml")) {
+    SIMRUN_ASSIGN_OR_RETURN(const YamlNode node, ReadYamlFile(text));
+    return ReadModel(node, Stem(text));
+  }
+  if (EndsWith(text, ".json")) return ReadHuggingFaceFile(text);
+  const absl::StatusOr<std::string> name = catalog.Resolve("models", text);
+  if (!name.ok()) {
+    std::error_code ignored;
+    if (std::filesystem::is_directory(text, ignored)) {
+      return ReadHuggingFaceFile((std::filesystem::path(text) / "config.json").string());
+    }
+    return name.status();
+  }
+  SIMRUN_ASSIGN_OR_RETURN(const YamlNode node, catalog.Load("models", *name));
+  return ReadModel(node, *name);
+}
+
+std::vector<std::string> ModelKindNames() { return {"decoder", "encoder"}; }
+std::vector<std::string> AttentionPatternNames() { return {"full", "sliding", "chunked"}; }
+std::vector<std::string> QkNormNames() { return {"none", "per-head", "full"}; }
+std::vector<std::string> NormKindNames() { return {"rms", "layer"}; }
+std::vector<std::string> PositionKindNames() { return {"rope", "learned", "alibi"}; }
+std::vector<std::string> PublishedBasisNames() { return {"exact", "headline"}; }
+std::vector<std::string> ConfidenceNames() { return {"A", "B", "C"}; }
+
+}  // namespace simrun
