@@ -18,6 +18,9 @@
 
 namespace simrun {
 
+// Simulated time ends a little later, after 29 years.
+inline constexpr double kMaxWorkloadSeconds = 9e8;
+
 // Independent exponential gaps.
 struct PoissonArrivals {
   PerSecond rate{1};
@@ -103,8 +106,9 @@ struct UniformLength {
   }
 };
 
-// A lognormal cut to [min, max] by drawing again, then rounded. Two of mean, p50, p99 and sigma; mean, p50 and p99
-// are those of the lengths drawn, after the cut: mu and sigma are solved for that.
+// A lognormal cut to [min, max] by drawing again (not by clamping, which would pile requests up at max), then rounded
+// to whole tokens. Two of mean, p50, p99 and sigma; mean, p50 and p99 are those of the lengths drawn, after the cut:
+// mu and sigma are solved for that.
 struct LognormalLength {
   std::optional<double> mean;
   std::optional<double> p50;
@@ -167,15 +171,15 @@ struct LengthConfig {
 struct ExponentialTime {
   Seconds mean{1};
   template <class V> void Describe(V& v) {
-    v.Field("mean", mean, {.help = "mean time", .min = 0, .above_min = true, .required = true});
+    v.Field("mean", mean, {.help = "mean time", .min = 0, .max = kMaxWorkloadSeconds, .above_min = true, .required = true});
   }
 };
 struct UniformTime {
   Seconds min{0};
   Seconds max{0};
   template <class V> void Describe(V& v) {
-    v.Field("min", min, {.help = "shortest time", .min = 0});
-    v.Field("max", max, {.help = "longest time", .min = 0, .required = true});
+    v.Field("min", min, {.help = "shortest time", .min = 0, .max = kMaxWorkloadSeconds});
+    v.Field("max", max, {.help = "longest time", .min = 0, .max = kMaxWorkloadSeconds, .required = true});
   }
 };
 
@@ -185,7 +189,7 @@ struct ThinkTimeConfig {
   std::optional<ExponentialTime> exponential;
   std::optional<UniformTime> uniform;
   template <class V> void Describe(V& v) {
-    v.Field("fixed", fixed, {.help = "the same time for all", .min = 0});
+    v.Field("fixed", fixed, {.help = "the same time for all", .min = 0, .max = kMaxWorkloadSeconds});
     v.Field("exponential", exponential, {.help = "exponentially distributed"});
     v.Field("uniform", uniform, {.help = "every time in a range equally likely"});
   }
@@ -226,15 +230,17 @@ struct WorkloadConfig {
   template <class V> void Describe(V& v) {
     v.Field("trace", trace, {.help = "request trace, CSV or JSON lines, plain or gzip; relative to the configuration file"});
     v.Field("format", format, {.help = "layout of the trace; auto looks at its first line", .choices = &TraceFormatChoices});
-    v.Field("start", start, {.help = "leave out the trace before this time, which becomes 0", .min = 0});
-    v.Field("time_scale", time_scale, {.help = "multiplies the gaps of a trace or arrival process", .min = 0, .above_min = true});
-    v.Field("rate_scale", rate_scale, {.help = "multiplies the rate of a trace or arrival process", .min = 0, .above_min = true});
+    v.Field("start", start, {.help = "leave out the trace before this time, which becomes 0", .min = 0, .max = kMaxWorkloadSeconds});
+    v.Field("time_scale", time_scale,
+            {.help = "multiplies the gaps of a trace or arrival process", .min = 1e-9, .max = 1e9});
+    v.Field("rate_scale", rate_scale,
+            {.help = "multiplies the rate of a trace or arrival process", .min = 1e-9, .max = 1e9});
     v.Field("skip_invalid", skip_invalid,
             {.help = "leave out and count trace rows with zero tokens (failed requests) instead of stopping"});
     v.Field("arrivals", arrivals, {.help = "arrival process"});
     v.Field("concurrency", concurrency,
             {.help = "closed loop: this many clients, each with one request at a time, all starting at 0", .min = 1,
-             .max = 1e8});
+             .max = 1e7});
     v.Field("think_time", think_time, {.help = "closed loop: from a completion to the client's next request; default 0"});
     v.Field("static_batch", static_batch,
             {.help = "this many requests at once, the next batch when all have finished", .min = 1, .max = 1e9});
@@ -244,9 +250,10 @@ struct WorkloadConfig {
     v.Field("requests", requests, {.help = "stop after this many requests; auto: no limit", .min = 1});
     v.Field("duration", duration,
             {.help = "only arrivals before this time; requests under way are finished; auto: no limit", .min = 0,
-             .above_min = true});
+             .max = kMaxWorkloadSeconds, .above_min = true});
     v.Field("priorities", priorities, {.help = "random priority classes"});
-    v.Field("deadline", deadline, {.help = "deadline of a request after its arrival; auto: none", .min = 0, .above_min = true});
+    v.Field("deadline", deadline, {.help = "deadline of a request after its arrival; auto: none", .min = 0,
+                                      .max = kMaxWorkloadSeconds, .above_min = true});
   }
 };
 
