@@ -38,7 +38,10 @@ class TimeBins {
 
  private:
   static constexpr int kBins = 64;
-  struct Bin { __int128 sum = 0; uint64_t count = 0; };
+  struct Bin {
+    __extension__ __int128 sum = 0;
+    uint64_t count = 0;
+  };
   std::array<Bin, kBins> bins_{};
   int64_t width_ = static_cast<int64_t>(SimTime::kTicksPerSecond / 100);
   int64_t last_ = 0;
