@@ -1,9 +1,11 @@
 # simrun_library(<folder> DEPS <target>... [PRIVATE_DEPS <target>...])
 #
-# One static library per folder from its sources (test files excluded), with the settings every folder shares.
-# Catalogue files <folder>/catalog/<section>/*.yaml are compiled in: see simrun_embed_catalog.
+# One static library per folder from its sources (main.cc excluded), with the settings every folder shares.
+# Every header of the folder is public and installed. Catalogue files <folder>/catalog/<section>/*.yaml are
+# compiled in: see simrun_embed_catalog.
 
 add_library(simrun_settings INTERFACE)
+set_target_properties(simrun_settings PROPERTIES EXPORT_NAME settings)
 target_compile_features(simrun_settings INTERFACE cxx_std_20)
 # Same seed, same bytes on every x86-64 build: no fused multiply-add unless written.
 target_compile_options(simrun_settings INTERFACE -ffp-contract=off)
@@ -15,6 +17,10 @@ function(simrun_library folder)
   file(GLOB_RECURSE sources CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/*.cc)
   file(GLOB_RECURSE headers CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/*.h)
   list(FILTER sources EXCLUDE REGEX "main\\.cc$")
+  if(NOT sources)  # an archive needs an object, even when the folder has only headers
+    file(CONFIGURE OUTPUT ${CMAKE_CURRENT_BINARY_DIR}/headers_only.cc CONTENT "")
+    set(sources ${CMAKE_CURRENT_BINARY_DIR}/headers_only.cc)
+  endif()
   add_library(simrun_${folder} STATIC ${sources})
   add_library(simrun::${folder} ALIAS simrun_${folder})
   set_target_properties(simrun_${folder} PROPERTIES
