@@ -1,0 +1,3 @@
+#include "planner/sweep.h"
+#include "calibration/fit.h"
+#include <CLI/CLI.hpp>

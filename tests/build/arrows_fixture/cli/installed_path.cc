@@ -1,0 +1,1 @@
+#include "simrun/sim/simulation.h"

@@ -1,0 +1,4 @@
+#include "planner/sweep.h"
+#include "sim/simulation.h"
+#include "base/status.h"
+#include <mpi.h>

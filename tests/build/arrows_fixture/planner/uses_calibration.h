@@ -1,0 +1,2 @@
+#include "calibration/fit.h"
+#include <mpi.h>

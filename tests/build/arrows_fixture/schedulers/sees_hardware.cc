@@ -1,0 +1,2 @@
+#include "hw/machine.h"
+#include "base/upward.h"

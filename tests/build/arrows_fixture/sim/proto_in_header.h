@@ -1,0 +1,2 @@
+#include "proto/report.pb.h"
+#include <google/protobuf/message.h>
