@@ -5,6 +5,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -19,48 +20,77 @@ namespace simrun {
 enum class Provenance { kMeasured, kCalibrated, kTransferred, kDatasheet, kAssumed };
 std::string_view ProvenanceName(Provenance p);  // "measured", "calibrated", "transferred", "datasheet", "assumed"
 
+// How the GPUs of a node are joined.
+enum class ScaleUpTopology {
+  kSwitch,  // every pair at the full rate of a GPU
+  kMesh,    // direct links to `peers` others, each with bandwidth / peers
+  kPairs,   // bridges between GPU 2i and 2i+1, everything else over PCIe
+  kPcie,    // no link of their own: PCIe, through the host where there is no PCIe switch
+};
+std::string_view ScaleUpTopologyName(ScaleUpTopology t);  // "switch", "mesh", "pairs", "pcie"
+
 // hw/catalog/gpus/<name>.yaml
 struct GpuSpec {
-  std::string name;
+  std::string name;            // canonical, also when found by an alias
   std::string vendor;          // nvidia, amd, intel, google
-  std::string architecture;    // volta, turing, ampere, ada, hopper, blackwell, cdna2, cdna3, gaudi, tpu, rdna3, xe
+  std::string architecture;    // volta, turing, ampere, ada, hopper, blackwell, cdna2, cdna3, rdna3, xe, gaudi, tpu
   std::array<FlopsPerSecond, kNumDTypes> peak{};  // dense; 0: the format is not supported in hardware
-  Bytes memory;
+  Bytes memory;                // what programs can use (the device total the runtime reports)
+  Bytes nominal_memory;        // the number on the datasheet, as printed; it may be GiB called GB
   BytesPerSecond memory_bandwidth;
-  Bytes l2;
-  int multiprocessors = 0;
-  PerSecond boost_clock{0};
+  Bytes l2;                    // last-level cache; 0: not known
+  int multiprocessors = 0;     // 0: not known
+  PerSecond boost_clock{0};    // 0: not known
   Watts tdp;
   Watts idle_power;
-  std::string scale_up_link;          // catalogue link to the other GPUs of a node ("nvlink4"); empty: the host link
-  BytesPerSecond scale_up_bandwidth;  // per direction and GPU; 0 without such a link
-  std::string host_link;              // catalogue link to the host: "pcie4-x16", "nvlink-c2c"
-  DollarsPerSecond price{0};          // on demand, one GPU; 0: not known
-  std::string operators;              // catalogue entry with fitted operator parameters; empty: family-typical
+  Seconds null_kernel{0};      // duration of an empty kernel; 0: not known
+  std::string scale_up_link;   // catalogue link to the other GPUs of a node ("nvlink4"); empty: PCIe only
+  ScaleUpTopology scale_up_topology = ScaleUpTopology::kPcie;
+  int scale_up_peers = 0;      // kMesh, kPairs: GPUs reached directly
+  BytesPerSecond scale_up_bandwidth;  // per direction and GPU, all links together; 0 without such a link
+  std::string host_link;       // catalogue link to the host: "pcie4-x16", "nvlink-c2c"
+  std::string default_host;    // used when the machine is given by its GPU alone
+  std::string default_network;
+  int gpus_per_node = 8;       // likewise
+  int gpus_per_socket = 0;     // GPUs on one host processor where they are built together (Grace); 0: host's choice
+  DollarsPerSecond price{0};   // on demand, one GPU; 0: not known
+  std::string price_source;
+  std::string operators;       // catalogue entry with fitted operator parameters; empty: family-typical
+  // kCalibrated: fitted on this very device; kTransferred: on another one of its architecture; kDatasheet: none.
+  Provenance operators_provenance = Provenance::kDatasheet;
+  Provenance figures = Provenance::kDatasheet;  // kAssumed when a peak, the bandwidth or the memory is an estimate
 };
 
 // hw/catalog/cpus/<name>.yaml
 struct CpuSpec {
   std::string name;
-  int cores = 0;
-  int sockets = 1;                    // of the host this entry describes per node
-  FlopsPerSecond peak_fp32{0};
-  FlopsPerSecond peak_bf16{0};        // AMX or SVE where present, else 0
-  BytesPerSecond memory_bandwidth;    // per socket
-  Bytes memory;                       // per socket, typical
+  int cores = 0;                      // per socket
+  int sockets = 1;                    // of the usual server; a catalogue node has its own number
+  FlopsPerSecond peak_fp32{0};        // per socket, at base clock
+  FlopsPerSecond peak_bf16{0};        // per socket; AMX or SVE where present, else 0
+  BytesPerSecond memory_bandwidth;    // per socket, raw
+  double memory_efficiency = 0.8;     // reached by streaming / raw
+  Seconds memory_latency{0};          // of a local access, from the memory link
+  Bytes memory;                       // per socket
+  std::string memory_link;            // catalogue link of kind memory: its latency and name
+  std::string socket_link;            // catalogue link between two sockets
   Watts tdp;                          // per socket
   Watts idle_power;                   // per socket
   double single_thread = 1.0;         // speed of host code relative to the reference (epyc-7313 = 1)
   Seconds kernel_launch{2.3e-6};      // driver launch to kernel start
 };
 
-// hw/catalog/links/<name>.yaml
+// hw/catalog/links/<name>.yaml. "Forward" is read, or host to device; links between equals behave alike both ways.
 struct LinkSpec {
   std::string name;
-  std::string kind;                   // pcie, nvlink, c2c, xgmi, network, cxl, nvme, memory
-  BytesPerSecond bandwidth;           // per direction, raw
-  double efficiency = 1.0;            // achieved / raw for large transfers
-  Seconds latency;
+  std::string kind;                   // pcie, nvlink, c2c, xgmi, xe-link, roce, ici, network, cxl, nvme, memory, socket
+  BytesPerSecond bandwidth;           // per direction, raw; between GPUs: all links of one GPU together
+  double efficiency = 1.0;            // reached / raw for large transfers, forward
+  double return_efficiency = 1.0;     // the other way: write, or device to host
+  Seconds latency;                    // of the wire and its switch
+  Seconds software_latency{0};        // of a message or copy on top: launch, protocol; 0: not known
+  ScaleUpTopology topology = ScaleUpTopology::kSwitch;  // usual arrangement, for links between GPUs
+  int peers = 0;
 };
 
 // The `hardware:` section: a node from the catalogue, or parts.
@@ -69,6 +99,7 @@ struct HardwareConfig {
   int nodes = 1;
   std::string gpu;                    // {gpu: h100-sxm-80gb, count: 8, host: ..., link: ...}
   std::optional<int> count;           // GPUs of the machine; auto: what the plan needs (parts), or the node's own
+  std::optional<int> gpus_per_node;   // of a machine built from parts; auto: the GPU's usual server, mostly 8
   std::string host;                   // CPU catalogue name
   std::string link;                   // link between GPUs: overrides the GPU's scale-up link
   std::string network;                // link between nodes, per GPU rail
@@ -81,8 +112,9 @@ struct HardwareConfig {
   std::optional<BytesPerSecond> network_bandwidth;
   std::optional<Watts> power_limit;              // per GPU; also slows compute
   std::optional<DollarsPerSecond> price;         // per GPU
+  std::string region;                            // grid region of the catalogue: gives the carbon intensity
   double electricity_usd_per_kwh = 0.0;          // added to the cost; 0: the GPU price includes power
-  double carbon_g_per_kwh = 475.0;               // world average, see the catalogue
+  std::optional<double> carbon_g_per_kwh;        // auto: the region's, else the world average
   double pue = 1.12;                             // data-centre overhead on energy, for carbon and electricity only
   template <class Visitor>
   void Describe(Visitor& v);
@@ -90,29 +122,62 @@ struct HardwareConfig {
 
 // GPUs are numbered 0..gpu_count-1; GPU i sits in node i / gpus_per_node.
 struct Machine {
-  GpuSpec gpu;
-  CpuSpec host;
+  GpuSpec gpu;                        // overrides applied
+  CpuSpec host;                       // per socket; `sockets` and `memory` are those of this machine's node
   std::string node_name;              // catalogue node, or empty when built from parts
   int gpu_count = 0;                  // 0: as many as the plan needs
   int gpus_per_node = 8;
   LinkSpec scale_up;                  // between GPUs of a node, per GPU and direction; kind pcie when there is no other
-  LinkSpec host_link;                 // GPU to host memory
-  LinkSpec network;                   // between nodes, per GPU
-  bool scale_up_switched = true;      // a switch (all pairs at full rate) or a shared PCIe host bridge
-  DollarsPerSecond price_per_gpu{0};
+  LinkSpec host_link;                 // GPU to host memory; forward is host to GPU
+  LinkSpec network;                   // one network port of a node
+  LinkSpec host_memory;               // socket to its memory, bandwidth of all channels
+  LinkSpec socket_link;               // between two sockets of a host
+  LinkSpec nic_link;                  // network port to its host
+  ScaleUpTopology scale_up_topology = ScaleUpTopology::kSwitch;
+  int scale_up_peers = 0;             // kMesh and kPairs
+  bool scale_up_switched = true;      // kSwitch or kMesh; false: PCIe and its host bridge carry some or all pairs
+  int sockets_per_node = 2;
+  int hosts_per_node = 1;             // separate hosts behind one scale-up domain (trays of a rack)
+  int nics_per_node = 8;
+  int pcie_switches_per_node = 0;     // 0: GPUs and NICs hang on the sockets
+  DollarsPerSecond price_per_gpu{0};  // 0: not known
   std::string price_source;
   std::optional<Watts> power_limit;
   double electricity_usd_per_kwh = 0, carbon_g_per_kwh = 475, pue = 1.12;
+  std::string carbon_source;
+  // kDatasheet, or kAssumed when a main figure of the GPU is an estimate or was overridden.
   Provenance provenance = Provenance::kDatasheet;
+  std::vector<std::string> assumptions;  // parts that were not given, one sentence each
 };
 
+// Puts the machine together. A node brings GPU, host and links; `host`, `link`, `network` and the overrides replace its
+// parts. A GPU alone gets the host, network, node size and one NIC per GPU that its catalogue entry names
+// (`assumptions` says so). Overrides are raw rates: efficiencies stay those of the link.
+//
 // Problems (unknown names with the nearest valid one, both node and gpu given, ...) go to `problems` with `path`s below
 // "hardware"; the result is then meaningless. `where` is the section's place in the file.
 Machine BuildMachine(const HardwareConfig& config, const Catalog& catalog, const SourceLocation& where, Problems* problems);
 
+// Catalogue entries by name or alias. NotFound with the nearest name, InvalidArgument with every problem of the entry.
+// A number in an entry is a map {value, source, confidence} or, in a user's own file, the bare value.
 absl::StatusOr<GpuSpec> LoadGpu(std::string_view name, const Catalog& catalog);
 absl::StatusOr<CpuSpec> LoadCpu(std::string_view name, const Catalog& catalog);
 absl::StatusOr<LinkSpec> LoadLink(std::string_view name, const Catalog& catalog);
+// The whole content of hw/catalog/nodes/<name>.yaml.
+struct NodeSpec {
+  std::string name;
+  std::string gpu;
+  int count = 0;                      // GPUs
+  std::string host;
+  int sockets = 2;
+  int hosts = 1;
+  Bytes host_memory;                  // all sockets together; 0: the CPU entry's
+  ScaleUpTopology topology = ScaleUpTopology::kSwitch;
+  int pcie_switches = 0;
+  std::string network;
+  int nics = 0;
+};
+absl::StatusOr<NodeSpec> LoadNode(std::string_view name, const Catalog& catalog);
 
 // Files under hw/catalog, compiled in.
 const std::vector<EmbeddedFile>& HardwareCatalogFiles();
@@ -123,6 +188,7 @@ void HardwareConfig::Describe(Visitor& v) {
   v.Field("nodes", nodes, {.help = "how many of them", .min = 1, .max = 100000});
   v.Field("gpu", gpu, {.help = "GPU from the catalogue, instead of a node", .example = "h100-sxm-80gb"});
   v.Field("count", count, {.help = "GPUs in the machine; auto: as many as the plan needs", .min = 1, .max = 1e6});
+  v.Field("gpus_per_node", gpus_per_node, {.help = "GPUs in one node of a machine built from parts; auto: the GPU's usual server", .min = 1, .max = 1024});
   v.Field("host", host, {.help = "host CPU from the catalogue", .example = "xeon-8480c"});
   v.Field("link", link, {.help = "link between the GPUs of a node, from the catalogue", .example = "nvlink4"});
   v.Field("network", network, {.help = "link between nodes, one per GPU, from the catalogue", .example = "ib-ndr-400"});
@@ -132,10 +198,11 @@ void HardwareConfig::Describe(Visitor& v) {
   v.Field("link_bandwidth", link_bandwidth, {.help = "overrides the GPU-to-GPU bandwidth in a node, per direction", .min = 0, .above_min = true});
   v.Field("host_link_bandwidth", host_link_bandwidth, {.help = "overrides the GPU-to-host bandwidth, per direction", .min = 0, .above_min = true});
   v.Field("network_bandwidth", network_bandwidth, {.help = "overrides the bandwidth between nodes, per GPU and direction", .min = 0, .above_min = true});
-  v.Field("power_limit", power_limit, {.help = "power cap per GPU; compute slows down to stay below it", .min = 0, .above_min = true});
+  v.Field("power_limit", power_limit, {.help = "power cap per GPU, above its idle power; compute slows down to stay below it", .min = 0, .above_min = true});
   v.Field("price", price, {.help = "price per GPU; auto: the catalogue's", .min = 0});
   v.Field("electricity_usd_per_kwh", electricity_usd_per_kwh, {.help = "electricity price added to the cost; 0: included in the GPU price", .min = 0});
-  v.Field("carbon_g_per_kwh", carbon_g_per_kwh, {.help = "carbon intensity of the grid in g CO2e per kWh", .min = 0});
+  v.Field("region", region, {.help = "grid region from the catalogue; gives the carbon intensity", .example = "aws-us-east-1"});
+  v.Field("carbon_g_per_kwh", carbon_g_per_kwh, {.help = "carbon intensity of the grid in g CO2e per kWh; auto: the region's, else the world average", .min = 0});
   v.Field("pue", pue, {.help = "data-centre overhead on energy, for carbon and electricity cost", .min = 1});
 }
 

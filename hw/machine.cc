@@ -1,0 +1,582 @@
+#include "hw/machine.h"
+
+#include <algorithm>
+#include <utility>
+
+#include <fmt/format.h>
+
+namespace simrun {
+namespace {
+
+std::vector<std::string> Confidences() { return {"A", "B", "C"}; }
+std::vector<std::string> Topologies() { return {"switch", "mesh", "pairs", "pcie"}; }
+std::vector<std::string> OperatorLabels() { return {"calibrated", "transferred"}; }
+std::vector<std::string> LinkKinds() {
+  return {"pcie", "nvlink", "c2c", "xgmi", "xe-link", "roce", "ici", "network", "cxl", "nvme", "memory", "socket"};
+}
+
+// A catalogue number: {value: 3.35 TB/s, source: "...", confidence: A}, or the bare value in a user's own entry.
+template <class T>
+struct Sourced {
+  T value{};
+  std::string source;
+  std::string confidence;
+  std::string note;
+  template <class Visitor>
+  void Describe(Visitor& v) {
+    v.Field("value", value, {.help = "the number with its unit", .min = 0, .required = true});
+    v.Field("source", source, {.help = "where the number comes from", .required = true});
+    v.Field("confidence", confidence, {.help = "A read in a source, B vendor figure from prior knowledge, C estimate",
+                                       .required = true, .choices = Confidences});
+    v.Field("note", note, {.help = "what to know about it"});
+  }
+  absl::Status ReadScalar(const YamlNode& node) {
+    if (node.quoted()) return absl::InvalidArgumentError("is text, not a number; leave the quotes out");
+    double number = 0;
+    if constexpr (IsQuantity<T>::value) {
+      SIMRUN_ASSIGN_OR_RETURN(number, ParseQuantityText(node.text(), DimensionOf(value)));
+    } else if constexpr (std::is_integral_v<T>) {
+      SIMRUN_ASSIGN_OR_RETURN(const int64_t whole, ParseInteger(node.text()));
+      number = static_cast<double>(std::min<int64_t>(whole, 1'000'000'000));
+    } else {
+      SIMRUN_ASSIGN_OR_RETURN(number, ParseNumber(node.text()));
+    }
+    if (number < 0) return absl::InvalidArgumentError("must not be negative");
+    value = T(number);
+    return absl::OkStatus();
+  }
+  bool IsEstimate() const { return confidence == "C"; }
+};
+
+struct PeakEntry {
+  std::array<Sourced<FlopsPerSecond>, kNumDTypes> rate;
+  template <class Visitor>
+  void Describe(Visitor& v) {
+    for (int i = 0; i < kNumDTypes; ++i) {
+      v.Field(DTypeName(static_cast<DType>(i)).data(), rate[i], {.help = "dense peak rate"});
+    }
+  }
+};
+
+struct ScaleUpEntry {
+  std::string link;
+  std::string topology = "switch";
+  Sourced<int> peers;
+  Sourced<BytesPerSecond> bandwidth;
+  template <class Visitor>
+  void Describe(Visitor& v) {
+    v.Field("link", link, {.help = "catalogue link", .required = true});
+    v.Field("topology", topology, {.help = "how the GPUs of a node are joined", .choices = Topologies});
+    v.Field("peers", peers, {.help = "GPUs reached directly, for mesh and pairs"});
+    v.Field("bandwidth", bandwidth, {.help = "per direction and GPU, all links together", .required = true});
+  }
+};
+
+struct GpuEntry {
+  std::vector<std::string> aliases;
+  std::string vendor, architecture, operators, operators_provenance, host_link, default_host, default_network;
+  PeakEntry peak;
+  Sourced<Bytes> memory, nominal_memory, l2;
+  Sourced<BytesPerSecond> memory_bandwidth;
+  Sourced<int> multiprocessors, gpus_per_node, gpus_per_socket;
+  Sourced<PerSecond> boost_clock;
+  Sourced<Watts> tdp, idle_power;
+  Sourced<Seconds> null_kernel;
+  Sourced<DollarsPerSecond> price;
+  std::optional<ScaleUpEntry> scale_up;
+  template <class Visitor>
+  void Describe(Visitor& v) {
+    v.Field("aliases", aliases, {.help = "other names"});
+    v.Field("vendor", vendor, {.help = "who makes it", .required = true});
+    v.Field("architecture", architecture, {.help = "family", .required = true});
+    v.Field("operators", operators, {.help = "catalogue entry with fitted operator parameters"});
+    v.Field("operators_provenance", operators_provenance,
+            {.help = "calibrated: fitted on this device; transferred: on another", .choices = OperatorLabels});
+    v.Field("peak", peak, {.help = "dense peak rates by number format", .required = true});
+    v.Field("nominal_memory", nominal_memory, {.help = "memory size on the datasheet"});
+    v.Field("memory", memory, {.help = "memory that programs can use", .required = true});
+    v.Field("memory_bandwidth", memory_bandwidth, {.help = "memory bandwidth", .required = true});
+    v.Field("l2", l2, {.help = "last-level cache"});
+    v.Field("multiprocessors", multiprocessors, {.help = "SMs, CUs or cores"});
+    v.Field("boost_clock", boost_clock, {.help = "boost clock"});
+    v.Field("tdp", tdp, {.help = "board power limit", .required = true});
+    v.Field("idle_power", idle_power, {.help = "power when idle", .required = true});
+    v.Field("null_kernel", null_kernel, {.help = "duration of an empty kernel"});
+    v.Field("scale_up", scale_up, {.help = "link to the other GPUs of a node"});
+    v.Field("host_link", host_link, {.help = "catalogue link to the host", .required = true});
+    v.Field("default_host", default_host, {.help = "host CPU when none is given", .required = true});
+    v.Field("default_network", default_network, {.help = "link between nodes when none is given", .required = true});
+    v.Field("gpus_per_node", gpus_per_node, {.help = "GPUs of the usual server"});
+    v.Field("gpus_per_socket", gpus_per_socket, {.help = "GPUs built together with one host processor"});
+    v.Field("price", price, {.help = "on-demand price"});
+  }
+};
+
+struct CpuEntry {
+  std::vector<std::string> aliases;
+  std::string memory_link, socket_link;
+  Sourced<int> cores, sockets;
+  Sourced<FlopsPerSecond> peak_fp32, peak_bf16;
+  Sourced<BytesPerSecond> memory_bandwidth;
+  Sourced<double> memory_efficiency, single_thread;
+  Sourced<Bytes> memory;
+  Sourced<Watts> tdp, idle_power;
+  Sourced<Seconds> kernel_launch;
+  template <class Visitor>
+  void Describe(Visitor& v) {
+    v.Field("aliases", aliases, {.help = "other names"});
+    v.Field("cores", cores, {.help = "per socket", .required = true});
+    v.Field("sockets", sockets, {.help = "of the usual server", .required = true});
+    v.Field("peak_fp32", peak_fp32, {.help = "per socket at base clock"});
+    v.Field("peak_bf16", peak_bf16, {.help = "per socket, with matrix instructions"});
+    v.Field("memory_bandwidth", memory_bandwidth, {.help = "per socket, raw", .required = true});
+    v.Field("memory_efficiency", memory_efficiency, {.help = "reached by streaming / raw", .required = true});
+    v.Field("memory", memory, {.help = "per socket", .required = true});
+    v.Field("memory_link", memory_link, {.help = "catalogue link of kind memory", .required = true});
+    v.Field("socket_link", socket_link, {.help = "catalogue link between two sockets", .required = true});
+    v.Field("tdp", tdp, {.help = "per socket", .required = true});
+    v.Field("idle_power", idle_power, {.help = "per socket", .required = true});
+    v.Field("single_thread", single_thread, {.help = "speed of host code, epyc-7313 = 1", .required = true});
+    v.Field("kernel_launch", kernel_launch, {.help = "driver launch to kernel start", .required = true});
+  }
+};
+
+struct LinkEntry {
+  std::vector<std::string> aliases;
+  std::string kind;
+  std::string topology = "switch";
+  Sourced<BytesPerSecond> bandwidth;
+  Sourced<double> efficiency, return_efficiency;
+  Sourced<Seconds> latency, software_latency;
+  Sourced<int> peers;
+  template <class Visitor>
+  void Describe(Visitor& v) {
+    v.Field("aliases", aliases, {.help = "other names"});
+    v.Field("kind", kind, {.help = "what it joins", .required = true, .choices = LinkKinds});
+    v.Field("bandwidth", bandwidth, {.help = "per direction, raw", .required = true});
+    v.Field("efficiency", efficiency, {.help = "reached / raw, read or host to device", .required = true});
+    v.Field("return_efficiency", return_efficiency, {.help = "reached / raw the other way"});
+    v.Field("latency", latency, {.help = "of the wire", .required = true});
+    v.Field("software_latency", software_latency, {.help = "of a message or copy on top"});
+    v.Field("topology", topology, {.help = "how GPUs are joined by it", .choices = Topologies});
+    v.Field("peers", peers, {.help = "GPUs reached directly, for mesh and pairs"});
+  }
+};
+
+struct NodeEntry {
+  std::vector<std::string> aliases;
+  std::string gpu, host, network;
+  std::string topology = "switch";
+  Sourced<int> count, sockets, hosts, pcie_switches, nics;
+  Sourced<Bytes> host_memory;
+  template <class Visitor>
+  void Describe(Visitor& v) {
+    v.Field("aliases", aliases, {.help = "other names"});
+    v.Field("gpu", gpu, {.help = "GPU from the catalogue", .required = true});
+    v.Field("count", count, {.help = "GPUs", .required = true});
+    v.Field("host", host, {.help = "CPU from the catalogue", .required = true});
+    v.Field("sockets", sockets, {.help = "CPU sockets, all hosts together", .required = true});
+    v.Field("hosts", hosts, {.help = "separate hosts behind one scale-up domain"});
+    v.Field("host_memory", host_memory, {.help = "all sockets together"});
+    v.Field("topology", topology, {.help = "how the GPUs are joined", .required = true, .choices = Topologies});
+    v.Field("pcie_switches", pcie_switches, {.help = "PCIe switches between sockets and GPUs"});
+    v.Field("network", network, {.help = "link between nodes, one port", .required = true});
+    v.Field("nics", nics, {.help = "network ports", .required = true});
+  }
+};
+
+struct RegionEntry {
+  std::vector<std::string> aliases;
+  Sourced<double> carbon_g_per_kwh;
+  template <class Visitor>
+  void Describe(Visitor& v) {
+    v.Field("aliases", aliases, {.help = "other names"});
+    v.Field("carbon_g_per_kwh", carbon_g_per_kwh, {.help = "g CO2e per kWh", .required = true});
+  }
+};
+
+ScaleUpTopology ParseTopology(std::string_view name) {
+  if (name == "mesh") return ScaleUpTopology::kMesh;
+  if (name == "pairs") return ScaleUpTopology::kPairs;
+  if (name == "pcie") return ScaleUpTopology::kPcie;
+  return ScaleUpTopology::kSwitch;
+}
+
+// Reads an entry and applies the checks that need several fields.
+template <class Entry, class Check>
+absl::StatusOr<Entry> LoadEntry(std::string_view section, std::string_view name, const Catalog& catalog, Check check) {
+  SIMRUN_ASSIGN_OR_RETURN(const YamlNode node, catalog.Load(section, name));
+  Entry entry;
+  Problems problems;
+  ReadParams(node, "", &problems, &entry);
+  if (problems.empty()) {
+    check(entry, [&](std::string_view path, std::string_view what) { problems.Add(node.location(), path, what); });
+  }
+  if (!problems.empty()) return problems.ToStatus();
+  return entry;
+}
+
+bool BetweenGpus(std::string_view kind) {
+  return kind == "pcie" || kind == "nvlink" || kind == "c2c" || kind == "xgmi" || kind == "xe-link" || kind == "roce" ||
+         kind == "ici";
+}
+
+// The catalogue entry, or nothing with the reason in `problems`.
+template <class T>
+std::optional<T> Take(absl::StatusOr<T> entry, std::string_view path, const SourceLocation& where, Problems* problems) {
+  if (entry.ok()) return *std::move(entry);
+  problems->Add(where, path, std::string(entry.status().message()));
+  return std::nullopt;
+}
+
+}  // namespace
+
+std::string_view ProvenanceName(Provenance p) {
+  switch (p) {
+    case Provenance::kMeasured: return "measured";
+    case Provenance::kCalibrated: return "calibrated";
+    case Provenance::kTransferred: return "transferred";
+    case Provenance::kDatasheet: return "datasheet";
+    case Provenance::kAssumed: break;
+  }
+  return "assumed";
+}
+
+std::string_view ScaleUpTopologyName(ScaleUpTopology t) {
+  switch (t) {
+    case ScaleUpTopology::kSwitch: return "switch";
+    case ScaleUpTopology::kMesh: return "mesh";
+    case ScaleUpTopology::kPairs: return "pairs";
+    case ScaleUpTopology::kPcie: break;
+  }
+  return "pcie";
+}
+
+absl::StatusOr<GpuSpec> LoadGpu(std::string_view name, const Catalog& catalog) {
+  GpuSpec gpu;
+  SIMRUN_ASSIGN_OR_RETURN(gpu.name, catalog.Resolve("gpus", name));
+  SIMRUN_ASSIGN_OR_RETURN(
+      const GpuEntry entry, LoadEntry<GpuEntry>("gpus", name, catalog, [](const GpuEntry& e, auto fail) {
+        if (!(e.memory.value > Bytes(0))) fail("memory", "must be greater than 0");
+        if (!(e.memory_bandwidth.value > BytesPerSecond(0))) fail("memory_bandwidth", "must be greater than 0");
+        if (e.idle_power.value > e.tdp.value) fail("idle_power", "is above the TDP");
+        bool any = false;
+        for (const auto& rate : e.peak.rate) any = any || rate.value > FlopsPerSecond(0);
+        if (!any) fail("peak", "names no number format with a rate");
+        if (!e.operators.empty() && e.operators_provenance.empty()) {
+          fail("operators_provenance", "is required with operators: calibrated or transferred");
+        }
+        if (e.scale_up && (e.scale_up->topology == "mesh" || e.scale_up->topology == "pairs") &&
+            e.scale_up->peers.value < 1) {
+          fail("scale_up.peers", "is required for this topology, at least 1");
+        }
+      }));
+  gpu.vendor = entry.vendor;
+  gpu.architecture = entry.architecture;
+  bool estimated = entry.memory_bandwidth.IsEstimate() || entry.memory.IsEstimate();
+  for (int i = 0; i < kNumDTypes; ++i) {
+    gpu.peak[i] = entry.peak.rate[i].value;
+    estimated = estimated || entry.peak.rate[i].IsEstimate();
+  }
+  gpu.figures = estimated ? Provenance::kAssumed : Provenance::kDatasheet;
+  gpu.memory = entry.memory.value;
+  gpu.nominal_memory = entry.nominal_memory.value > Bytes(0) ? entry.nominal_memory.value : entry.memory.value;
+  gpu.memory_bandwidth = entry.memory_bandwidth.value;
+  gpu.l2 = entry.l2.value;
+  gpu.multiprocessors = entry.multiprocessors.value;
+  gpu.boost_clock = entry.boost_clock.value;
+  gpu.tdp = entry.tdp.value;
+  gpu.idle_power = entry.idle_power.value;
+  gpu.null_kernel = entry.null_kernel.value;
+  if (entry.scale_up) {
+    gpu.scale_up_link = entry.scale_up->link;
+    gpu.scale_up_topology = ParseTopology(entry.scale_up->topology);
+    gpu.scale_up_peers = entry.scale_up->peers.value;
+    gpu.scale_up_bandwidth = entry.scale_up->bandwidth.value;
+  }
+  gpu.host_link = entry.host_link;
+  gpu.default_host = entry.default_host;
+  gpu.default_network = entry.default_network;
+  if (entry.gpus_per_node.value > 0) gpu.gpus_per_node = entry.gpus_per_node.value;
+  gpu.gpus_per_socket = entry.gpus_per_socket.value;
+  gpu.price = entry.price.value;
+  gpu.price_source = entry.price.source;
+  gpu.operators = entry.operators;
+  if (!entry.operators.empty()) {
+    gpu.operators_provenance =
+        entry.operators_provenance == "calibrated" ? Provenance::kCalibrated : Provenance::kTransferred;
+  }
+  return gpu;
+}
+
+absl::StatusOr<CpuSpec> LoadCpu(std::string_view name, const Catalog& catalog) {
+  CpuSpec cpu;
+  SIMRUN_ASSIGN_OR_RETURN(cpu.name, catalog.Resolve("cpus", name));
+  SIMRUN_ASSIGN_OR_RETURN(
+      const CpuEntry entry, LoadEntry<CpuEntry>("cpus", name, catalog, [](const CpuEntry& e, auto fail) {
+        if (e.cores.value < 1) fail("cores", "must be at least 1");
+        if (e.sockets.value < 1) fail("sockets", "must be at least 1");
+        if (!(e.memory_bandwidth.value > BytesPerSecond(0))) fail("memory_bandwidth", "must be greater than 0");
+        if (!(e.memory_efficiency.value > 0 && e.memory_efficiency.value <= 1)) {
+          fail("memory_efficiency", "must be above 0 and at most 1");
+        }
+        if (!(e.single_thread.value > 0)) fail("single_thread", "must be greater than 0");
+      }));
+  SIMRUN_ASSIGN_OR_RETURN(const LinkSpec memory_link, LoadLink(entry.memory_link, catalog));
+  cpu.cores = entry.cores.value;
+  cpu.sockets = entry.sockets.value;
+  cpu.peak_fp32 = entry.peak_fp32.value;
+  cpu.peak_bf16 = entry.peak_bf16.value;
+  cpu.memory_bandwidth = entry.memory_bandwidth.value;
+  cpu.memory_efficiency = entry.memory_efficiency.value;
+  cpu.memory_latency = memory_link.latency;
+  cpu.memory = entry.memory.value;
+  cpu.memory_link = entry.memory_link;
+  cpu.socket_link = entry.socket_link;
+  cpu.tdp = entry.tdp.value;
+  cpu.idle_power = entry.idle_power.value;
+  cpu.single_thread = entry.single_thread.value;
+  cpu.kernel_launch = entry.kernel_launch.value;
+  return cpu;
+}
+
+absl::StatusOr<LinkSpec> LoadLink(std::string_view name, const Catalog& catalog) {
+  LinkSpec link;
+  SIMRUN_ASSIGN_OR_RETURN(link.name, catalog.Resolve("links", name));
+  SIMRUN_ASSIGN_OR_RETURN(
+      const LinkEntry entry, LoadEntry<LinkEntry>("links", name, catalog, [](const LinkEntry& e, auto fail) {
+        if (!(e.bandwidth.value > BytesPerSecond(0))) fail("bandwidth", "must be greater than 0");
+        if (!(e.efficiency.value > 0 && e.efficiency.value <= 1)) fail("efficiency", "must be above 0 and at most 1");
+        if (e.return_efficiency.value > 1) fail("return_efficiency", "must be at most 1");
+        if ((e.topology == "mesh" || e.topology == "pairs") && e.peers.value < 1) {
+          fail("peers", "is required for this topology, at least 1");
+        }
+      }));
+  link.kind = entry.kind;
+  link.bandwidth = entry.bandwidth.value;
+  link.efficiency = entry.efficiency.value;
+  link.return_efficiency = entry.return_efficiency.value > 0 ? entry.return_efficiency.value : link.efficiency;
+  link.latency = entry.latency.value;
+  link.software_latency = entry.software_latency.value;
+  link.topology = entry.kind == "pcie" ? ScaleUpTopology::kPcie : ParseTopology(entry.topology);
+  link.peers = entry.peers.value;
+  return link;
+}
+
+absl::StatusOr<NodeSpec> LoadNode(std::string_view name, const Catalog& catalog) {
+  NodeSpec node;
+  SIMRUN_ASSIGN_OR_RETURN(node.name, catalog.Resolve("nodes", name));
+  SIMRUN_ASSIGN_OR_RETURN(
+      const NodeEntry entry, LoadEntry<NodeEntry>("nodes", name, catalog, [](const NodeEntry& e, auto fail) {
+        if (e.count.value < 1 || e.count.value > 1024) fail("count", "must be 1 to 1024");
+        if (e.sockets.value < 1) fail("sockets", "must be at least 1");
+        if (e.nics.value < 1) fail("nics", "must be at least 1");
+        if (e.hosts.value > e.sockets.value) fail("hosts", "is more than the sockets");
+      }));
+  node.gpu = entry.gpu;
+  node.count = entry.count.value;
+  node.host = entry.host;
+  node.sockets = entry.sockets.value;
+  node.hosts = std::max(1, entry.hosts.value);
+  node.host_memory = entry.host_memory.value;
+  node.topology = ParseTopology(entry.topology);
+  node.pcie_switches = entry.pcie_switches.value;
+  node.network = entry.network;
+  node.nics = entry.nics.value;
+  return node;
+}
+
+Machine BuildMachine(const HardwareConfig& config, const Catalog& catalog, const SourceLocation& where,
+                     Problems* problems) {
+  Machine m;
+  const size_t earlier_problems = problems->size();
+  const auto failed = [&] { return problems->size() != earlier_problems; };
+  const auto fail = [&](std::string_view path, std::string_view what, std::string_view hint = {}) {
+    problems->Add(where, path, what, hint);
+  };
+
+  // What it is made of.
+  const bool by_node = !config.node.empty();
+  std::string gpu_name = config.gpu;
+  std::string host_name = config.host;
+  std::string network_name = config.network;
+  std::optional<NodeSpec> node;
+  if (by_node && !config.gpu.empty()) {
+    fail("hardware", "gives both node and gpu", "a node brings its own GPUs: remove one of them");
+    return m;
+  }
+  if (!by_node && config.gpu.empty()) {
+    fail("hardware", "gives neither node nor gpu", "write for example node: dgx-h100, or gpu: h100-sxm-80gb");
+    return m;
+  }
+  if (by_node) {
+    node = Take(LoadNode(config.node, catalog), "hardware.node", where, problems);
+    if (config.gpus_per_node) {
+      fail("hardware.gpus_per_node", "is set by the node", "remove it, or give gpu instead of node");
+    }
+    if (node) {
+      gpu_name = node->gpu;
+      if (host_name.empty()) host_name = node->host;
+      if (network_name.empty()) network_name = node->network;
+    }
+  } else if (config.nodes != 1) {
+    fail("hardware.nodes", "counts nodes of the catalogue and needs node",
+         "with gpu, write count: the number of GPUs, and gpus_per_node if it is not the usual server");
+  }
+  std::optional<GpuSpec> gpu;
+  if (!gpu_name.empty()) {
+    gpu = Take(LoadGpu(gpu_name, catalog), by_node ? "hardware.node" : "hardware.gpu", where, problems);
+  }
+  if (gpu && !by_node) {
+    if (host_name.empty()) {
+      host_name = gpu->default_host;
+      m.assumptions.push_back(fmt::format("host {}: the usual one for {}", host_name, gpu->name));
+    }
+    if (network_name.empty()) {
+      network_name = gpu->default_network;
+      m.assumptions.push_back(fmt::format("network {}, one port per GPU: the usual one for {}", network_name, gpu->name));
+    }
+  }
+
+  // Its parts. Names the user wrote are looked up even when others failed, so that all mistakes are reported at once.
+  std::optional<CpuSpec> host;
+  if (!host_name.empty()) {
+    host = Take(LoadCpu(host_name, catalog), "hardware.host", where, problems);
+  }
+  std::optional<LinkSpec> network;
+  if (!network_name.empty()) {
+    network = Take(LoadLink(network_name, catalog), "hardware.network", where, problems);
+    if (network && network->kind != "network") {
+      fail("hardware.network", fmt::format("\"{}\" is a link of kind {}", network_name, network->kind),
+           "it must be of kind network, for example ib-ndr-400");
+    }
+  }
+  std::optional<LinkSpec> own_link;
+  if (!config.link.empty()) {
+    own_link = Take(LoadLink(config.link, catalog), "hardware.link", where, problems);
+    if (own_link && !BetweenGpus(own_link->kind)) {
+      fail("hardware.link", fmt::format("\"{}\" is a link of kind {}", config.link, own_link->kind),
+           "it must join GPUs, for example nvlink4 or pcie5-x16");
+    }
+  }
+  if (!config.region.empty() && config.carbon_g_per_kwh) {
+    fail("hardware.region", "and carbon_g_per_kwh both give the carbon intensity", "remove one of them");
+  }
+  const std::string region = config.region.empty() ? "world" : config.region;
+  if (config.carbon_g_per_kwh) {
+    m.carbon_g_per_kwh = *config.carbon_g_per_kwh;
+    m.carbon_source = "given";
+  } else {
+    auto entry = LoadEntry<RegionEntry>("regions", region, catalog, [](const RegionEntry&, auto) {});
+    if (entry.ok()) {
+      m.carbon_g_per_kwh = entry->carbon_g_per_kwh.value;
+      m.carbon_source = fmt::format("{}: {}", region, entry->carbon_g_per_kwh.source);
+    } else if (!config.region.empty()) {
+      Take(std::move(entry), "hardware.region", where, problems);
+    }
+  }
+  if (gpu && config.power_limit && *config.power_limit <= gpu->idle_power) {
+    fail("hardware.power_limit", fmt::format("{} is not above the {} that an idle {} draws", Human(*config.power_limit),
+                                             Human(gpu->idle_power), gpu->name));
+  }
+  if (node && config.count && *config.count > static_cast<int64_t>(node->count) * config.nodes) {
+    fail("hardware.count", fmt::format("{} GPUs are more than the {} of {} x {}", *config.count,
+                                       static_cast<int64_t>(node->count) * config.nodes, config.nodes, node->name),
+         fmt::format("raise nodes to {}", (*config.count + node->count - 1) / node->count));
+  }
+  if (node && static_cast<int64_t>(node->count) * config.nodes > 1'000'000) {
+    fail("hardware.nodes", "gives more than 1000000 GPUs");
+  }
+  if (!gpu || !host || !network || failed()) return m;
+  auto host_link = LoadLink(gpu->host_link, catalog);
+  auto memory_link = LoadLink(host->memory_link, catalog);
+  auto socket_link = LoadLink(host->socket_link, catalog);
+  auto nic_link = LoadLink(host_link.ok() && host_link->kind == "pcie" ? gpu->host_link : "pcie5-x16", catalog);
+  auto gpu_link = LoadLink(gpu->scale_up_link.empty() ? gpu->host_link : gpu->scale_up_link, catalog);
+  for (const auto* link : {&host_link, &memory_link, &socket_link, &nic_link, &gpu_link}) {
+    if (!link->ok()) fail("hardware", std::string(link->status().message()));
+  }
+  if (failed()) return m;
+
+  m.gpu = *gpu;
+  m.host = *host;
+  m.network = *network;
+  m.host_link = *host_link;
+  m.host_memory = *memory_link;
+  m.host_memory.bandwidth = host->memory_bandwidth;
+  m.host_memory.efficiency = m.host_memory.return_efficiency = host->memory_efficiency;
+  m.socket_link = *socket_link;
+  m.nic_link = *nic_link;
+  m.scale_up = *gpu_link;
+  m.scale_up_topology = node ? node->topology : gpu->scale_up_topology;
+  m.scale_up_peers = gpu->scale_up_peers;
+  if (!gpu->scale_up_link.empty()) m.scale_up.bandwidth = gpu->scale_up_bandwidth;
+  if (own_link && own_link->name != gpu->scale_up_link) {
+    m.scale_up = *own_link;
+    m.scale_up_topology = own_link->topology;
+    m.scale_up_peers = own_link->peers;
+  } else if (own_link && m.scale_up_topology == ScaleUpTopology::kPcie) {
+    // The card has the connector, the usual server leaves it empty.
+    m.scale_up_topology = gpu->scale_up_peers == 1 ? ScaleUpTopology::kPairs : own_link->topology;
+  }
+  if (gpu->scale_up_link.empty() && !own_link) m.scale_up_topology = ScaleUpTopology::kPcie;
+  if (m.scale_up_topology == ScaleUpTopology::kPcie && m.scale_up.kind != "pcie") m.scale_up = m.host_link;
+
+  if (node) {
+    m.node_name = node->name;
+    m.gpus_per_node = node->count;
+    m.gpu_count = config.count.value_or(node->count * config.nodes);
+    m.sockets_per_node = node->sockets;
+    m.hosts_per_node = node->hosts;
+    m.nics_per_node = node->nics;
+    m.pcie_switches_per_node = node->pcie_switches;
+    if (node->host_memory > Bytes(0)) m.host.memory = node->host_memory / static_cast<double>(node->sockets);
+  } else {
+    m.gpus_per_node = config.gpus_per_node.value_or(gpu->gpus_per_node);
+    m.gpu_count = config.count.value_or(0);
+    m.nics_per_node = m.gpus_per_node;
+    m.sockets_per_node = host->sockets;
+    if (gpu->gpus_per_socket > 0 && m.host_link.kind == "c2c") {
+      // Built together with their host processors: each superchip is a host of its own.
+      m.sockets_per_node = (m.gpus_per_node + gpu->gpus_per_socket - 1) / gpu->gpus_per_socket;
+      m.hosts_per_node = m.sockets_per_node;
+    }
+  }
+  m.host.sockets = m.sockets_per_node;
+  m.scale_up_switched =
+      m.scale_up_topology == ScaleUpTopology::kSwitch || m.scale_up_topology == ScaleUpTopology::kMesh;
+
+  // Overrides.
+  bool other_device = false;  // no longer the one the operator parameters were fitted on
+  if (config.memory_bandwidth) {
+    other_device = *config.memory_bandwidth != gpu->memory_bandwidth;
+    m.gpu.memory_bandwidth = *config.memory_bandwidth;
+  }
+  if (config.peak_flops) {
+    FlopsPerSecond reference = gpu->peak[static_cast<int>(DType::kBf16)];
+    if (!(reference > FlopsPerSecond(0))) reference = gpu->peak[static_cast<int>(DType::kFp16)];
+    if (!(reference > FlopsPerSecond(0))) {
+      fail("hardware.peak_flops", fmt::format("{} has no 16-bit rate to scale", gpu->name));
+      return m;
+    }
+    const double ratio = *config.peak_flops / reference;
+    for (FlopsPerSecond& peak : m.gpu.peak) peak *= ratio;
+    other_device = other_device || ratio != 1;
+  }
+  m.provenance = other_device ? Provenance::kAssumed : gpu->figures;
+  if (other_device && m.gpu.operators_provenance == Provenance::kCalibrated) {
+    m.gpu.operators_provenance = Provenance::kTransferred;
+  }
+  if (config.memory) m.gpu.memory = *config.memory;
+  if (config.link_bandwidth) m.scale_up.bandwidth = *config.link_bandwidth;
+  if (config.host_link_bandwidth) m.host_link.bandwidth = *config.host_link_bandwidth;
+  if (config.network_bandwidth) m.network.bandwidth = *config.network_bandwidth;
+  m.power_limit = config.power_limit;
+  m.price_per_gpu = config.price.value_or(gpu->price);
+  m.price_source = config.price ? "given" : gpu->price_source;
+  m.electricity_usd_per_kwh = config.electricity_usd_per_kwh;
+  m.pue = config.pue;
+  return m;
+}
+
+}  // namespace simrun
