@@ -1,0 +1,114 @@
+#include "hw/cost/operator_params.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <utility>
+
+namespace simrun {
+namespace {
+
+constexpr std::array<std::string_view, 25> kOperators = {
+    "gemm",           "prefill",     "decode",     "mla_prefill",        "mla_decode",
+    "moe",            "all_reduce",  "all_gather", "reduce_scatter",     "all_to_all",
+    "custom_all_reduce", "p2p",      "network_p2p", "deepep_ll_dispatch", "deepep_ll_combine",
+    "deepep_dispatch", "deepep_combine", "norm",   "add",                "activation",
+    "rope",           "embedding",   "sampling",   "quantize",           "elementwise"};
+
+constexpr int kMaxFallbacks = 4;
+
+Provenance ParseProvenance(const std::string& name) {
+  if (name == "measured") return Provenance::kMeasured;
+  if (name == "calibrated") return Provenance::kCalibrated;
+  if (name == "transferred") return Provenance::kTransferred;
+  if (name == "datasheet") return Provenance::kDatasheet;
+  return Provenance::kAssumed;
+}
+
+void CheckEntry(const OperatorParams& p, const SourceLocation& where, const std::string& path, Problems* problems) {
+  if (p.q == 3) problems->Add(where, path + ".q", "must be 1, 2 or 4");
+  for (const OperatorCurve& c : p.curves) {
+    const bool ascending = std::is_sorted(c.at.begin(), c.at.end(), [](double x, double y) { return x <= y; });
+    const bool positive = std::all_of(c.time.begin(), c.time.end(), [](Seconds t) { return t.value() > 0; });
+    if (c.at.size() < 2 || c.at.size() != c.time.size() || !ascending || c.at.front() <= 0 || !positive) {
+      problems->Add(where, path + ".curves", "need two or more ascending positive sizes and as many positive times");
+    }
+  }
+  for (const ResidualAnchor& a : p.anchors) {
+    if (a.at.empty() || a.at.size() != p.anchors.front().at.size()) {
+      problems->Add(where, path + ".anchors", "all need the same number of coordinates");
+      break;
+    }
+  }
+}
+
+}  // namespace
+
+std::vector<std::string> OperatorNames() { return {kOperators.begin(), kOperators.end()}; }
+
+std::vector<std::string> ProvenanceNames() {
+  return {"measured", "calibrated", "transferred", "datasheet", "assumed"};
+}
+
+const OperatorParams* OperatorParamSet::Find(std::string_view op, std::string_view dtype,
+                                             std::string_view backend) const {
+  const OperatorParams* best = nullptr;
+  int best_rank = 0;
+  for (const OperatorParams& p : entries) {
+    if (p.op != op || (!p.dtype.empty() && p.dtype != dtype)) continue;
+    // Own entries of another backend still beat a fallback's: the device matters more than the software.
+    const int rank = (p.device == name ? 4 : 0) + (p.dtype == dtype ? 2 : 0) + (p.backend == backend ? 1 : 0) + 1;
+    if (rank > best_rank) {
+      best = &p;
+      best_rank = rank;
+    }
+  }
+  return best;
+}
+
+absl::StatusOr<OperatorParamSet> LoadOperatorParams(std::string_view name, const Catalog& catalog) {
+  OperatorParamSet set;
+  std::string next(name);
+  for (int depth = 0; !next.empty(); ++depth) {
+    if (depth > kMaxFallbacks) {
+      return absl::InvalidArgumentError(fmt::format("operators \"{}\": the fallbacks do not end", name));
+    }
+    SIMRUN_ASSIGN_OR_RETURN(std::string canonical, catalog.Resolve("operators", next));
+    SIMRUN_ASSIGN_OR_RETURN(YamlNode node, catalog.Load("operators", canonical));
+    OperatorFile file;
+    Problems problems;
+    ReadParams(node, "", &problems, &file);
+    for (size_t i = 0; i < file.operators.size(); ++i) {
+      CheckEntry(file.operators[i], node.location(), fmt::format("operators.{}", i), &problems);
+    }
+    if (!problems.empty()) return problems.ToStatus();
+    if (depth == 0) {
+      set.name = canonical;
+      set.reference = file.reference;
+    }
+    for (OperatorParams& p : file.operators) {
+      p.device = canonical;
+      p.label = ParseProvenance(p.provenance);
+      if (depth > 0) p.label = std::max(p.label, Provenance::kTransferred);
+      set.entries.push_back(std::move(p));
+    }
+    next = file.fallback;
+  }
+  return set;
+}
+
+std::string OperatorEntryFor(const GpuSpec& gpu) {
+  if (!gpu.operators.empty()) return gpu.operators;
+  constexpr std::array<std::pair<std::string_view, std::string_view>, 9> kByArchitecture = {{
+      {"volta", "v100"}, {"turing", "v100"}, {"ampere", "a100"}, {"ada", "l40s"}, {"hopper", "h100"},
+      {"blackwell", "b200"}, {"cdna2", "generic-amd"}, {"cdna3", "generic-amd"}, {"rdna3", "generic-amd"}}};
+  for (const auto& [architecture, entry] : kByArchitecture) {
+    if (gpu.architecture == architecture) return std::string(entry);
+  }
+  if (gpu.vendor == "nvidia") return "generic-nvidia";
+  if (gpu.vendor == "amd") return "generic-amd";
+  return "generic-accelerator";
+}
+
+}  // namespace simrun

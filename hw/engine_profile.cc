@@ -1,0 +1,75 @@
+#include "hw/engine_profile.h"
+
+#include <algorithm>
+
+namespace simrun {
+namespace {
+
+template <class T, class U>
+void Replace(const std::optional<T>& given, U* value) {
+  if (given.has_value()) *value = *given;
+}
+
+}  // namespace
+
+absl::StatusOr<EngineProfile> LoadEngineProfile(std::string_view name, const Catalog& catalog) {
+  SIMRUN_ASSIGN_OR_RETURN(std::string canonical, catalog.Resolve("engines", name));
+  SIMRUN_ASSIGN_OR_RETURN(YamlNode node, catalog.Load("engines", canonical));
+  EngineProfile profile;
+  Problems problems;
+  ReadParams(node, "", &problems, &profile);
+  if (!problems.empty()) return problems.ToStatus();
+  profile.name = canonical;
+  return profile;
+}
+
+EngineProfile ApplyEngineConfig(EngineProfile profile, const EngineConfig& config, const Machine& machine) {
+  for (const EngineArchitecture& a : profile.architectures) {
+    if (a.architecture != machine.gpu.architecture) continue;
+    Replace(a.front_end, &profile.front_end);
+    Replace(a.step_host, &profile.step_host);
+    Replace(a.post_step, &profile.post_step);
+    Replace(a.launch, &profile.launch);
+    Replace(a.gpu_time_factor, &profile.gpu_time_factor);
+  }
+  const double speed = machine.host.single_thread > 0 ? machine.host.single_thread : 1.0;
+  const double slower = profile.reference_single_thread / speed;
+  for (Seconds* host : {&profile.step_host, &profile.sequence_host, &profile.token_host, &profile.launch,
+                        &profile.post_step, &profile.post_sequence, &profile.front_end, &profile.front_end_token}) {
+    *host *= slower;
+  }
+  profile.reference_single_thread = speed;
+  // A profile without launch cost has no host at all.
+  if (profile.launch.value() > 0) profile.launch += machine.host.kernel_launch;
+
+  Replace(config.gpu_memory_utilization, &profile.gpu_memory_utilization);
+  Replace(config.block_size, &profile.block_size);
+  Replace(config.runtime_reserve, &profile.runtime_reserve);
+  Replace(config.cuda_graphs, &profile.cuda_graphs);
+  Replace(config.overlap, &profile.overlap);
+  Replace(config.custom_all_reduce, &profile.custom_all_reduce);
+  Replace(config.step_host, &profile.step_host);
+  Replace(config.sequence_host, &profile.sequence_host);
+  Replace(config.launch, &profile.launch);
+  Replace(config.post_step, &profile.post_step);
+  Replace(config.post_sequence, &profile.post_sequence);
+  Replace(config.front_end, &profile.front_end);
+  Replace(config.gpu_time_factor, &profile.gpu_time_factor);
+  Replace(config.expert_imbalance, &profile.expert_imbalance);
+  return profile;
+}
+
+int64_t GraphTokens(const EngineProfile& profile, int64_t tokens) {
+  if (profile.graph_step <= 0 || tokens > profile.graph_max_tokens) return tokens;
+  int64_t padded = tokens;
+  if (tokens <= 2) {
+    padded = tokens;
+  } else if (tokens <= 4) {
+    padded = 4;
+  } else {
+    padded = (tokens + profile.graph_step - 1) / profile.graph_step * profile.graph_step;
+  }
+  return std::min(padded, profile.graph_max_tokens);
+}
+
+}  // namespace simrun

@@ -1,0 +1,507 @@
+#include "hw/operator_cost.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <initializer_list>
+#include <utility>
+
+#include "base/rng.h"
+
+namespace simrun {
+namespace {
+
+// Widening 4- or 8-bit weights inside a 16-bit GEMM: Marlin-type kernels reach this share of the plain kernel's rates.
+constexpr double kDequantEfficiency = 0.9;
+// Share of the dense prefill efficiency at head_dim 64 and 256 (measured beside 128).
+constexpr double kHeadDim64 = 0.78, kHeadDim256 = 1.1;
+// Kernels of absorbed MLA work on tiles of at least 16 heads.
+constexpr double kMlaHeadTile = 16;
+
+double Capped(double efficiency) { return std::min(efficiency, 1.0); }
+
+// Formats to try when a device does not multiply in one: the next wider it has.
+std::initializer_list<DType> Fallbacks(DType dtype) {
+  static constexpr auto kWide = {DType::kBf16, DType::kFp16, DType::kTf32, DType::kFp32};
+  static constexpr auto kTf32 = {DType::kTf32, DType::kFp32};
+  static constexpr auto kFp32 = {DType::kFp32, DType::kTf32, DType::kBf16, DType::kFp16};
+  static constexpr auto kFp16 = {DType::kFp16, DType::kBf16, DType::kTf32, DType::kFp32};
+  static constexpr auto kFp8 = {DType::kFp8, DType::kBf16, DType::kFp16, DType::kTf32, DType::kFp32};
+  static constexpr auto kInt8 = {DType::kInt8, DType::kBf16, DType::kFp16, DType::kTf32, DType::kFp32};
+  static constexpr auto kInt4 = {DType::kInt4, DType::kInt8, DType::kBf16, DType::kFp16, DType::kTf32, DType::kFp32};
+  static constexpr auto kMxfp4 = {DType::kMxfp4, DType::kNvfp4, DType::kFp8, DType::kBf16, DType::kFp16, DType::kFp32};
+  static constexpr auto kNvfp4 = {DType::kNvfp4, DType::kMxfp4, DType::kFp8, DType::kBf16, DType::kFp16, DType::kFp32};
+  switch (dtype) {
+    case DType::kFp32: return kFp32;
+    case DType::kTf32: return kTf32;
+    case DType::kBf16: return kWide;
+    case DType::kFp16: return kFp16;
+    case DType::kFp8: return kFp8;
+    case DType::kInt8: return kInt8;
+    case DType::kInt4: return kInt4;
+    case DType::kMxfp4: return kMxfp4;
+    case DType::kNvfp4: return kNvfp4;
+  }
+  return kWide;
+}
+
+const char* ElementwiseEntry(OpKind kind) {
+  switch (kind) {
+    case OpKind::kNorm: return "norm";
+    case OpKind::kRope: return "rope";
+    case OpKind::kActivation: return "activation";
+    case OpKind::kAdd: return "add";
+    case OpKind::kEmbedding: return "embedding";
+    case OpKind::kSampling: return "sampling";
+    case OpKind::kQuantize: return "quantize";
+    default: return "elementwise";
+  }
+}
+
+bool IsCollective(OpKind kind) {
+  return kind == OpKind::kAllReduce || kind == OpKind::kAllGather || kind == OpKind::kReduceScatter ||
+         kind == OpKind::kAllToAll || kind == OpKind::kSendRecv;
+}
+
+// Inverse-distance mean of the anchors' log factors in log space; far from all of them the formula stands.
+double ResidualFactor(const OperatorParams& p, std::initializer_list<double> at) {
+  if (p.anchors.empty() || p.anchors.front().at.size() != at.size()) return 1;
+  double weights = 1, sum = 0;   // the formula itself counts as one anchor a factor e away
+  for (const ResidualAnchor& anchor : p.anchors) {
+    double distance = 0;
+    size_t i = 0;
+    for (double x : at) {
+      const double step = Ln(std::max(x, 1.0)) - Ln(std::max(anchor.at[i++], 1.0));
+      distance += step * step;
+    }
+    const double w = 1 / (distance * distance + 1e-6);
+    weights += w;
+    sum += w * Ln(anchor.factor);
+  }
+  return Exp(sum / weights);
+}
+
+double D(int64_t x) { return static_cast<double>(x); }
+
+}  // namespace
+
+void AttentionCost::AddPrefill(std::span<const PrefillChunk> chunks, AttentionSplit* out) const {
+  double pairs = 0, keys = 0, queries = 0, past_sum = 0, longest = 0;
+  const double w = static_cast<double>(window_);
+  for (const PrefillChunk& chunk : chunks) {
+    const double q = static_cast<double>(chunk.tokens), past = static_cast<double>(chunk.past), kv = past + q;
+    double seen = kv, scored = q * past + q * q / 2;   // keys read, query-key pairs
+    if (!causal_) {
+      scored = q * kv;
+    } else if (window_ > 0 && kv > w) {
+      if (chunked_) {
+        // Whole chunks of w count w^2/2 each; what lies before `past` is taken off.
+        const auto sum = [w](double n) {
+          const double whole = static_cast<double>(static_cast<int64_t>(n / w)), rest = n - whole * w;
+          return whole * w * w / 2 + rest * rest / 2;
+        };
+        scored = sum(kv) - sum(past);
+        seen = std::min(kv, q + w);
+      } else {
+        const double growing = std::clamp(w - past, 0.0, q);
+        scored = growing * past + growing * growing / 2 + (q - growing) * w;
+        seen = std::min(kv, q + w);
+      }
+    }
+    pairs += scored + kappa_ * (kappa_on_keys_ ? seen : q) + kappa_ * kappa_ / 2;
+    keys += seen;
+    queries += q;
+    past_sum += past;
+    longest = std::max(longest, window_ > 0 ? std::min(kv, w + 128) : kv);
+  }
+  Combine(prefill_, prefill_.c_key * pairs + c_past_ * past_sum, prefill_.m_key * keys + prefill_.m_seq * queries,
+          prefill_.d * longest, out);
+}
+
+absl::StatusOr<OperatorCosts> OperatorCosts::Create(const Machine& machine, const Catalog& catalog,
+                                                    const OperatorCostOptions& options) {
+  SIMRUN_ASSIGN_OR_RETURN(OperatorParamSet set, LoadOperatorParams(OperatorEntryFor(machine.gpu), catalog));
+  OperatorCosts costs;
+  costs.machine_ = machine;
+  costs.params_ = std::make_shared<const OperatorParamSet>(std::move(set));
+  costs.collectives_ = Collectives(machine, costs.params_, options.custom_all_reduce, options.deepep);
+  costs.power_ = PowerModel(machine.gpu, machine.power_limit);
+  costs.options_ = options;
+  costs.bandwidth_ = machine.gpu.memory_bandwidth.value();
+  if (costs.bandwidth_ <= 0) {
+    return absl::InvalidArgumentError(fmt::format("GPU \"{}\" has no memory bandwidth", machine.gpu.name));
+  }
+  if (costs.Peak(DType::kBf16) <= 0) {
+    return absl::InvalidArgumentError(fmt::format("GPU \"{}\" has no peak rate for any format", machine.gpu.name));
+  }
+  for (const char* needed : {"gemm", "prefill", "decode", "mla_prefill", "mla_decode", "moe", "norm", "add", "activation",
+                             "rope", "embedding", "sampling", "quantize", "elementwise"}) {
+    if (costs.Choose(needed, DType::kBf16).params == nullptr) {
+      return absl::InvalidArgumentError(
+          fmt::format("operators \"{}\" have no \"{}\"; add it or name a fallback", costs.params_->name, needed));
+    }
+  }
+  return costs;
+}
+
+DType OperatorCosts::Supported(DType dtype) const {
+  for (DType candidate : Fallbacks(dtype)) {
+    if (machine_.gpu.peak[static_cast<size_t>(candidate)].value() > 0) return candidate;
+  }
+  return dtype;
+}
+
+double OperatorCosts::Peak(DType dtype) const {
+  return machine_.gpu.peak[static_cast<size_t>(Supported(dtype))].value();
+}
+
+OperatorCosts::Choice OperatorCosts::Choose(std::string_view name, DType dtype) const {
+  // 16-bit formats share kernels; 8- and 4-bit formats without an entry of their own borrow the next wider one's.
+  std::array<std::string_view, 4> names{};
+  size_t count = 0;
+  const auto add = [&](std::string_view n) { names[count++] = n; };
+  switch (dtype) {
+    case DType::kBf16:
+    case DType::kFp16: add("bf16"); break;
+    case DType::kFp8: add("fp8"); add("bf16"); break;
+    case DType::kInt8: add("int8"); add("fp8"); add("bf16"); break;
+    case DType::kInt4: add("int4"); add("int8"); add("fp8"); add("bf16"); break;
+    case DType::kMxfp4:
+    case DType::kNvfp4: add(DTypeName(dtype)); add("fp8"); add("bf16"); break;
+    case DType::kFp32:
+    case DType::kTf32: add(DTypeName(dtype)); add("bf16"); break;
+  }
+  Choice choice;
+  for (size_t i = 0; i < count && choice.params == nullptr; ++i) {
+    choice.params = params_->Find(name, names[i], options_.backend);
+    if (choice.params != nullptr && i > 0 && choice.params->dtype == names[i]) {
+      choice.label = Provenance::kTransferred;
+      choice.why = fmt::format("efficiencies of {}", names[i]);
+    } else {
+      choice.label = Provenance::kMeasured;
+    }
+  }
+  if (choice.params == nullptr) return {};
+  const OperatorParams& p = *choice.params;
+  choice.label = std::max(choice.label, p.label);
+  if (p.device == params_->name) {
+    choice.label = std::max(choice.label, machine_.gpu.operators_provenance);
+  } else {
+    // A fallback's own label already says at least "transferred"; a GPU without parameters stays a datasheet GPU.
+    choice.label = std::max(choice.label, std::max(Provenance::kTransferred, machine_.gpu.operators_provenance));
+  }
+  if (!p.backend.empty() && p.backend != options_.backend && p.label <= Provenance::kCalibrated) {
+    choice.label = std::max(choice.label, Provenance::kTransferred);
+    if (!choice.why.empty()) choice.why += "; ";
+    choice.why += fmt::format("kernels of {}", p.backend);
+  }
+  return choice;
+}
+
+OperatorCosts::Choice OperatorCosts::ChooseFor(const Operator& op) const {
+  switch (op.kind) {
+    case OpKind::kGemm:
+      return Choose("gemm", Supported(ComputeDType(op.weights, op.activations)));
+    case OpKind::kMoe:
+      return Choose("moe", Supported(ComputeDType(op.weights, op.activations)));
+    default:
+      return Choose(ElementwiseEntry(op.kind), op.activations);
+  }
+}
+
+OpTime OperatorCosts::Finish(const Term& term, Provenance label) const {
+  OpTime out;
+  out.provenance = label;
+  double t0 = term.t0, tc = term.compute, td = term.serial;
+  const double tm = term.memory;
+  const auto combined = [&] {
+    if (term.q == 1) return tc + tm + td;
+    if (term.q == 2) return std::sqrt(tc * tc + tm * tm + td * td);
+    return std::sqrt(std::sqrt(tc * tc * tc * tc + tm * tm * tm * tm + td * td * td * td));
+  };
+  double n = combined();
+  double seconds = t0 + n + term.extra;
+  if (seconds <= 0) return out;
+  const auto achieved = [](double work, double rate, double t) { return rate > 0 ? work / rate / t : 0.0; };
+  double watts = power_.KernelWatts(seconds, achieved(term.flops, term.peak, seconds),
+                                    achieved(term.bytes, bandwidth_, seconds));
+  if (power_.limited()) {
+    const double clock = power_.Clock(watts);
+    if (clock < 1) {
+      t0 /= clock;
+      tc /= clock;
+      td /= clock;
+      n = combined();
+      seconds = t0 + n + term.extra;
+    }
+    watts = power_.Limited(watts);
+  }
+  double c = tc, m = tm, d = td;
+  if (term.q == 2) c *= c, m *= m, d *= d;
+  if (term.q == 4) c *= c * c * c, m *= m * m * m, d *= d * d * d;
+  const double parts = c + m + d;
+  const double scale = parts > 0 ? n / parts : 0;
+  // A correction never takes an operator below what the datasheet rates allow.
+  const double floor = std::max(achieved(term.flops, term.peak, 1), achieved(term.bytes, bandwidth_, 1));
+  const double factor = term.factor == 1 ? 1 : std::max(term.factor, std::min(1.0, floor / seconds));
+  out.bound[static_cast<size_t>(Bound::kCompute)] = c * scale * factor;
+  out.bound[static_cast<size_t>(Bound::kMemory)] = (m * scale + term.extra) * factor;
+  out.bound[static_cast<size_t>(Bound::kSerial)] = d * scale * factor;
+  out.bound[static_cast<size_t>(Bound::kLaunch)] = t0 * factor;
+  out.seconds = seconds * factor;
+  out.joules = watts * out.seconds;
+  return out;
+}
+
+OpTime OperatorCosts::Gemm(const Operator& op) const {
+  if (op.m <= 0 || op.n <= 0 || op.k <= 0) return {};
+  const Choice choice = ChooseFor(op);
+  const OperatorParams& p = *choice.params;
+  const DType compute = Supported(ComputeDType(op.weights, op.activations));
+  const double m = D(op.m), n = D(op.n), k = D(op.k);
+  const double wide = std::max(2.0, BytesPerElement(op.activations));   // of the output, and of inputs the device widens
+  const double weight_bytes = BytesPerElement(op.weights);
+  const bool narrow = BitsPerElement(compute) < 16;
+  const double input_bytes = narrow ? BytesPerElement(op.activations) : wide;
+  // Weights narrower than the multiply are widened on the fly.
+  const bool dequantised = weight_bytes < BytesPerElement(compute) - 0.01;
+  const double efficiency = dequantised ? kDequantEfficiency : 1;
+  Term term;
+  term.q = p.q;
+  term.t0 = p.t0.value();
+  term.flops = 2 * m * n * k;
+  term.peak = Peak(compute);
+  term.compute = term.flops / (term.peak * Capped(p.ec) * efficiency);
+  // Every batched product of the lowering keeps its own bytes; plain GEMMs agree with this formula.
+  term.bytes = input_bytes * m * k + weight_bytes * n * k + wide * m * n;
+  term.memory = term.bytes / (bandwidth_ * Capped(p.em) * efficiency);
+  term.serial = p.k0 > 0 ? p.d.value() * k / (k + p.k0) : p.d.value() * k / 1024;
+  if (p.eq > 0 && narrow) term.extra = 3 * m * k / (bandwidth_ * Capped(p.eq));
+  term.factor = ResidualFactor(p, {m, n, k});
+  return Finish(term, choice.label);
+}
+
+OperatorCosts::Term OperatorCosts::MoeTerm(const Operator& op, const OperatorParams& p, double imbalance) const {
+  const DType compute = Supported(ComputeDType(op.weights, op.activations));
+  const double h = D(op.hidden), inner = D(op.inter) / op.tp, matrices = op.gated ? 3 : 2;
+  const double rows = D(op.tokens) * D(op.topk) / op.ep;
+  const double local = D(op.experts) / op.ep;
+  const double active = op.active_experts > 0 ? std::min(op.active_experts, local)
+                                              : std::min(rows, local * (1 - Exp(-0.7 * rows / local)));
+  const double weight_bytes = BytesPerElement(op.weights);
+  const double efficiency = weight_bytes < BytesPerElement(compute) - 0.01 ? kDequantEfficiency : 1;
+  Term term;
+  term.q = p.q;
+  term.t0 = p.t0.value();
+  term.peak = Peak(compute);
+  term.flops = 2 * matrices * h * inner * rows;
+  term.compute = 2 * matrices * h * inner * (rows * imbalance + active * p.bm) * (1 + p.kh / inner) /
+                 (term.peak * Capped(p.ec) * efficiency);
+  term.bytes = active * matrices * h * inner * weight_bytes;
+  term.memory = term.bytes / (bandwidth_ * Capped(p.em) * efficiency);
+  const double moved = 2 * p.r2 * D(op.tokens) * D(op.topk) * h + 2 * rows * imbalance * (h + matrices * inner);
+  term.extra = moved / bandwidth_;
+  term.bytes += moved;
+  term.factor = ResidualFactor(p, {D(op.tokens), h, inner, D(op.experts)});
+  return term;
+}
+
+OpTime OperatorCosts::Moe(const Operator& op) const {
+  if (op.tokens <= 0 || op.topk <= 0) return {};
+  const Choice choice = ChooseFor(op);
+  const OpTime even = Finish(MoeTerm(op, *choice.params, 1), choice.label);
+  if (op.imbalance <= 1) return even;
+  // The busiest rank decides when the layer ends; the others wait, drawing little.
+  OpTime busiest = Finish(MoeTerm(op, *choice.params, op.imbalance), choice.label);
+  const double waiting = std::max(0.0, busiest.seconds - even.seconds);
+  OpTime out = even;
+  out.seconds += waiting;
+  out.bound[static_cast<size_t>(Bound::kWaiting)] = waiting;
+  return out;
+}
+
+OpTime OperatorCosts::Elementwise(const Operator& op) const {
+  if (op.bytes <= 0) return {};
+  if (op.kind == OpKind::kQuantize) {
+    // Measured GEMM times in 8-bit formats contain the quantisation of their input.
+    const OperatorParams* gemm = Choose("gemm", Supported(op.activations)).params;
+    if (BitsPerElement(Supported(op.activations)) >= 16 || (gemm != nullptr && gemm->eq > 0)) return {};
+  }
+  const Choice choice = ChooseFor(op);
+  const OperatorParams& p = *choice.params;
+  Term term;
+  term.q = p.q;
+  term.bytes = op.bytes;
+  // What the last-level cache holds of the previous kernel's output can be read faster than memory.
+  const double cached = p.em > 1 ? std::min(op.bytes, machine_.gpu.l2.value()) : op.bytes;
+  term.memory = cached / (bandwidth_ * p.em) + (op.bytes - cached) / bandwidth_;
+  // N_q of the fixed time and the transfer, so that launch takes its share of a combined term.
+  term.serial = p.t0.value();
+  term.factor = ResidualFactor(p, {op.bytes});
+  if (cached < op.bytes || p.em > 1) term.bytes = std::max(0.0, op.bytes - cached);
+  OpTime out = Finish(term, choice.label);
+  std::swap(out.bound[static_cast<size_t>(Bound::kSerial)], out.bound[static_cast<size_t>(Bound::kLaunch)]);
+  return out;
+}
+
+CommPath OperatorCosts::PathOf(const Operator& op, const CommPath* path) const {
+  return path != nullptr ? *path : GroupPath(machine_, op.ranks);
+}
+
+OpTime OperatorCosts::Collective(const Operator& op, const CommPath* path) const {
+  const CommPath wires = PathOf(op, path);
+  OpTime out;
+  out.seconds = collectives_.Seconds(op, wires);
+  out.provenance = collectives_.Source(op, wires).provenance;
+  out.bound[static_cast<size_t>(Bound::kLink)] = out.seconds;
+  out.joules = power_.Limited(power_.CollectiveWatts()) * out.seconds;
+  return out;
+}
+
+OpTime OperatorCosts::Cost(const Operator& op, const CommPath* path) const {
+  if (IsCollective(op.kind)) return Collective(op, path);
+  switch (op.kind) {
+    case OpKind::kGemm: return Gemm(op);
+    case OpKind::kMoe: return Moe(op);
+    case OpKind::kPrefillAttention:
+    case OpKind::kDecodeAttention:
+    case OpKind::kMlaPrefill:
+    case OpKind::kMlaDecode:
+      SIM_CHECK(!"attention is priced by Attention()");
+      return {};
+    default: return Elementwise(op);
+  }
+}
+
+AttentionCost OperatorCosts::Attention(const AttentionShape& shape) const {
+  const OperatorParams& pre = *Choose(shape.mla ? "mla_prefill" : "prefill", DType::kBf16).params;
+  const OperatorParams& dec = *Choose(shape.mla ? "mla_decode" : "decode", DType::kBf16).params;
+  const double peak = Peak(shape.compute);
+  const double element = std::max(2.0, BytesPerElement(shape.compute));   // of queries and output
+  const double kv_element = BytesPerElement(shape.kv);
+  const double heads = D(shape.heads), kv_heads = D(shape.kv_heads);
+  const double widths = D(shape.head_dim + shape.v_head_dim), layers = shape.layers;
+
+  AttentionCost cost;
+  cost.causal_ = shape.causal;
+  cost.chunked_ = shape.chunked;
+  cost.window_ = shape.window;
+
+  AttentionCost::Terms& p = cost.prefill_;
+  p.q = pre.q;
+  double ec = Capped(pre.ec);
+  if (!shape.mla && shape.head_dim <= 64) ec *= kHeadDim64;
+  if (!shape.mla && shape.head_dim >= 256) ec = Capped(ec * kHeadDim256);
+  // Half a row of padding is what turns q^2/2 into the exact q (q+1)/2.
+  cost.kappa_ = std::max(0.5, pre.kappa);
+  cost.kappa_on_keys_ = !shape.mla;
+  p.t0 = pre.t0.value() * layers;
+  p.c_key = 2 * heads * widths / (peak * ec) * layers;
+  const double em = bandwidth_ * Capped(pre.em);
+  if (shape.mla) {
+    // Keys and values of all heads are expanded in memory; cached latents are expanded again for every chunk.
+    p.m_key = 2 * heads * 2 * widths / em * layers;
+    const OperatorParams& gemm = *Choose("gemm", Supported(shape.compute)).params;
+    const double expanded = D(shape.head_dim - shape.mla_rope + shape.v_head_dim);
+    cost.c_past_ = 2 * D(shape.mla_latent) * heads * expanded / (peak * Capped(gemm.ec)) * layers;
+    p.d = pre.d.value() / 1024 * layers;
+  } else {
+    p.m_key = kv_heads * widths * kv_element / em * layers;
+    p.m_seq = heads * widths * element / em * layers;
+    p.d = pre.d.value() / 1024 * (D(shape.head_dim) / 128) * layers;
+  }
+  p.watts = power_.PrefillAttentionWatts();
+
+  AttentionCost::Terms& d = cost.decode_;
+  d.q = dec.q;
+  d.t0 = dec.t0.value() * layers;
+  d.d = dec.d.value() * layers;
+  d.k0 = std::max(1.0, dec.k0);
+  const double dm = bandwidth_ * Capped(dec.em);
+  if (shape.mla) {
+    const double cache = D(shape.mla_latent + shape.mla_rope);
+    d.m_key = cache * kv_element / dm * layers;
+    d.m_seq = d.m_key * dec.kappa;
+    d.c_key = 2 * std::max(heads, kMlaHeadTile) * (cache + D(shape.mla_latent)) / (peak * Capped(dec.ec)) * layers;
+    d.c_seq = d.c_key * dec.kappa;
+  } else {
+    const double bytes_key = kv_heads * widths * kv_element, flops_key = 2 * heads * widths;
+    d.m_key = bytes_key / dm * layers;
+    d.m_seq = d.m_key * dec.kappa + heads * widths * element / dm * layers;
+    // Decode is bound by memory on every GPU; on a device whose rates say otherwise the multiply is the floor.
+    if (flops_key / peak > bytes_key / bandwidth_) d.c_key = flops_key / peak * layers;
+  }
+  d.watts = power_.DecodeAttentionWatts();
+
+  for (AttentionCost::Terms* terms : {&p, &d}) {
+    if (!power_.limited()) break;
+    const double clock = power_.Clock(terms->watts);
+    terms->t0 /= clock;
+    terms->d /= clock;
+    terms->c_key /= clock;
+    terms->c_seq /= clock;
+    terms->watts = power_.Limited(terms->watts);
+    if (terms == &p) cost.c_past_ /= clock;
+  }
+  return cost;
+}
+
+namespace {
+std::string FitText(const OperatorParams& p, const std::string& why) {
+  std::string text = fmt::format("{}: {}", p.device, p.source);
+  if (p.mape > 0) text += fmt::format("; mean error {:.3g} % on {} rows", p.mape, p.rows);
+  if (!why.empty()) text += "; " + why;
+  if (!p.note.empty()) text += "; " + p.note;
+  return text;
+}
+}  // namespace
+
+OperatorCosts::Origin OperatorCosts::OriginOf(const Operator& op, const CommPath* path) const {
+  Origin origin;
+  origin.note.part = std::string(OpKindName(op.kind));
+  if (IsCollective(op.kind)) {
+    const CommPath wires = PathOf(op, path);
+    origin.note.part += fmt::format(", {} ranks", wires.ranks);
+    const CollectiveSource source = collectives_.Source(op, wires);
+    origin.note.provenance = source.provenance;
+    origin.note.detail = source.detail;
+    origin.max_size = source.max_size;
+    return origin;
+  }
+  Choice choice = ChooseFor(op);
+  if (op.kind == OpKind::kGemm || op.kind == OpKind::kMoe) {
+    const DType asked = ComputeDType(op.weights, op.activations), compute = Supported(asked);
+    origin.note.part += fmt::format(" {}", DTypeName(compute));
+    if (compute != asked) choice.why += fmt::format("{}{} not supported", choice.why.empty() ? "" : "; ", DTypeName(asked));
+    if (BytesPerElement(op.weights) < BytesPerElement(compute) - 0.01) {
+      origin.note.part += fmt::format(", {} weights", DTypeName(op.weights));
+      choice.label = Provenance::kAssumed;
+      choice.why += fmt::format("{}widening weights costs {:.0f} % (assumed)", choice.why.empty() ? "" : "; ",
+                                100 * (1 - kDequantEfficiency));
+    }
+  }
+  if (choice.params == nullptr) return origin;
+  origin.note.provenance = choice.label;
+  origin.note.detail = FitText(*choice.params, choice.why);
+  origin.max_size = choice.params->max_size;
+  return origin;
+}
+
+OperatorCosts::Origin OperatorCosts::OriginOf(const AttentionShape& shape, bool prefill) const {
+  const char* name = shape.mla ? (prefill ? "mla_prefill" : "mla_decode") : (prefill ? "prefill" : "decode");
+  const Choice choice = Choose(name, DType::kBf16);
+  Origin origin;
+  origin.note.part = fmt::format("{}{} attention", shape.mla ? "MLA " : "", prefill ? "prefill" : "decode");
+  origin.note.provenance = choice.label;
+  std::string why = choice.why;
+  const auto also = [&](const std::string& text) { why += (why.empty() ? "" : "; ") + text; };
+  if (!shape.mla && shape.head_dim != 128) also(fmt::format("head_dim {} from 128", shape.head_dim));
+  if (shape.window > 0) also("windowed layers from full ones");
+  if (BitsPerElement(shape.kv) < 16) also(fmt::format("{} cache from 16-bit kernels", DTypeName(shape.kv)));
+  if (why.size() != choice.why.size()) origin.note.provenance = std::max(origin.note.provenance, Provenance::kTransferred);
+  origin.note.detail = FitText(*choice.params, why);
+  origin.max_size = choice.params->max_size;
+  return origin;
+}
+
+}  // namespace simrun

@@ -1,0 +1,169 @@
+// The time and energy of one operator on one device.
+//
+// Form of every operator (all symbols in docs/models.md; parameters fitted per device, backend, operator and format):
+//     t = t0 + (Tc^q + Tm^q + Td^q)^(1/q),   q in {1, 2, 4}
+// Tc compute, Tm memory, Td serial depth (walking the inner dimension with few thread blocks). Efficiencies are capped
+// at 1, so no operator beats the device's peak rate or bandwidth. Peaks and bandwidth are the machine's own: overriding
+// them acts.
+//
+// Split by resource: t0 is charged to launch, the combined term to compute, memory and serial in proportion to T^q, so
+// that the parts add up exactly. Collectives are charged to link. What a busier expert-parallel rank adds to the
+// balanced time is charged to waiting.
+#pragma once
+
+#include <array>
+#include <cmath>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "base/catalog.h"
+#include "hw/collectives.h"
+#include "hw/cost/operator_params.h"
+#include "hw/machine.h"
+#include "hw/power.h"
+#include "hw/step_cost.h"
+#include "models/lowering.h"
+#include "models/operators.h"
+
+namespace simrun {
+
+struct OpTime {
+  double seconds = 0;
+  std::array<double, kNumBounds> bound{};  // sums to seconds
+  double joules = 0;                       // above idle, one GPU
+  Provenance provenance = Provenance::kAssumed;
+};
+
+// Where a number in a report comes from.
+struct ProvenanceNote {
+  std::string part;        // "gemm bf16"
+  Provenance provenance = Provenance::kAssumed;
+  std::string detail;
+};
+
+struct OperatorCostOptions {
+  std::string backend = "vllm";      // preferred kernels
+  bool custom_all_reduce = true;     // the engine has a one-shot all-reduce kernel besides NCCL
+  bool deepep = false;               // expert all-to-all by DeepEP kernels instead of NCCL
+};
+
+// Seconds of attention by resource, and joules above idle of one GPU.
+struct AttentionSplit {
+  double launch = 0, compute = 0, memory = 0, serial = 0, joules = 0;
+  double seconds() const { return launch + compute + memory + serial; }
+};
+
+// Attention over one kind of layer as running sums: a few nanoseconds, no table. Times are for all layers of the shape.
+//   prefill: Tc = 2 H (d + dv) [pairs + kappa kv + kappa^2/2] / (P ec), Tm = (K, V read + Q, O) / (BW em),
+//            Td = D (kv/1024) (d/128), pairs = q past + q^2/2
+//   decode:  Tm = [(kv + kappa) G (d + dv) + Q, O] / (BW em), Td = D kv/(kv + K0)
+//   MLA:     the same with the compressed cache in decode, and Tc = 2 max(H,16)(kv + kappa)(2 dc + dr) / (P ec)
+// Sequences of unequal length: Tc and Tm are sums, Td is the longest one's.
+class AttentionCost {
+ public:
+  // Decode of `seqs` sequences; kv_sum and kv_max over their KV lengths, of windowed layers over min(length, window).
+  void AddDecode(double seqs, double kv_sum, double kv_max, AttentionSplit* out) const {
+    const double tm = decode_.m_key * kv_sum + decode_.m_seq * seqs;
+    const double tc = decode_.c_key * kv_sum + decode_.c_seq * seqs;
+    const double td = decode_.d * kv_max / (kv_max + decode_.k0);
+    Combine(decode_, tc, tm, td, out);
+  }
+  // One launch over all chunks.
+  void AddPrefill(std::span<const PrefillChunk> chunks, AttentionSplit* out) const;
+  int64_t window() const { return window_; }
+
+ private:
+  friend class OperatorCosts;
+  struct Terms {
+    double t0 = 0, d = 0, k0 = 0;
+    double c_key = 0, c_seq = 0;   // seconds of compute per KV token and per sequence; prefill: per pair
+    double m_key = 0, m_seq = 0;   // seconds of memory per KV token and per sequence; prefill: per new token
+    double watts = 0;
+    int q = 1;
+  };
+  static void Combine(const Terms& terms, double tc, double tm, double td, AttentionSplit* out) {
+    double scale = 1;
+    if (terms.q == 2) {
+      const double c2 = tc * tc, m2 = tm * tm, d2 = td * td;
+      scale = 1 / std::sqrt(c2 + m2 + d2 + kTiny);
+      tc = c2, tm = m2, td = d2;
+    } else if (terms.q == 4) {
+      const double c4 = tc * tc * tc * tc, m4 = tm * tm * tm * tm, d4 = td * td * td * td;
+      const double root = std::sqrt(std::sqrt(c4 + m4 + d4 + kTiny));
+      scale = 1 / (root * root * root);
+      tc = c4, tm = m4, td = d4;
+    }
+    tc *= scale, tm *= scale, td *= scale;
+    out->launch += terms.t0;
+    out->compute += tc;
+    out->memory += tm;
+    out->serial += td;
+    out->joules += terms.watts * (terms.t0 + tc + tm + td);
+  }
+  static constexpr double kTiny = 1e-120;  // keeps 0/0 away when a step has no work of this kind
+
+  Terms decode_, prefill_;
+  double kappa_ = 0;              // prefill
+  double c_past_ = 0;             // MLA: seconds to expand one cached token
+  bool kappa_on_keys_ = true;     // dense: tile rounding also pads the keys of the past
+  bool causal_ = true;
+  bool chunked_ = false;
+  int64_t window_ = 0;
+};
+
+class OperatorCosts {
+ public:
+  // NotFound or InvalidArgument from the operator catalogue entry of the machine's GPU.
+  static absl::StatusOr<OperatorCosts> Create(const Machine& machine, const Catalog& catalog,
+                                              const OperatorCostOptions& options);
+
+  // One execution of `op`; its `count` is not applied. Precondition: not an attention kind, those have Attention().
+  // `path` gives the wires of a collective; null: the group lies in consecutive GPUs from the start of a node.
+  OpTime Cost(const Operator& op, const CommPath* path = nullptr) const;
+  AttentionCost Attention(const AttentionShape& shape) const;
+
+  // The dense peak used for a format, and the format itself after fallback (fp8 -> bf16 where unsupported, ...).
+  // Zero only for a device without any rate.
+  double Peak(DType dtype) const;
+  DType Supported(DType dtype) const;
+  double memory_bandwidth() const { return bandwidth_; }
+  const PowerModel& power() const { return power_; }
+  const Collectives& collectives() const { return collectives_; }
+
+  // Which entry prices an operator, how sure it is, and the largest main size measured (m, tokens, KV length or message
+  // bytes; 0: not stated).
+  struct Origin { ProvenanceNote note; double max_size = 0; };
+  Origin OriginOf(const Operator& op, const CommPath* path = nullptr) const;
+  Origin OriginOf(const AttentionShape& shape, bool prefill) const;
+
+ private:
+  struct Term {
+    double t0 = 0, compute = 0, memory = 0, serial = 0;
+    double extra = 0;      // further seconds of memory traffic that do not overlap
+    int q = 2;
+    double flops = 0, bytes = 0, peak = 0;   // for power, and the floor no correction goes below
+    double factor = 1;     // residual correction
+  };
+  struct Choice { const OperatorParams* params = nullptr; Provenance label = Provenance::kAssumed; std::string why; };
+  OpTime Finish(const Term& term, Provenance label) const;
+  OpTime Gemm(const Operator& op) const;
+  OpTime Moe(const Operator& op) const;
+  OpTime Elementwise(const Operator& op) const;
+  OpTime Collective(const Operator& op, const CommPath* path) const;
+  Term MoeTerm(const Operator& op, const OperatorParams& p, double imbalance) const;
+  Choice Choose(std::string_view name, DType dtype) const;
+  Choice ChooseFor(const Operator& op) const;
+  CommPath PathOf(const Operator& op, const CommPath* path) const;
+
+  Machine machine_;
+  std::shared_ptr<const OperatorParamSet> params_;
+  Collectives collectives_;
+  PowerModel power_;
+  OperatorCostOptions options_;
+  double bandwidth_ = 0;
+};
+
+}  // namespace simrun

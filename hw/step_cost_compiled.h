@@ -1,0 +1,52 @@
+// StepCostModel folded for one (model, plan, machine, engine): what depends on token counts is tabulated on first use,
+// attention is a closed form of running sums.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "base/catalog.h"
+#include "hw/engine_profile.h"
+#include "hw/machine.h"
+#include "hw/operator_cost.h"
+#include "hw/step_cost.h"
+#include "models/model_spec.h"
+#include "models/parallel_plan.h"
+
+namespace simrun {
+
+struct StepCostOptions {
+  int64_t max_tokens = 8192;     // new tokens of a step that are tabulated; larger steps work, a little slower
+  int64_t max_rows = 1024;       // logits rows, likewise
+  double expert_imbalance = 0;   // load of the busiest expert-parallel rank over the mean; 0: from the model
+};
+
+// One operator of a step, all its executions together.
+struct StepOperator {
+  int stage = 0;
+  std::string name;      // "gate_up_proj", "decode attention", "host"
+  std::string shape;     // "m 32, n 14336, k 8192"
+  double count = 1;      // executions
+  OpTime time;           // of all of them
+};
+
+class CompiledStepCost : public StepCostModel {
+ public:
+  // Every operator of the step `ranks` describes, in order; times sum to Predict's stage_seconds.
+  virtual std::vector<StepOperator> Explain(std::span<const StepWork> ranks) = 0;
+  // Where the numbers come from, one note per operator kind and engine term.
+  virtual const std::vector<ProvenanceNote>& provenance() const = 0;
+  // What to know about the numbers: transferred or assumed parts, and sizes seen beyond the measured range.
+  virtual std::vector<std::string> Warnings() const = 0;
+};
+
+// `profile` must have gone through ApplyEngineConfig. Errors: a missing or bad operator entry, a plan that the model
+// cannot be lowered for.
+absl::StatusOr<std::unique_ptr<CompiledStepCost>> CompileStepCost(const ModelSpec& model, const ParallelPlan& plan,
+                                                                  const Machine& machine, const EngineProfile& profile,
+                                                                  const Catalog& catalog, const StepCostOptions& options);
+
+}  // namespace simrun
