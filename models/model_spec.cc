@@ -6,6 +6,7 @@
 #include <fmt/format.h>
 
 #include "models/hf_import.h"
+#include "models/tensors.h"
 
 namespace simrun {
 
@@ -56,13 +57,20 @@ void FinishModel(const SourceLocation& where, Problems* problems, ModelSpec* mod
   } else {
     fail("dtype", std::string(dtype.status().message()));
   }
-  if (model->hidden < 1) fail("hidden", "must be positive");
-  if (model->layers < 1) fail("layers", "must be positive");
-  if (model->vocab < 1) fail("vocab", "must be positive");
-  if (model->max_positions < 1) fail("max_positions", "must be positive");
-  if (a.heads < 1) fail("attention.heads", "must be positive");
-  if (a.kv_heads < 1) fail("attention.kv_heads", "must be positive");
-  if (a.head_dim < 1) fail("attention.head_dim", "must be positive");
+  // The same limits as in Describe, for models that do not come from YAML; they keep all products within 64 bits.
+  const auto within = [&](const char* path, int64_t value, int64_t min, int64_t max) {
+    if (value < min || value > max) fail(path, fmt::format("{} is not from {} to {}", value, min, max));
+  };
+  within("hidden", model->hidden, 1, 1'000'000);
+  within("layers", model->layers, 1, 10'000);
+  within("vocab", model->vocab, 1, 100'000'000);
+  within("max_positions", model->max_positions, 1, 1'000'000'000);
+  within("positions.rows", model->positions.rows, 0, 100'000'000);
+  within("positions.token_types", model->positions.token_types, 0, 1'000'000);
+  within("attention.heads", a.heads, 1, 100'000);
+  within("attention.kv_heads", a.kv_heads, 1, 100'000);
+  within("attention.head_dim", a.head_dim, 1, 100'000);
+  within("mlp.ffn", model->mlp.ffn, 0, 10'000'000);
   if (a.heads >= 1 && a.kv_heads >= 1 && a.heads % a.kv_heads != 0) {
     fail("attention.kv_heads", fmt::format("{} does not divide the {} query heads", a.kv_heads, a.heads));
   }
@@ -73,9 +81,11 @@ void FinishModel(const SourceLocation& where, Problems* problems, ModelSpec* mod
   if (a.full_every == 1) fail("attention.full_every", "would make every layer full", "set pattern: full");
   if (a.mla.has_value()) {
     const MlaSpec& m = *a.mla;
-    if (m.kv_lora_rank < 1 || m.qk_nope < 1 || m.qk_rope < 1 || m.v_head < 1 || m.q_lora_rank < 0) {
-      fail("attention.mla", "every width must be positive");
-    }
+    within("attention.mla.q_lora_rank", m.q_lora_rank, 0, 1'000'000);
+    within("attention.mla.kv_lora_rank", m.kv_lora_rank, 1, 1'000'000);
+    within("attention.mla.qk_nope", m.qk_nope, 1, 1'000'000);
+    within("attention.mla.qk_rope", m.qk_rope, 1, 1'000'000);
+    within("attention.mla.v_head", m.v_head, 1, 1'000'000);
     if (a.head_dim != m.qk_nope + m.qk_rope) {
       fail("attention.head_dim", fmt::format("{} is not qk_nope + qk_rope = {}", a.head_dim, m.qk_nope + m.qk_rope));
     }
@@ -88,20 +98,22 @@ void FinishModel(const SourceLocation& where, Problems* problems, ModelSpec* mod
   bool any_dense = true;
   if (model->moe.has_value()) {
     MoeSpec& m = *model->moe;
-    if (m.experts < 1) fail("moe.experts", "must be positive");
-    if (m.top_k < 1) fail("moe.top_k", "must be positive");
+    within("moe.experts", m.experts, 1, 100'000);
+    within("moe.top_k", m.top_k, 1, 100'000);
+    within("moe.ffn", m.ffn, 1, 10'000'000);
+    within("moe.shared", m.shared, 0, 100'000);
+    within("moe.shared_ffn", m.shared_ffn, 0, 10'000'000);
+    within("moe.every", m.every, 1, 1'000'000);
     if (m.top_k > m.experts) fail("moe.top_k", fmt::format("{} is more than the {} experts", m.top_k, m.experts));
-    if (m.ffn < 1) fail("moe.ffn", "must be positive");
-    if (m.shared_ffn < 0 || (m.shared > 0) != (m.shared_ffn > 0)) {
+    if ((m.shared > 0) != (m.shared_ffn > 0)) {
       fail("moe.shared_ffn", "shared and shared_ffn go together");
     }
     if (m.shared_gate && m.shared == 0) fail("moe.shared_gate", "there is no shared expert to gate");
-    if (m.every < 1) fail("moe.every", "must be positive");
     if (m.first_dense_layers < 0 || m.first_dense_layers >= model->layers) {
       fail("moe.first_dense_layers", "leaves no layer for the experts");
     }
     if (model->parallel_blocks) fail("parallel_blocks", "is not supported together with experts");
-    if (!m.dtype.empty()) {
+    if (m.dtype != "same") {
       if (auto dtype = ParseDType(m.dtype); dtype.ok()) {
         model->expert_dtype = *dtype;
       } else {
@@ -123,6 +135,10 @@ void FinishModel(const SourceLocation& where, Problems* problems, ModelSpec* mod
   }
   if (model->pooler && !model->is_encoder()) fail("pooler", "is only for encoders");
   if (model->moe.has_value() && model->is_encoder()) fail("moe", "is not supported for encoders");
+  if (!problems->empty()) return;
+  double layer = 0;
+  for (const Tensor& t : LayerTensors(*model, model->moe.has_value())) layer += static_cast<double>(t.elements);
+  if (layer * static_cast<double>(model->layers) > 1e18) fail("layers", "the model has more than 1e18 parameters");
 }
 
 absl::StatusOr<ModelSpec> ReadModel(const YamlNode& node, std::string name) {
@@ -154,6 +170,11 @@ absl::StatusOr<ModelSpec> LoadModel(std::string_view name_or_path, const Catalog
   return ReadModel(node, *name);
 }
 
+std::vector<std::string> ExpertDTypeNames() {
+  std::vector<std::string> names = DTypeNames();
+  names.insert(names.begin(), "same");
+  return names;
+}
 std::vector<std::string> ModelKindNames() { return {"decoder", "encoder"}; }
 std::vector<std::string> AttentionPatternNames() { return {"full", "sliding", "chunked"}; }
 std::vector<std::string> QkNormNames() { return {"none", "per-head", "full"}; }

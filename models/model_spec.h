@@ -63,9 +63,9 @@ struct MoeSpec {
   int64_t every = 1;             // after those, layers every, 2*every, ... (from 1) are MoE and the rest dense
   bool router_bias = false;      // one number per expert: a bias, or DeepSeek's balancing correction
   bool expert_bias = false;
-  // Format the experts alone were released in ("mxfp4" for gpt-oss); empty: that of the other matrices. A plan whose
+  // Format the experts alone were released in ("mxfp4" for gpt-oss), or "same" as the other matrices. A plan whose
   // `weights` are this format leaves the other matrices at the model's own `dtype`, as the released checkpoint does.
-  std::string dtype;
+  std::string dtype = "same";
   // Standard deviation over mean of how often an expert is chosen; see expert_load.h.
   double popularity_cv = 0;
   std::string popularity_source;
@@ -95,7 +95,7 @@ struct PositionSpec {
 struct PublishedSpec {
   double parameters = 0;         // total
   double active_parameters = 0;  // per token, MoE only; 0: not stated
-  std::string basis;             // exact: the checkpoint's count; headline: a rounded figure
+  std::string basis = "headline";  // exact: the checkpoint's count; headline: a rounded figure
   double not_modelled = 0;       // of `parameters`: parts outside the text model, such as a vision tower
   bool flagged = false;          // the dimensions do not give the published total within 1 %; `note` says why
   std::string note;
@@ -123,12 +123,12 @@ struct ModelSpec {
   std::string dtype = "bf16";    // format of the released weights
   PublishedSpec published;
   std::string source;
-  std::string confidence;        // A read in a source, B vendor figure from prior knowledge, C estimate
+  std::string confidence = "C";  // A read in a source, B vendor figure from prior knowledge, C estimate
   std::string note;
 
   // Filled by LoadModel and Finish, not by YAML.
   DType native_dtype = DType::kBf16;           // `dtype`
-  std::optional<DType> expert_dtype;           // `moe.dtype`
+  std::optional<DType> expert_dtype;           // `moe.dtype` unless "same"
 
   bool is_encoder() const { return kind == "encoder"; }
   bool has_mla() const { return attention.mla.has_value(); }
@@ -164,6 +164,7 @@ int64_t ActiveParameterCount(const ModelSpec& model, bool count_input_embedding)
 const std::vector<EmbeddedFile>& ModelCatalogFiles();
 
 std::vector<std::string> ModelKindNames();
+std::vector<std::string> ExpertDTypeNames();
 std::vector<std::string> AttentionPatternNames();
 std::vector<std::string> QkNormNames();
 std::vector<std::string> NormKindNames();
@@ -217,7 +218,7 @@ void MoeSpec::Describe(Visitor& v) {
   v.Field("every", every, {.help = "one in this many of the other layers has experts", .min = 1, .max = 1e6});
   v.Field("router_bias", router_bias, {.help = "one bias per expert in the router"});
   v.Field("expert_bias", expert_bias, {.help = "expert matrices have biases"});
-  v.Field("dtype", dtype, {.help = "released format of the experts alone", .choices = &DTypeNames});
+  v.Field("dtype", dtype, {.help = "released format of the experts alone, or same", .choices = &ExpertDTypeNames});
   v.Field("popularity_cv", popularity_cv, {.help = "standard deviation over mean of expert popularity", .min = 0, .max = 10});
   v.Field("popularity_source", popularity_source, {.help = "where popularity_cv comes from, with its confidence"});
 }
