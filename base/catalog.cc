@@ -18,6 +18,11 @@ std::string_view Singular(std::string_view section) {
   return section;
 }
 
+// The name of an entry's file in messages.
+std::string FileName(std::string_view section, std::string_view name, const std::string& path) {
+  return path.empty() ? fmt::format("<built-in>/{}/{}.yaml", section, name) : path;
+}
+
 }  // namespace
 
 void Catalog::AddEmbedded(const std::vector<EmbeddedFile>& files) {
@@ -80,9 +85,10 @@ absl::StatusOr<std::string> Catalog::Resolve(std::string_view section, std::stri
       candidates.push_back(canonical);
       const absl::StatusOr<std::string> text = Text(source);
       if (text.ok() && text->find("aliases") == std::string::npos) continue;
-      const absl::StatusOr<YamlNode> node = text.ok() ? ParseYaml(*text, canonical) : text.status();
+      const absl::StatusOr<YamlNode> node =
+          text.ok() ? ParseYaml(*text, FileName(section, canonical, source.path)) : text.status();
       if (!node.ok()) {
-        if (unread.empty()) unread = fmt::format("; its aliases could not be read: {}", std::string(node.status().message()));
+        if (unread.empty()) unread = fmt::format("; aliases not read: {}", std::string(node.status().message()));
         continue;
       }
       const YamlNode* aliases = node->Find("aliases");
@@ -102,7 +108,7 @@ absl::StatusOr<YamlNode> Catalog::Load(std::string_view section, std::string_vie
   SIMRUN_ASSIGN_OR_RETURN(const std::string canonical, Resolve(section, name));
   const Source& source = sections_.find(section)->second.find(canonical)->second;
   SIMRUN_ASSIGN_OR_RETURN(const std::string text, Text(source));
-  return ParseYaml(text, source.path.empty() ? fmt::format("<built-in>/{}/{}.yaml", section, canonical) : source.path);
+  return ParseYaml(text, FileName(section, canonical, source.path));
 }
 
 }  // namespace simrun

@@ -185,8 +185,9 @@ class ParamWriter {
   explicit ParamWriter(YamlNode* map) : map_(map) {}
   template <class T>
   void Field(const char* name, T& value, const ParamInfo&) {
-    YamlNode node;
-    if (Write(value, &node)) map_->entries().push_back({name, {}, std::move(node)});
+    YamlNode::Entry entry;
+    entry.key = name;
+    if (Write(value, &entry.value)) map_->entries().push_back(std::move(entry));
   }
   template <class T>
   static bool Write(T& value, YamlNode* node) {

@@ -334,10 +334,12 @@ std::string ExactText(double value, const Unit& unit, std::string_view unit_name
   if (unit.factor == 1 && unit.divisor == 1) return fmt::format("{} {}", ShortestShifted(value, unit.exponent), unit_name);
   const double scaled = value / (unit.factor * std::pow(10.0, unit.exponent)) * unit.divisor;
   for (int digits = 1; digits <= 17; ++digits) {
-    std::string number = fmt::format("{:.{}g}", scaled, digits);
-    std::string_view rest = number;
+    const std::string rounded = fmt::format("{:.{}g}", scaled, digits);
+    std::string_view rest = rounded;
     const std::optional<Decimal> decimal = TakeDecimal(&rest);
-    if (decimal && Value(*decimal, unit) == value) return fmt::format("{} {}", number, unit_name);
+    if (decimal && Value(*decimal, unit) == value) {
+      return fmt::format("{} {}", ShortestShifted(*ToDouble(*decimal, 0), 0), unit_name);
+    }
   }
   return "";
 }
@@ -408,7 +410,7 @@ std::string HumanQuantity(double value, const Dimension& dimension) {
   double best_scale = 0;
   for (const Kind::Scale& scale : kind->scales) {
     if (scale.unit.empty()) break;
-    const bool binary = scale.unit.find('i') == 1;  // KiB, GiB/s: for exact text only
+    const bool binary = scale.unit.find("iB") != scale.unit.npos;  // KiB, GiB/s: for exact text only
     const bool slow_rate = dimension == kRate && scale.unit[0] == '/' && scale.unit != "/s";
     if (binary || slow_rate) continue;
     const double size = ScaleOf(*ParseUnit(scale.unit));

@@ -20,6 +20,7 @@ class QuantileSketch {
 
   // Adds `weight` copies of a duration. Negative durations count as 0.
   void Add(SimTime value, uint64_t weight = 1) {
+    if (weight == 0) return;
     const int64_t ticks = value.ticks() < 0 ? 0 : value.ticks();
     sum_ += static_cast<Int128>(ticks) * static_cast<Int128>(weight);
     count_ += weight;

@@ -126,12 +126,17 @@ class Builder : public YAML::EventHandler {
     Ignore();
   }
   void OnScalar(const YAML::Mark& mark, const std::string&, YAML::anchor_t, const std::string& value) override {
-    Refused(mark);
+    if (Refused(mark)) return Ignore();
     const char c = Character(mark);
     const bool quoted = c == '"' || c == '\'' || c == '|' || c == '>';
     const SourceLocation where = Where(mark);
     if (const std::string_view bad = BadCharacters(value); !bad.empty()) Problem(where, bad, "write plain text");
-    if (ExpectsKey()) return Key(where, value, quoted);
+    // yaml-cpp closes a single quote at the end of the file by itself, and takes a lone word between `key: value` lines
+    // for a key.
+    size_t end = static_cast<size_t>(std::max(mark.pos, 0)) + value.size();
+    if (c == '"' || c == '\'') end = AfterQuote(static_cast<size_t>(mark.pos));
+    if (end == std::string_view::npos) Problem(where, "a quote is not closed", "end the text with the same quote");
+    if (ExpectsKey()) return Key(where, value, quoted, end);
     YamlNode node = YamlNode::Scalar(value, where);
     node.set_quoted(quoted);
     Place(std::move(node));
@@ -152,7 +157,8 @@ class Builder : public YAML::EventHandler {
     } else if (At(e.mark, "*")) {
       Refused(e.mark);
     } else {
-      problems_->Add(Where(e.mark), "", fmt::format("not valid YAML: {}", e.msg));
+      problems_->Add(Where(e.mark), "", fmt::format("not valid YAML: {}", e.msg),
+                     "check quotes, brackets, colons and indentation up to here");
     }
   }
 
@@ -178,6 +184,24 @@ class Builder : public YAML::EventHandler {
     return mark.pos >= 0 && static_cast<size_t>(mark.pos) < text_.size() ? text_[static_cast<size_t>(mark.pos)] : '\0';
   }
 
+  bool ColonFollows(size_t position) const {
+    const size_t next = text_.find_first_not_of(" \t\r\n", std::min(position, text_.size()));
+    return next != std::string_view::npos && text_[next] == ':';
+  }
+  // The position after the closing quote of the quoted text at `from`, or npos.
+  size_t AfterQuote(size_t from) const {
+    const char quote = text_[from];
+    for (size_t i = from + 1; i < text_.size(); ++i) {
+      if (quote == '"' && text_[i] == '\\') {
+        ++i;
+      } else if (text_[i] == quote) {
+        if (quote == '"' || i + 1 >= text_.size() || text_[i + 1] != quote) return i + 1;
+        ++i;  // '' is a quote inside the text
+      }
+    }
+    return std::string_view::npos;
+  }
+
   std::string Path() const {
     std::string path;
     for (const Frame& f : frames_) {
@@ -197,17 +221,16 @@ class Builder : public YAML::EventHandler {
   }
   // Reports tags, anchors and aliases, which stand in front of the value they belong to.
   bool Refused(const YAML::Mark& mark) {
-    switch (Character(mark)) {
-      case '&':
-      case '*':
-        Problem(Where(mark), "anchors and aliases are not supported", "write the value out");
-        return true;
-      case '!':
-        Problem(Where(mark), "tags are not supported", "write the plain value, or text in quotes");
-        return true;
-      default:
-        return false;
+    const char c = Character(mark);
+    if (c != '&' && c != '*' && c != '!') return false;
+    if (mark.pos == refused_at_) return true;  // a map and its first key start at the same place
+    refused_at_ = mark.pos;
+    if (c == '!') {
+      Problem(Where(mark), "tags are not supported", "write the plain value, or text in quotes");
+    } else {
+      Problem(Where(mark), "anchors and aliases are not supported", "write the value out");
     }
+    return true;
   }
 
   bool InMap() const { return !frames_.empty() && frames_.back().is_map; }
@@ -221,7 +244,8 @@ class Builder : public YAML::EventHandler {
       Place(YamlNode());
     }
   }
-  void Key(const SourceLocation& where, const std::string& key, bool quoted) {
+  // `end` is the position after the key.
+  void Key(const SourceLocation& where, const std::string& key, bool quoted, size_t end) {
     Frame& f = frames_.back();
     const auto [first, is_new] = f.lines.emplace(key, where.line);
     f.ignored_key = true;
@@ -231,6 +255,8 @@ class Builder : public YAML::EventHandler {
       Problem(where, fmt::format("a key has more than {} bytes", kMaxKeyBytes), "is a colon missing or misplaced?");
     } else if (key == "<<" && !quoted) {
       Problem(where, "merge keys are not supported", "write the settings out");
+    } else if (!ColonFollows(end)) {
+      Problem(where, fmt::format("no colon after \"{}\"", key), "write `key: value`");
     } else if (!is_new) {
       Problem(where, fmt::format("duplicate key \"{}\"", key), fmt::format("first given in line {}", first->second));
     } else {
@@ -289,6 +315,7 @@ class Builder : public YAML::EventHandler {
   Problems* problems_;
   int documents_ = 0;
   size_t values_ = 0;
+  int refused_at_ = -1;  // position of the last tag, anchor or alias reported
   std::vector<Frame> frames_;
   YamlNode root_;
 };
