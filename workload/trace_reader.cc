@@ -331,7 +331,7 @@ absl::Status TraceReader::ReadColumns(std::string_view header) {
     const bool needed = role == Role::kInput || role == Role::kOutput || (role == Role::kTime && layout->needs_time);
     if (count == 0 && needed) {
       const std::string near = NearestName(name, names);
-      Fail(fmt::format("a {} trace needs a column \"{}\"", TraceFormatName(format_), name),
+      Fail(fmt::format("the {} format needs a column \"{}\"", TraceFormatName(format_), name),
            near.empty() ? fmt::format("the header is {}", Quoted(header)) : fmt::format("is {} meant?", Quoted(near)));
       return error_;
     }
