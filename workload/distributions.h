@@ -15,7 +15,7 @@ namespace simrun {
 
 // ln Gamma(x) for x >= 1, relative error below 1e-12: Stirling's series after shifting x above 12.
 double LnGamma(double x);
-// Standard normal distribution function, absolute error below 1e-15. G. Marsaglia, "Evaluating the Normal
+// Standard normal distribution function, absolute error below 3e-15. G. Marsaglia, "Evaluating the Normal
 // Distribution", J. Stat. Software 11(4), 2004: Phi(x) = 1/2 + phi(x) (x + x^3/3 + x^5/(3*5) + ...).
 double NormalCdf(double x);
 
