@@ -170,11 +170,15 @@ TEST(HardwareCatalogTest, FittedOperatorsAreClaimedOnlyByTheMeasuredDevices) {
     const GpuSpec gpu = *LoadGpu(name, HardwareCatalog());
     if (gpu.operators_provenance == Provenance::kCalibrated) calibrated[gpu.operators] = name;
     EXPECT_EQ(gpu.operators.empty(), gpu.operators_provenance == Provenance::kDatasheet) << name;
+    if (!gpu.operators.empty()) {
+      EXPECT_TRUE(HardwareCatalog().Resolve("operators", gpu.operators).ok()) << name;
+    }
   }
   const std::map<std::string, std::string> measured = {
       {"a100", "a100-sxm-80gb"}, {"a40", "a40-48gb"},   {"b200", "b200-sxm-180gb"},
       {"b60", "arc-b60-24gb"},   {"h100", "h100-sxm-80gb"}, {"h200", "h200-sxm-141gb"},
-      {"l40s", "l40s-48gb"},     {"rtxpro6000", "rtx-pro-6000-96gb"}, {"v100", "v100-pcie-32gb"}};
+      {"l40s", "l40s-48gb"},     {"rtx4090", "rtx-4090"},      {"rtxpro6000", "rtx-pro-6000-96gb"},
+      {"v100", "v100-pcie-32gb"}};
   EXPECT_EQ(calibrated, measured);
 }
 

@@ -158,6 +158,13 @@ TEST(BuildMachineTest, AnOverriddenDeviceIsNoLongerTheMeasuredOne) {
   }
 }
 
+// The Gaudi 3's fp16 rate is an estimate in the catalogue.
+TEST(BuildMachineTest, EstimatedFiguresAreAssumptions) {
+  EXPECT_EQ(Good("{gpu: gaudi3}").provenance, Provenance::kAssumed);
+  EXPECT_EQ(Good("{gpu: gaudi3}").gpu.operators_provenance, Provenance::kDatasheet);
+  EXPECT_EQ(Good("{gpu: rtx-4090}").gpu.operators_provenance, Provenance::kTransferred);
+}
+
 TEST(BuildMachineTest, PriceIsTheCataloguesUnlessGiven) {
   const Machine m = Good("{node: dgx-h100}");
   EXPECT_NEAR(m.price_per_gpu.value() * 3600, 4.29, 1e-9);  // median of seven on-demand offers

@@ -169,13 +169,14 @@ TEST(TopologyTest, BridgedPairs) {
               ElementsAre(PlaceKind::kGpu, PlaceKind::kSocket, PlaceKind::kSocket, PlaceKind::kGpu));
 }
 
+// 448 GB/s over seven peers, 0.75 of it reached.
 TEST(TopologyTest, MeshPairsHaveOneOfSevenLinks) {
   const Topology t = Draw("mi300x-8x");
   EXPECT_NEAR(GB(t.BandwidthBetween(t.Gpu(0), t.Gpu(5))), 64 * 0.75, 1e-6);
   EXPECT_EQ(t.BestPath(t.Gpu(0), t.Gpu(5))->edges.size(), 1u);
 }
 
-// A GPU's share of the mesh (48 GB/s) is slower than PCIe 5 (53 GB/s), and is used all the same.
+// Runtimes keep to the links between GPUs even when, as here, PCIe 5 (53 GB/s) would be faster.
 TEST(TopologyTest, LinksOfTheGpusComeFirst) {
   Machine m = Node("dgx-h100");
   m.scale_up.bandwidth = BytesPerSecond(10e9);
@@ -218,6 +219,37 @@ TEST(TopologyTest, FewestLinksAmongEqualLatencies) {
   const auto path = t.BestPath(a, c);
   EXPECT_EQ(t.edge(path->edges[0]).link, "parallel");
   EXPECT_NEAR(Us(path->latency), 0.7, 1e-6);
+}
+
+// The way over three links is complete first, at the latency of the one over two.
+TEST(TopologyTest, FewestLinksWhateverTheSearchFindsFirst) {
+  Topology t;
+  std::vector<int> at;
+  for (int i = 0; i < 5; ++i) at.push_back(t.AddPlace({PlaceKind::kPcieSwitch, 0, i}));
+  t.AddLink(at[0], at[1], MakeLink("link", 10, 0.5));
+  t.AddLink(at[1], at[2], MakeLink("link", 10, 0.5));
+  t.AddLink(at[2], at[4], MakeLink("link", 10, 2));
+  t.AddLink(at[0], at[3], MakeLink("link", 10, 2));
+  t.AddLink(at[3], at[4], MakeLink("link", 10, 1));
+  EXPECT_THAT(t.BestPath(at[0], at[4])->places, ElementsAre(at[0], at[3], at[4]));
+}
+
+// Node 2 is connected to both networks but does not route for others.
+TEST(TopologyTest, OtherNodesPassNothingOn) {
+  Topology t;
+  const int a = t.AddPlace({PlaceKind::kSocket, 0, 0});
+  const int b = t.AddPlace({PlaceKind::kSocket, 1, 0});
+  const int left = t.AddPlace({PlaceKind::kNetworkSwitch, -1, 0});
+  const int right = t.AddPlace({PlaceKind::kNetworkSwitch, -1, 1});
+  const int between = t.AddPlace({PlaceKind::kSocket, 2, 0});
+  const LinkSpec link = MakeLink("link", 10, 1);
+  t.AddLink(a, left, link);
+  t.AddLink(left, between, link);
+  t.AddLink(between, right, link);
+  t.AddLink(right, b, link);
+  EXPECT_FALSE(t.BestPath(a, b).has_value());
+  t.AddLink(left, right, link);
+  EXPECT_THAT(t.BestPath(a, b)->places, ElementsAre(a, left, right, b));
 }
 
 // Exhaustive reference on random graphs: all simple paths, best by (bottleneck, latency, links).
