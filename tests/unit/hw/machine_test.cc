@@ -162,7 +162,7 @@ TEST(BuildMachineTest, AnOverriddenDeviceIsNoLongerTheMeasuredOne) {
 TEST(BuildMachineTest, EstimatedFiguresAreAssumptions) {
   EXPECT_EQ(Good("{gpu: gaudi3}").provenance, Provenance::kAssumed);
   EXPECT_EQ(Good("{gpu: gaudi3}").gpu.operators_provenance, Provenance::kDatasheet);
-  EXPECT_EQ(Good("{gpu: rtx-4090}").gpu.operators_provenance, Provenance::kTransferred);
+  EXPECT_EQ(Good("{gpu: l4-24gb}").gpu.operators_provenance, Provenance::kTransferred);
 }
 
 TEST(BuildMachineTest, PriceIsTheCataloguesUnlessGiven) {
