@@ -4,6 +4,7 @@
 // whoever handles an event checks that it is still meant (a generation number in the payload).
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <vector>
 

@@ -21,7 +21,7 @@ void TimeBins::Add(SimTime at, SimTime value) {
 }
 
 double TimeBins::MeanSeconds(double from, double to) const {
-  __int128 sum = 0;
+  __extension__ __int128 sum = 0;
   uint64_t count = 0;
   const int last = static_cast<int>(last_ / width_) + 1;
   for (int i = static_cast<int>(from * last); i < static_cast<int>(to * last); ++i) {
