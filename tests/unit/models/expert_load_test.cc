@@ -55,6 +55,9 @@ TEST(ExpertImbalance, UniformRouterMatchesSimulation) {
       EXPECT_NEAR(ExpertImbalance(64, 6, ep, tokens, 0), want, 0.03) << tokens << " tokens, ep " << ep;
     }
   }
+  // Choices without replacement: with half of the experts chosen the draws are tamer, with all of them they are even.
+  EXPECT_NEAR(ExpertImbalance(16, 8, 4, 64, 0), Simulate(16, 8, 4, 64, 0, 400).imbalance, 0.02);
+  EXPECT_EQ(ExpertImbalance(8, 8, 4, 3, 0), 1);
   // Independent count in the reference notes: 1.21 at 64 tokens, 1.02 at 4096, EP8, top 6 of 64.
   EXPECT_NEAR(ExpertImbalance(64, 6, 8, 64, 0), 1.21, 0.02);
   EXPECT_NEAR(ExpertImbalance(64, 6, 8, 4096, 0), 1.02, 0.01);
