@@ -43,7 +43,6 @@ EngineProfile ApplyEngineConfig(EngineProfile profile, const EngineConfig& confi
   if (profile.launch.value() > 0) profile.launch += machine.host.kernel_launch;
 
   Replace(config.gpu_memory_utilization, &profile.gpu_memory_utilization);
-  Replace(config.block_size, &profile.block_size);
   Replace(config.runtime_reserve, &profile.runtime_reserve);
   Replace(config.cuda_graphs, &profile.cuda_graphs);
   Replace(config.overlap, &profile.overlap);

@@ -57,6 +57,8 @@ struct EngineProfile {
   std::string name;
   std::string description;
   std::string backend = "vllm";          // kernels preferred in the operator catalogue
+  std::string engine;                    // the software ("vllm"), and the versions this profile stands for:
+  std::vector<std::string> versions;     // prefixes such as "0.19"; "" for runs that do not state one
 
   // Defaults of the scheduler section.
   std::string policy = "chunked-prefill";
@@ -104,7 +106,6 @@ struct EngineConfig {
   std::string profile = "vllm-0.19";
   std::optional<double> gpu_memory_utilization;
   std::optional<int64_t> kv_blocks;
-  std::optional<int64_t> block_size;
   std::optional<Bytes> runtime_reserve;
   std::optional<bool> cuda_graphs;
   std::optional<bool> overlap;
@@ -128,6 +129,8 @@ template <class Visitor>
 void EngineProfile::Describe(Visitor& v) {
   v.Field("description", description, {.help = "engine, version and what was measured"});
   v.Field("backend", backend, {.help = "kernels preferred in the operator catalogue"});
+  v.Field("engine", engine, {.help = "the serving software"});
+  v.Field("versions", versions, {.help = "prefixes of the versions this profile stands for"});
   v.Field("policy", policy, {.help = "default batching policy"});
   v.Field("max_num_seqs", max_num_seqs, {.help = "default of scheduler.max_num_seqs", .min = 1});
   v.Field("max_num_batched_tokens", max_num_batched_tokens, {.help = "default of scheduler.max_num_batched_tokens", .min = 1});
@@ -163,7 +166,6 @@ void EngineConfig::Describe(Visitor& v) {
   v.Field("profile", profile, {.help = "serving engine from the catalogue", .example = "vllm-0.19"});
   v.Field("gpu_memory_utilization", gpu_memory_utilization, {.help = "share of GPU memory the engine takes; auto: the profile's", .min = 0, .max = 1, .above_min = true});
   v.Field("kv_blocks", kv_blocks, {.help = "KV blocks per GPU; auto: what fits", .min = 1, .max = 1e12});
-  v.Field("block_size", block_size, {.help = "tokens per KV block; auto: the profile's", .min = 1, .max = 4096});
   v.Field("runtime_reserve", runtime_reserve, {.help = "memory per GPU for context, graphs and buffers; auto: the profile's", .min = 0});
   v.Field("cuda_graphs", cuda_graphs, {.help = "decode steps replay CUDA graphs; false: eager mode"});
   v.Field("overlap", overlap, {.help = "the host prepares the next step while the GPU works"});

@@ -1,0 +1,192 @@
+#include "calibration/case_scenario.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include <fmt/format.h>
+
+#include "base/quantity_text.h"
+#include "base/status.h"
+#include "hw/engine_profile.h"
+#include "models/dtype.h"
+#include "models/model_spec.h"
+
+namespace simrun {
+namespace {
+
+YamlNode Number(double value) { return YamlNode::Scalar(fmt::format("{}", static_cast<int64_t>(std::llround(value)))); }
+YamlNode Text(std::string_view value) {
+  YamlNode node = YamlNode::Scalar(std::string(value));
+  node.set_quoted(true);
+  return node;
+}
+
+bool IsServed(const MeasuredCase& c) {
+  return c.load_kind == "concurrency" || c.load_kind == "poisson_rate" || c.load_kind == "trace" || c.load_kind == "saturated_batch";
+}
+
+// Requests of a closed loop long enough for its means to settle: ten rounds of the clients.
+double ClosedLoopRequests(const MeasuredCase& c, double clients) {
+  return std::clamp(c.num_requests.value_or(clients * 10), clients, 20000.0);
+}
+
+}  // namespace
+
+absl::StatusOr<std::string> EngineProfileFor(std::string_view engine, std::string_view version, const Catalog& catalog) {
+  std::string best;
+  size_t best_length = 0;
+  std::vector<std::string> engines;
+  for (const std::string& name : catalog.Names("engines")) {
+    const absl::StatusOr<EngineProfile> profile = LoadEngineProfile(name, catalog);
+    if (!profile.ok()) return profile.status();
+    if (!profile->engine.empty()) engines.push_back(profile->engine);
+    if (profile->engine != engine) continue;
+    for (const std::string& prefix : profile->versions) {
+      // An empty entry is the profile for runs that do not state a version.
+      const bool fits = prefix.empty() ? version.empty() : version.substr(0, prefix.size()) == prefix;
+      if (fits && (best.empty() || prefix.size() > best_length)) {
+        best = name;
+        best_length = prefix.size();
+      }
+    }
+  }
+  if (!best.empty()) return best;
+  std::sort(engines.begin(), engines.end());
+  engines.erase(std::unique(engines.begin(), engines.end()), engines.end());
+  return absl::UnimplementedError(fmt::format("no engine profile for {} {}; profiles exist for {}", engine,
+                                              version.empty() ? "without a version" : version, fmt::join(engines, ", ")));
+}
+
+absl::StatusOr<CaseScenario> ScenarioOfCase(const MeasuredCase& c, const std::string& traces_dir,
+                                            const std::shared_ptr<const Catalog>& catalog) {
+  std::vector<std::string> assumptions;
+  YamlNode root = YamlNode::Map();
+  const auto set = [&](std::string_view path, YamlNode value) { SIM_CHECK(root.Set(path, std::move(value)).ok()); };
+
+  set("model", Text(c.model));
+  set("hardware.gpu", Text(c.gpu));
+  set("hardware.count", Number(c.n_gpus));
+  SIMRUN_ASSIGN_OR_RETURN(const ModelSpec model, LoadModel(c.model, *catalog));
+  set("plan.tp", Number(c.tp));
+  set("plan.pp", Number(c.pp));
+  // Without expert parallelism, attention replicas of a dense model are replicas of the engine.
+  set(model.moe ? "plan.dp" : "plan.replicas", Number(c.dp));
+  set("plan.ep", Number(c.ep));
+  const auto dtype = [&](const char* path, const std::string& name) -> absl::Status {
+    if (name.empty()) return absl::OkStatus();
+    if (!ParseDType(name).ok()) return absl::UnimplementedError(fmt::format("number format {} is not modelled", name));
+    set(path, Text(name));
+    return absl::OkStatus();
+  };
+  SIMRUN_RETURN_IF_ERROR(dtype("plan.weights", c.weights_dtype));
+  SIMRUN_RETURN_IF_ERROR(dtype("plan.kv_cache", c.kv_dtype));
+
+  SIMRUN_ASSIGN_OR_RETURN(const std::string profile, EngineProfileFor(c.engine, c.engine_version, *catalog));
+  set("engine.profile", Text(profile));
+  if (c.Note("eager") == "1") set("engine.cuda_graphs", YamlNode::Scalar("false"));
+  const auto copy = [&](const char* note, const char* path) {
+    if (const auto value = c.Note(note); value && ParseInteger(*value).ok()) set(path, YamlNode::Scalar(*value));
+  };
+  copy("num_gpu_blocks", "engine.kv_blocks");
+  copy("max_num_seqs", "scheduler.max_num_seqs");
+  copy("max_num_batched_tokens", "scheduler.max_num_batched_tokens");
+  copy("max_model_len", "scheduler.max_model_len");
+  copy("block_size", "scheduler.block_size");
+  copy("kv_block_size", "scheduler.block_size");
+  if (const auto fraction = c.Note("kv_fraction")) set("engine.gpu_memory_utilization", YamlNode::Scalar(*fraction));
+
+  // A library call has no server in front of it.
+  if (!IsServed(c)) set("engine.front_end", YamlNode::Scalar("0 s"));
+
+  const auto lengths = [&](double fallback_input) -> absl::Status {
+    if (!c.osl) return absl::UnimplementedError("the output length is not stated");
+    if (!c.isl) {
+      if (fallback_input <= 0) return absl::UnimplementedError("the input length is not stated");
+      assumptions.push_back(fmt::format("input length not stated: {} tokens", fallback_input));
+    }
+    set("workload.input_tokens", Number(c.isl.value_or(fallback_input)));
+    set("workload.output_tokens", Number(*c.osl));
+    return absl::OkStatus();
+  };
+  if (c.load_kind == "static_batch") {
+    SIMRUN_RETURN_IF_ERROR(lengths(0));
+    set("workload.static_batch", Number(c.load_value));
+    if (!c.Note("max_num_seqs")) set("scheduler.max_num_seqs", Number(c.load_value));
+  } else if (c.load_kind == "single_sequence") {
+    SIMRUN_RETURN_IF_ERROR(lengths(0));
+    set("workload.static_batch", Number(1));
+  } else if (c.load_kind == "concurrency") {
+    SIMRUN_RETURN_IF_ERROR(lengths(0));
+    set("workload.concurrency", Number(c.load_value));
+    set("workload.requests", Number(ClosedLoopRequests(c, c.load_value)));
+  } else if (c.load_kind == "saturated_batch") {
+    SIMRUN_RETURN_IF_ERROR(lengths(256));
+    // The mean running batch was measured: as many clients keep it full.
+    set("workload.concurrency", Number(c.load_value));
+    set("workload.requests", Number(ClosedLoopRequests(c, c.load_value)));
+  } else if (c.load_kind == "offline_max_inflight") {
+    SIMRUN_RETURN_IF_ERROR(lengths(0));
+    set("workload.arrivals", Text("all_at_once"));
+    set("workload.requests", Number(c.num_requests.value_or(c.load_value)));
+    if (!c.Note("max_num_seqs")) set("scheduler.max_num_seqs", Number(c.load_value));
+  } else if (c.load_kind == "poisson_rate") {
+    SIMRUN_RETURN_IF_ERROR(lengths(0));
+    set("workload.arrivals.poisson.rate", YamlNode::Scalar(fmt::format("{} /s", c.load_value)));
+    set("workload.requests", Number(c.num_requests.value_or(1000)));
+  } else if (c.load_kind == "trace") {
+    set("workload.trace", Text(traces_dir + "/" + c.trace));
+  } else {
+    return absl::UnimplementedError(fmt::format("load kind {} is not known", c.load_kind));
+  }
+  absl::StatusOr<Scenario> scenario = Scenario::FromNode(std::move(root), "", catalog);
+  if (!scenario.ok()) return scenario.status();
+  return CaseScenario{*std::move(scenario), std::move(assumptions)};
+}
+
+std::optional<double> PredictedValue(const MeasuredCase& c, const MeasuredValue& v, const Report& r) {
+  const bool batch = c.load_kind == "static_batch" || c.load_kind == "single_sequence";
+  const auto latency = [&](const LatencySummary& s) -> std::optional<double> {
+    if (s.count == 0) return std::nullopt;
+    // The times of a static batch are those of the whole batch.
+    if (batch && v.statistic == "mean" && (v.metric == "ttft" || v.metric == "e2e")) return s.max.value();
+    if (v.statistic == "mean") return s.mean.value();
+    if (v.statistic == "p50") return s.p50.value();
+    if (v.statistic == "p90") return s.p90.value();
+    if (v.statistic == "p95") return s.p95.value();
+    if (v.statistic == "p99") return s.p99.value();
+    return std::nullopt;
+  };
+  const double scale = v.unit == "ms" ? 1e3 : 1;
+  const auto scaled = [&](std::optional<double> seconds) -> std::optional<double> {
+    if (!seconds) return std::nullopt;
+    return *seconds * scale;
+  };
+  if (v.metric == "ttft") return scaled(latency(r.ttft));
+  if (v.metric == "itl") return scaled(latency(r.itl));
+  if (v.metric == "e2e") return scaled(latency(r.e2e));
+  if (v.metric == "tpot") {
+    const auto definition = v.notes.find("tpot_def");
+    if (definition != v.notes.end() && definition->second == "sum_itl/all_out_tokens") {
+      // The first token counts in the denominator.
+      if (r.requests.output_tokens == 0) return std::nullopt;
+      return r.itl.mean.value() * static_cast<double>(r.itl.count) / static_cast<double>(r.requests.output_tokens) * scale;
+    }
+    return scaled(latency(r.tpot));
+  }
+  const double seconds = r.simulation.simulated_s;
+  if (seconds <= 0) return std::nullopt;
+  const double outputs = static_cast<double>(r.requests.output_tokens);
+  if (v.metric == "throughput_out") return outputs / seconds;
+  if (v.metric == "throughput_total") return (outputs + static_cast<double>(r.requests.input_tokens)) / seconds;
+  if (v.metric == "request_rate") return static_cast<double>(r.requests.completed) / seconds;
+  // Meters read the GPU boards, not the host.
+  const double gpu_joules = r.energy.by_component.at("gpu_active") + r.energy.by_component.at("gpu_idle");
+  if (v.metric == "power") return gpu_joules / seconds;
+  if (v.metric == "energy_per_out_token") return outputs > 0 ? std::optional(gpu_joules / outputs) : std::nullopt;
+  if (v.metric == "energy_per_request") {
+    return r.requests.completed > 0 ? std::optional(gpu_joules / static_cast<double>(r.requests.completed)) : std::nullopt;
+  }
+  return std::nullopt;
+}
+
+}  // namespace simrun
