@@ -73,7 +73,8 @@ void CheckPlan(const ModelSpec& model, const ParallelPlan& plan, const SourceLoc
     fail("ep", fmt::format("{} has no experts to spread", model.name), "set ep: 1");
   }
 
-  const std::string weights(DTypeName(plan.weights)), activations(DTypeName(plan.activations)), kv(DTypeName(plan.kv_cache));
+  const std::string weights(DTypeName(plan.weights)), activations(DTypeName(plan.activations)),
+      kv(DTypeName(plan.kv_cache));
   if (plan.weights == DType::kTf32) {
     fail("weights", "tf32 is a multiply format, not a storage format", "set weights: fp32 and activations: tf32");
   }

@@ -40,8 +40,7 @@ absl::StatusOr<DType> ParseDType(std::string_view name) {
   for (int i = 0; i < kNumDTypes; ++i) {
     if (kRows[static_cast<size_t>(i)].name == name) return static_cast<DType>(i);
   }
-  return absl::InvalidArgumentError(
-      fmt::format("\"{}\" is no number format; {}", name, NameHint(name, DTypeNames())));
+  return absl::InvalidArgumentError(fmt::format("\"{}\" is no number format; {}", name, NameHint(name, DTypeNames())));
 }
 
 double BitsPerElement(DType dtype) { return RowOf(dtype).bits; }

@@ -25,8 +25,13 @@ using Json = rapidjson::Value;
 // Typed access to one JSON object. A value of null counts as absent, as in the files themselves.
 class Config {
  public:
-  Config(const Json& object, std::string prefix, std::string architecture, const SourceLocation& where, Problems* problems)
-      : object_(object), prefix_(std::move(prefix)), architecture_(std::move(architecture)), where_(where), problems_(problems) {}
+  Config(const Json& object, std::string prefix, std::string architecture, const SourceLocation& where,
+         Problems* problems)
+      : object_(object),
+        prefix_(std::move(prefix)),
+        architecture_(std::move(architecture)),
+        where_(where),
+        problems_(problems) {}
 
   using Names = std::initializer_list<const char*>;  // current name first, then older ones
 
@@ -261,7 +266,8 @@ void GptOss(const Config& c, ModelSpec* m) {
   m->attention.qkv_bias = m->attention.output_bias = c.BoolOr({"attention_bias"}, true);
   m->attention.sinks = true;
   SetWindow("sliding", c.IntOr({"sliding_window"}, 0, 0), 2, m);
-  SetMoe(c.Int({"num_local_experts"}), c.Int({"num_experts_per_tok", "experts_per_token"}), c.Int({"intermediate_size"}), m);
+  SetMoe(c.Int({"num_local_experts"}), c.Int({"num_experts_per_tok", "experts_per_token"}),
+         c.Int({"intermediate_size"}), m);
   m->moe->router_bias = m->moe->expert_bias = true;
 }
 
@@ -559,14 +565,16 @@ void ReadFormats(const Config& top, const Config& text, ModelSpec* m) {
   } else if (name == "float8_e4m3fn") {
     m->dtype = "fp8";
   } else {
-    top.Fail("torch_dtype", fmt::format("\"{}\" is no weight format", name), "one of: bfloat16, float16, float32, float8_e4m3fn");
+    top.Fail("torch_dtype", fmt::format("\"{}\" is no weight format", name),
+             "one of: bfloat16, float16, float32, float8_e4m3fn");
   }
   const bool nested = !top.Has({"quantization_config"}) && text.Has({"quantization_config"});
   if (!nested && !top.Has({"quantization_config"})) return;
   const Config q = (nested ? text : top).Object("quantization_config");
   const std::optional<DType> format = QuantizedFormat(q);
   if (!format.has_value()) {
-    m->note = fmt::format("quantization method \"{}\" is not known; weights taken as {}", q.TextOr({"quant_method"}, ""), m->dtype);
+    m->note = fmt::format("quantization method \"{}\" is not known; weights taken as {}",
+                          q.TextOr({"quant_method"}, ""), m->dtype);
   } else if (*format == DType::kMxfp4 && m->moe.has_value()) {
     m->moe->dtype = "mxfp4";
   } else {
@@ -586,14 +594,16 @@ absl::StatusOr<ModelSpec> ImportHuggingFaceConfig(std::string_view json_text, st
   Problems problems;
   SourceLocation where;
   where.file = std::string(file);
-  const auto refuse = [&](const SourceLocation& at, std::string_view path, const std::string& what, const std::string& hint = {}) {
+  const auto refuse = [&](const SourceLocation& at, std::string_view path, const std::string& what,
+                          const std::string& hint = {}) {
     problems.Add(at, path, what, hint);
     return problems.ToStatus();
   };
   if (json_text.size() > kMaxBytes) return refuse(where, "", "is larger than 4 MiB");
   if (TooDeep(json_text)) return refuse(where, "", fmt::format("is nested deeper than {} levels", kMaxDepth));
   rapidjson::Document document;
-  document.Parse<rapidjson::kParseIterativeFlag | rapidjson::kParseValidateEncodingFlag>(json_text.data(), json_text.size());
+  document.Parse<rapidjson::kParseIterativeFlag | rapidjson::kParseValidateEncodingFlag>(json_text.data(),
+                                                                                         json_text.size());
   if (document.HasParseError()) {
     return refuse(LocationOf(json_text, document.GetErrorOffset(), file), "",
                   fmt::format("is not JSON: {}", rapidjson::GetParseError_En(document.GetParseError())));
@@ -608,7 +618,8 @@ absl::StatusOr<ModelSpec> ImportHuggingFaceConfig(std::string_view json_text, st
   if (architecture == std::end(kArchitectures)) {
     std::string all;
     for (const Architecture& a : kArchitectures) all += fmt::format("{}{}", all.empty() ? "" : ", ", a.model_type);
-    const std::string what = model_type.empty() ? "is missing" : fmt::format("\"{}\" is not supported", model_type.substr(0, 64));
+    const std::string what =
+        model_type.empty() ? "is missing" : fmt::format("\"{}\" is not supported", model_type.substr(0, 64));
     return refuse(where, "model_type", what, fmt::format("supported: {}", all));
   }
 

@@ -153,7 +153,8 @@ void AddMlaAttention(const ModelSpec& model, const ParallelPlan& plan, double co
     b->Bytes(OpKind::kNorm, "kv_a_norm", count, 2 * t * static_cast<double>(m.kv_lora_rank) * e);
   }
   b->Bytes(OpKind::kRope, "rope", count, 2 * t * static_cast<double>((heads + 1) * m.qk_rope) * e);
-  b->Bytes(OpKind::kElementwise, "kv_write", count, t * static_cast<double>(latent) * (e + BytesPerElement(plan.kv_cache)));
+  b->Bytes(OpKind::kElementwise, "kv_write", count,
+           t * static_cast<double>(latent) * (e + BytesPerElement(plan.kv_cache)));
   b->Batched("mla_uk", count, tokens, m.kv_lora_rank, m.qk_nope, heads);
   b->Batched("mla_uv", count, tokens, m.v_head, m.kv_lora_rank, heads);
   b->Gemm("o_proj", count, tokens, model.hidden, heads * m.v_head, true);
@@ -239,7 +240,8 @@ void AddMoe(const ModelSpec& model, const ParallelPlan& plan, double count, int6
   op.gated = model.mlp.gated;
   op.imbalance = ExpertImbalance(m.experts, m.top_k, plan.ep, all, m.popularity_cv);
   const double local = static_cast<double>(m.experts) / plan.ep;
-  op.active_experts = std::max(std::min(1.0, local), local * ActiveExpertShare(m.experts, m.top_k, all, m.popularity_cv));
+  op.active_experts =
+      std::max(std::min(1.0, local), local * ActiveExpertShare(m.experts, m.top_k, all, m.popularity_cv));
   const double matrices = op.gated ? 3 : 2, up = op.gated ? 2 : 1;
   const double width = static_cast<double>(m.ffn) / inner;
   const double work = static_cast<double>(all) * static_cast<double>(m.top_k) / plan.ep * op.imbalance;
@@ -256,7 +258,8 @@ void AddMoe(const ModelSpec& model, const ParallelPlan& plan, double count, int6
     b->Collective(OpKind::kAllGather, "moe_all_gather", count, plan.tp, x);
   }
   if (m.shared_ffn > 0) {
-    AddMlpGemms(model, "shared_up_proj", "shared_act", "shared_down_proj", CeilDiv(m.shared_ffn, plan.tp), count, tokens, b);
+    AddMlpGemms(model, "shared_up_proj", "shared_act", "shared_down_proj", CeilDiv(m.shared_ffn, plan.tp), count,
+                tokens, b);
     if (m.shared_gate) b->Bytes(OpKind::kElementwise, "shared_gate", count, 2 * x, 2);
     b->Bytes(OpKind::kAdd, "shared_add", count, 3 * x);
     if (exchange) b->Collective(OpKind::kAllReduce, "shared_all_reduce", count, plan.tp, x);
@@ -323,7 +326,8 @@ std::vector<Operator> LowerHeadOperators(const ModelSpec& model, const ParallelP
   if (stage + 1 != plan.pp || rows <= 0) return b.Take();
   const double r = static_cast<double>(rows), v = static_cast<double>(model.vocab), e = b.element_bytes();
   if (model.norm.final) {
-    b.Bytes(OpKind::kNorm, "final_norm", 1, (model.norm.kind == "rms" ? 4 : 2) * r * static_cast<double>(model.hidden) * e);
+    b.Bytes(OpKind::kNorm, "final_norm", 1,
+            (model.norm.kind == "rms" ? 4 : 2) * r * static_cast<double>(model.hidden) * e);
   }
   if (model.is_encoder()) {
     if (model.pooler) b.Gemm("pooler", 1, rows, model.hidden, model.hidden, false);
@@ -381,8 +385,8 @@ double PrefillAttentionFlops(const AttentionShape& shape, int64_t tokens, int64_
 }
 
 double DecodeAttentionFlops(const AttentionShape& shape, int64_t kv) {
-  const double widths = static_cast<double>(shape.mla ? 2 * shape.mla_latent + shape.mla_rope
-                                                      : shape.head_dim + shape.v_head_dim);
+  const double widths =
+      static_cast<double>(shape.mla ? 2 * shape.mla_latent + shape.mla_rope : shape.head_dim + shape.v_head_dim);
   const int64_t seen = shape.window > 0 ? std::min(kv, shape.window) : kv;
   return 2 * static_cast<double>(shape.heads) * widths * static_cast<double>(seen);
 }
@@ -431,11 +435,13 @@ KvBytes KvBytesPerGpu(const ModelSpec& model, const ParallelPlan& plan, int stag
 }
 
 Bytes ActivationBytesPerGpu(const ModelSpec& model, const ParallelPlan& plan, int64_t tokens, int64_t rows) {
-  const double t = static_cast<double>(tokens), e = BytesPerElement(StreamDType(plan)), h = static_cast<double>(model.hidden);
+  const double t = static_cast<double>(tokens), e = BytesPerElement(StreamDType(plan)),
+               h = static_cast<double>(model.hidden);
   const int up = model.mlp.gated ? 2 : 1;
   const int64_t heads = CeilDiv(model.attention.heads, plan.tp);
   const int64_t kv_heads = model.has_mla() ? heads : KvHeadsPerGpu(model, plan);
-  const int64_t attention_width = (heads + kv_heads) * model.attention.head_dim + (kv_heads + heads) * model.v_head_dim();
+  const int64_t attention_width =
+      (heads + kv_heads) * model.attention.head_dim + (kv_heads + heads) * model.v_head_dim();
   double peak = t * static_cast<double>(attention_width) * e;
   peak = std::max(peak, t * (up + 1) * static_cast<double>(CeilDiv(model.mlp.ffn, plan.tp)) * e);
   if (model.moe.has_value()) {
@@ -446,7 +452,8 @@ Bytes ActivationBytesPerGpu(const ModelSpec& model, const ParallelPlan& plan, in
     const double width = static_cast<double>(m.ffn) / ExpertTensorRanks(plan);
     peak = std::max(peak, chosen * (2 * h + (up + 1) * width) * e);
   }
-  if (!model.is_encoder()) peak = std::max(peak, static_cast<double>(rows) * static_cast<double>(model.vocab) * (e + 4));
+  if (!model.is_encoder())
+    peak = std::max(peak, static_cast<double>(rows) * static_cast<double>(model.vocab) * (e + 4));
   return Bytes(2 * t * h * e + peak);
 }
 

@@ -12,7 +12,10 @@
 namespace simrun {
 
 // Layers [first, first + count) of a stage; the first layers % pp stages hold one layer more.
-struct StageLayers { int first = 0; int count = 0; };
+struct StageLayers {
+  int first = 0;
+  int count = 0;
+};
 StageLayers LayersOfStage(const ModelSpec& model, int pp, int stage);
 
 // Operators that depend only on token counts: everything but attention itself, LM head and sampling.
@@ -25,8 +28,9 @@ StageLayers LayersOfStage(const ModelSpec& model, int pp, int stage);
 // Choices, where engines differ:
 //  - RMS norms are fused with the residual add before them (one kernel, 4 T h elements moved); layer norms are not
 //    (add 3 T h, norm 2 T h). Rope and per-head norms count the full head width.
-//  - One all-reduce of T h elements over tp after attention and one after the MLP or MoE; parallel blocks share one. The
-//    vocabulary-parallel embedding needs one too. A norm over all heads (qk_norm: full) adds one of 8 bytes per token.
+//  - One all-reduce of T h elements over tp after attention and one after the MLP or MoE; parallel blocks share one.
+//    The vocabulary-parallel embedding needs one too. A norm over all heads (qk_norm: full) adds one of 8 bytes per
+//    token.
 //  - MLA: the down-projections are computed on every rank. W_UK and W_UV appear as the two batched products of the
 //    absorbed form (per token 2 H d_c (d_nope + d_v) FLOPs). Expanding the latents of new tokens in prefill (kv_b_proj)
 //    costs exactly as much, so the operators serve both; expanding the past is part of PrefillAttentionFlops.
@@ -45,17 +49,17 @@ std::vector<Operator> LowerHeadOperators(const ModelSpec& model, const ParallelP
 // Attention is priced in closed form from running sums; this is what does not change from step to step.
 // A stage has up to two kinds of layers: full attention and sliding-window (or chunked) attention.
 struct AttentionShape {
-  double layers = 0;          // of this kind on this stage
+  double layers = 0;  // of this kind on this stage
   bool mla = false;
-  int64_t heads = 0;          // query heads per GPU
-  int64_t kv_heads = 0;       // per GPU, at least 1
-  int64_t head_dim = 0;       // of q and k
+  int64_t heads = 0;     // query heads per GPU
+  int64_t kv_heads = 0;  // per GPU, at least 1
+  int64_t head_dim = 0;  // of q and k
   int64_t v_head_dim = 0;
-  int64_t mla_latent = 0;     // kv_lora_rank, MLA only
-  int64_t mla_rope = 0;       // qk_rope, MLA only
-  int64_t window = 0;         // 0: full
-  bool chunked = false;       // the window is a fixed chunk of the sequence instead of the last tokens
-  bool causal = true;         // encoders: false
+  int64_t mla_latent = 0;  // kv_lora_rank, MLA only
+  int64_t mla_rope = 0;    // qk_rope, MLA only
+  int64_t window = 0;      // 0: full
+  bool chunked = false;    // the window is a fixed chunk of the sequence instead of the last tokens
+  bool causal = true;      // encoders: false
   DType kv = DType::kBf16;
   DType compute = DType::kBf16;
 };
@@ -68,12 +72,13 @@ std::vector<AttentionShape> AttentionShapes(const ModelSpec& model, const Parall
 double PrefillAttentionFlops(const AttentionShape& shape, int64_t tokens, int64_t past);
 double DecodeAttentionFlops(const AttentionShape& shape, int64_t kv);
 
-// Bytes of weights on each GPU of a stage (with tied embeddings the last stage holds a copy), and of KV cache per token and GPU of a stage (dense over all layers; window
-// layers keep min(length, window) tokens, so their bytes are reported apart).
+// Bytes of weights on each GPU of a stage (with tied embeddings the last stage holds a copy), and of KV cache per token
+// and GPU of a stage (dense over all layers; window layers keep min(length, window) tokens, so their bytes are reported
+// apart).
 Bytes WeightBytesPerGpu(const ModelSpec& model, const ParallelPlan& plan, int stage);
 struct KvBytes {
-  Bytes per_token;            // full-attention layers
-  Bytes per_token_windowed;   // sliding-window layers, for tokens inside the window
+  Bytes per_token;           // full-attention layers
+  Bytes per_token_windowed;  // sliding-window layers, for tokens inside the window
   int64_t window = 0;
 };
 KvBytes KvBytesPerGpu(const ModelSpec& model, const ParallelPlan& plan, int stage);

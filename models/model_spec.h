@@ -19,33 +19,33 @@ namespace simrun {
 struct MlaSpec {
   int64_t q_lora_rank = 0;  // 0: queries are projected directly
   int64_t kv_lora_rank = 0;
-  int64_t qk_nope = 0;      // per head, without position
-  int64_t qk_rope = 0;      // per head, rotary
-  int64_t v_head = 0;       // per head
+  int64_t qk_nope = 0;  // per head, without position
+  int64_t qk_rope = 0;  // per head, rotary
+  int64_t v_head = 0;   // per head
   template <class Visitor>
   void Describe(Visitor& v);
 };
 
 struct AttentionSpec {
   int64_t heads = 0;
-  int64_t kv_heads = 0;     // heads: multi-head; 1: multi-query; between: grouped-query
-  int64_t head_dim = 0;     // of queries and keys; with MLA qk_nope + qk_rope
+  int64_t kv_heads = 0;  // heads: multi-head; 1: multi-query; between: grouped-query
+  int64_t head_dim = 0;  // of queries and keys; with MLA qk_nope + qk_rope
   bool qkv_bias = false;
   bool output_bias = false;
-  bool sinks = false;             // one learned logit per head (gpt-oss)
-  std::string qk_norm = "none";   // none, per-head (weights of head_dim), full (weights over all heads)
+  bool sinks = false;            // one learned logit per head (gpt-oss)
+  std::string qk_norm = "none";  // none, per-head (weights of head_dim), full (weights over all heads)
   // "full"; "sliding": a token sees the last `window` tokens; "chunked": it sees its own chunk of `window` tokens.
   std::string pattern = "full";
   int64_t window = 0;
-  int64_t full_every = 0;         // sliding or chunked: layers n, 2n, 3n, ... (from 1) see everything; 0: no layer does
+  int64_t full_every = 0;  // sliding or chunked: layers n, 2n, 3n, ... (from 1) see everything; 0: no layer does
   std::optional<MlaSpec> mla;
   template <class Visitor>
   void Describe(Visitor& v);
 };
 
 struct MlpSpec {
-  int64_t ffn = 0;          // inner width of the dense layers; 0 when every layer is a mixture of experts
-  bool gated = true;        // three matrices (gate, up, down) instead of two
+  int64_t ffn = 0;    // inner width of the dense layers; 0 when every layer is a mixture of experts
+  bool gated = true;  // three matrices (gate, up, down) instead of two
   bool bias = false;
   std::string activation = "silu";
   template <class Visitor>
@@ -55,13 +55,13 @@ struct MlpSpec {
 struct MoeSpec {
   int64_t experts = 0;
   int64_t top_k = 0;
-  int64_t ffn = 0;               // inner width of one expert
-  int64_t shared = 0;            // experts every token passes; they count together as one MLP of shared_ffn
+  int64_t ffn = 0;     // inner width of one expert
+  int64_t shared = 0;  // experts every token passes; they count together as one MLP of shared_ffn
   int64_t shared_ffn = 0;
-  bool shared_gate = false;      // a sigmoid gate on the shared output, `hidden` weights (Qwen MoE)
+  bool shared_gate = false;  // a sigmoid gate on the shared output, `hidden` weights (Qwen MoE)
   int64_t first_dense_layers = 0;
-  int64_t every = 1;             // after those, layers every, 2*every, ... (from 1) are MoE and the rest dense
-  bool router_bias = false;      // one number per expert: a bias, or DeepSeek's balancing correction
+  int64_t every = 1;         // after those, layers every, 2*every, ... (from 1) are MoE and the rest dense
+  bool router_bias = false;  // one number per expert: a bias, or DeepSeek's balancing correction
   bool expert_bias = false;
   // Format the experts alone were released in ("mxfp4" for gpt-oss), or "same" as the other matrices. A plan whose
   // `weights` are this format leaves the other matrices at the model's own `dtype`, as the released checkpoint does.
@@ -74,30 +74,30 @@ struct MoeSpec {
 };
 
 struct NormSpec {
-  std::string kind = "rms";      // rms, layer
+  std::string kind = "rms";  // rms, layer
   bool bias = false;
-  int64_t per_layer = 2;         // 1: attention and MLP share one (parallel blocks); 4: also after each block (Gemma)
-  bool final = true;             // one after the last layer
-  bool embedding = false;        // one after the embedding (BLOOM, BERT)
+  int64_t per_layer = 2;   // 1: attention and MLP share one (parallel blocks); 4: also after each block (Gemma)
+  bool final = true;       // one after the last layer
+  bool embedding = false;  // one after the embedding (BLOOM, BERT)
   template <class Visitor>
   void Describe(Visitor& v);
 };
 
 struct PositionSpec {
-  std::string kind = "rope";     // rope, learned, alibi
-  int64_t rows = 0;              // learned: rows of the table
-  int64_t token_types = 0;       // rows of a token-type table (BERT)
+  std::string kind = "rope";  // rope, learned, alibi
+  int64_t rows = 0;           // learned: rows of the table
+  int64_t token_types = 0;    // rows of a token-type table (BERT)
   template <class Visitor>
   void Describe(Visitor& v);
 };
 
 // What the publisher says, to check the dimensions against.
 struct PublishedSpec {
-  double parameters = 0;         // total
-  double active_parameters = 0;  // per token, MoE only; 0: not stated
+  double parameters = 0;           // total
+  double active_parameters = 0;    // per token, MoE only; 0: not stated
   std::string basis = "headline";  // exact: the checkpoint's count; headline: a rounded figure
-  double not_modelled = 0;       // of `parameters`: parts outside the text model, such as a vision tower
-  bool flagged = false;          // the dimensions do not give the published total within 1 %; `note` says why
+  double not_modelled = 0;         // of `parameters`: parts outside the text model, such as a vision tower
+  bool flagged = false;            // the dimensions do not give the published total within 1 %; `note` says why
   std::string note;
   template <class Visitor>
   void Describe(Visitor& v);
@@ -116,19 +116,19 @@ struct ModelSpec {
   bool parallel_blocks = false;  // attention and MLP read the same input and are summed (GPT-J, Falcon)
   NormSpec norm;
   PositionSpec positions;
-  int64_t max_positions = 0;     // longest sequence, prompt and output together
-  bool tie_embeddings = false;   // LM head and input embedding are one matrix
+  int64_t max_positions = 0;    // longest sequence, prompt and output together
+  bool tie_embeddings = false;  // LM head and input embedding are one matrix
   bool lm_head_bias = false;
-  bool pooler = false;           // encoder: one hidden x hidden layer on the first token
-  std::string dtype = "bf16";    // format of the released weights
+  bool pooler = false;         // encoder: one hidden x hidden layer on the first token
+  std::string dtype = "bf16";  // format of the released weights
   PublishedSpec published;
   std::string source;
   std::string confidence = "C";  // A read in a source, B vendor figure from prior knowledge, C estimate
   std::string note;
 
   // Filled by LoadModel and Finish, not by YAML.
-  DType native_dtype = DType::kBf16;           // `dtype`
-  std::optional<DType> expert_dtype;           // `moe.dtype` unless "same"
+  DType native_dtype = DType::kBf16;  // `dtype`
+  std::optional<DType> expert_dtype;  // `moe.dtype` unless "same"
 
   bool is_encoder() const { return kind == "encoder"; }
   bool has_mla() const { return attention.mla.has_value(); }
@@ -146,7 +146,8 @@ struct ModelSpec {
 };
 
 // A catalogue name or alias; or the path of a model in this format (*.yaml), of a Hugging Face config.json (*.json), or
-// of a directory that holds one. NotFound with the nearest catalogue name; InvalidArgument with every problem of a file.
+// of a directory that holds one. NotFound with the nearest catalogue name; InvalidArgument with every problem of a
+// file.
 absl::StatusOr<ModelSpec> LoadModel(std::string_view name_or_path, const Catalog& catalog);
 // Reads and checks a spec in this format.
 absl::StatusOr<ModelSpec> ReadModel(const YamlNode& node, std::string name);
@@ -177,8 +178,10 @@ std::vector<std::string> ConfidenceNames();
 template <class Visitor>
 void MlaSpec::Describe(Visitor& v) {
   v.Field("q_lora_rank", q_lora_rank, {.help = "rank of the query compression; 0: none", .min = 0, .max = 1e6});
-  v.Field("kv_lora_rank", kv_lora_rank, {.help = "rank of the key-value compression", .min = 1, .max = 1e6, .required = true});
-  v.Field("qk_nope", qk_nope, {.help = "query/key width per head without position", .min = 1, .max = 1e6, .required = true});
+  v.Field("kv_lora_rank", kv_lora_rank,
+          {.help = "rank of the key-value compression", .min = 1, .max = 1e6, .required = true});
+  v.Field("qk_nope", qk_nope,
+          {.help = "query/key width per head without position", .min = 1, .max = 1e6, .required = true});
   v.Field("qk_rope", qk_rope, {.help = "rotary query/key width per head", .min = 1, .max = 1e6, .required = true});
   v.Field("v_head", v_head, {.help = "value width per head", .min = 1, .max = 1e6, .required = true});
 }
@@ -194,7 +197,8 @@ void AttentionSpec::Describe(Visitor& v) {
   v.Field("qk_norm", qk_norm, {.help = "normalisation of queries and keys", .choices = &QkNormNames});
   v.Field("pattern", pattern, {.help = "which earlier tokens a token sees", .choices = &AttentionPatternNames});
   v.Field("window", window, {.help = "sliding window or chunk, in tokens", .min = 0, .max = 1e9});
-  v.Field("full_every", full_every, {.help = "every n-th layer sees all tokens although the others are windowed; 0: none", .min = 0, .max = 1e6});
+  v.Field("full_every", full_every,
+          {.help = "every n-th layer sees all tokens although the others are windowed; 0: none", .min = 0, .max = 1e6});
   v.Field("mla", mla, {.help = "multi-head latent attention"});
 }
 
@@ -219,7 +223,8 @@ void MoeSpec::Describe(Visitor& v) {
   v.Field("router_bias", router_bias, {.help = "one bias per expert in the router"});
   v.Field("expert_bias", expert_bias, {.help = "expert matrices have biases"});
   v.Field("dtype", dtype, {.help = "released format of the experts alone, or same", .choices = &ExpertDTypeNames});
-  v.Field("popularity_cv", popularity_cv, {.help = "standard deviation over mean of expert popularity", .min = 0, .max = 10});
+  v.Field("popularity_cv", popularity_cv,
+          {.help = "standard deviation over mean of expert popularity", .min = 0, .max = 10});
   v.Field("popularity_source", popularity_source, {.help = "where popularity_cv comes from, with its confidence"});
 }
 
@@ -262,14 +267,17 @@ void ModelSpec::Describe(Visitor& v) {
   v.Field("parallel_blocks", parallel_blocks, {.help = "attention and MLP side by side"});
   v.Field("norm", norm, {.help = "normalisation"});
   v.Field("positions", positions, {.help = "position information"});
-  v.Field("max_positions", max_positions, {.help = "longest sequence in tokens", .min = 1, .max = 1e9, .required = true});
+  v.Field("max_positions", max_positions,
+          {.help = "longest sequence in tokens", .min = 1, .max = 1e9, .required = true});
   v.Field("tie_embeddings", tie_embeddings, {.help = "LM head and embedding are one matrix"});
   v.Field("lm_head_bias", lm_head_bias, {.help = "the LM head has a bias"});
   v.Field("pooler", pooler, {.help = "encoder with a pooling layer"});
   v.Field("dtype", dtype, {.help = "format of the released weights", .choices = &DTypeNames});
   v.Field("published", published, {.help = "published parameter counts"});
   v.Field("source", source, {.help = "where the dimensions come from"});
-  v.Field("confidence", confidence, {.help = "A read in a source, B vendor figure from prior knowledge, C estimate", .choices = &ConfidenceNames});
+  v.Field(
+      "confidence", confidence,
+      {.help = "A read in a source, B vendor figure from prior knowledge, C estimate", .choices = &ConfidenceNames});
   v.Field("note", note, {.help = "what to know about this entry"});
 }
 

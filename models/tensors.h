@@ -11,7 +11,8 @@
 
 namespace simrun {
 
-// How the ranks of one pipeline stage share a tensor. Attention replicas (dp) each hold a copy of everything but experts.
+// How the ranks of one pipeline stage share a tensor. Attention replicas (dp) each hold a copy of everything but
+// experts.
 enum class Shard {
   kReplicated,  // whole on every rank: norms, routers, MLA down-projections, biases added after a reduction
   kTensor,      // split over tp: heads or columns, which divide evenly (CheckPlan)
@@ -25,7 +26,7 @@ struct Tensor {
   const char* name;
   int64_t elements;  // all ranks and all experts together
   Shard shard;
-  bool matrix;       // in the plan's weight format; else 16-bit, or 32-bit in an fp32 plan
+  bool matrix;  // in the plan's weight format; else 16-bit, or 32-bit in an fp32 plan
 };
 
 std::vector<Tensor> EmbeddingTensors(const ModelSpec& model);        // first stage

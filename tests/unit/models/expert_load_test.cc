@@ -75,7 +75,8 @@ TEST(ExpertImbalance, UnevenRouterMatchesSimulation) {
 
 TEST(ExpertImbalance, MatchesMeasuredRoutingOfDeepSeekV2Lite) {
   const auto rows = ReadCsv(DataDir() + "/traces/moe_ep_imbalance_esft_dsv2lite.csv");
-  if (rows.empty()) GTEST_SKIP() << "no traces/moe_ep_imbalance_esft_dsv2lite.csv in " << DataDir() << "; set SIMRUN_DATA_DIR";
+  if (rows.empty())
+    GTEST_SKIP() << "no traces/moe_ep_imbalance_esft_dsv2lite.csv in " << DataDir() << "; set SIMRUN_DATA_DIR";
   std::map<std::pair<int, int>, std::vector<double>> measured;  // (ep, tokens) -> one value per task
   for (size_t r = 1; r < rows.size(); ++r) {
     measured[{std::stoi(rows[r][1]), std::stoi(rows[r][2])}].push_back(std::stod(rows[r][3]));
@@ -85,7 +86,8 @@ TEST(ExpertImbalance, MatchesMeasuredRoutingOfDeepSeekV2Lite) {
   for (const auto& [key, values] : measured) {
     double mean = 0;
     for (const double v : values) mean += v / static_cast<double>(values.size());
-    EXPECT_NEAR(ExpertImbalance(64, 6, key.first, key.second, cv) / mean, 1, 0.05) << "ep " << key.first << ", tokens " << key.second;
+    EXPECT_NEAR(ExpertImbalance(64, 6, key.first, key.second, cv) / mean, 1, 0.05)
+        << "ep " << key.first << ", tokens " << key.second;
   }
 }
 
@@ -109,10 +111,13 @@ TEST(ExpertImbalance, CatalogueSpreadsComeFromTheRoutingData) {
     return sum;
   };
   const double mixtral = mean_cv("moe_popularity_olmoe_repo.csv", {1, 2}, "mixtral-8x7b");
-  if (mixtral == 0) GTEST_SKIP() << "no traces/moe_popularity_olmoe_repo.csv in " << DataDir() << "; set SIMRUN_DATA_DIR";
+  if (mixtral == 0)
+    GTEST_SKIP() << "no traces/moe_popularity_olmoe_repo.csv in " << DataDir() << "; set SIMRUN_DATA_DIR";
   EXPECT_NEAR(Model("mixtral-8x7b").moe->popularity_cv, mixtral, 0.005);
-  EXPECT_NEAR(Model("olmoe-1b-7b").moe->popularity_cv, mean_cv("moe_popularity_olmoe_repo.csv", {1, 2}, "olmoe"), 0.005);
-  EXPECT_NEAR(Model("deepseek-v2-lite").moe->popularity_cv, mean_cv("moe_popularity_esft_dsv2lite.csv", {0, 1}, ""), 0.005);
+  EXPECT_NEAR(Model("olmoe-1b-7b").moe->popularity_cv, mean_cv("moe_popularity_olmoe_repo.csv", {1, 2}, "olmoe"),
+              0.005);
+  EXPECT_NEAR(Model("deepseek-v2-lite").moe->popularity_cv, mean_cv("moe_popularity_esft_dsv2lite.csv", {0, 1}, ""),
+              0.005);
 }
 
 TEST(ExpertImbalance, StaysWithinItsLimits) {
@@ -143,7 +148,8 @@ TEST(ActiveExpertShare, UniformIsTheClosedForm) {
 TEST(ActiveExpertShare, MatchesSimulationAndMeasurement) {
   for (const double cv : {0.3, 0.83}) {
     for (const int tokens : {4, 16, 64}) {
-      EXPECT_NEAR(ActiveExpertShare(64, 6, tokens, cv), Simulate(64, 6, 2, tokens, cv, 400).active, 0.03) << cv << " " << tokens;
+      EXPECT_NEAR(ActiveExpertShare(64, 6, tokens, cv), Simulate(64, 6, 2, tokens, cv, 400).active, 0.03)
+          << cv << " " << tokens;
     }
   }
   // DeepSeek-V2-Lite, mean over four tasks: 42.6 experts by 16 random tokens, 59.7 by 64.

@@ -18,17 +18,19 @@ namespace {
 using testing::HasSubstr;
 
 struct Case {
-  const char* model;   // catalogue entry with the same dimensions
+  const char* model;  // catalogue entry with the same dimensions
   const char* config;
 };
 
 // The fields of the published config.json files that matter here, with a few that do not.
 const Case kCases[] = {
-    {"llama-2-70b", R"({"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu", "hidden_size": 8192,
+    {"llama-2-70b",
+     R"({"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu", "hidden_size": 8192,
       "intermediate_size": 28672, "max_position_embeddings": 4096, "num_attention_heads": 64, "num_hidden_layers": 80,
       "num_key_value_heads": 8, "pretraining_tp": 1, "rms_norm_eps": 1e-05, "rope_scaling": null,
       "tie_word_embeddings": false, "torch_dtype": "float16", "vocab_size": 32000})"},
-    {"llama-3.2-1b", R"({"model_type": "llama", "attention_bias": false, "head_dim": 64, "hidden_size": 2048, "intermediate_size": 8192,
+    {"llama-3.2-1b",
+     R"({"model_type": "llama", "attention_bias": false, "head_dim": 64, "hidden_size": 2048, "intermediate_size": 8192,
       "max_position_embeddings": 131072, "mlp_bias": false, "num_attention_heads": 32, "num_hidden_layers": 16,
       "num_key_value_heads": 8, "rope_scaling": {"factor": 32.0, "rope_type": "llama3"}, "tie_word_embeddings": true,
       "torch_dtype": "bfloat16", "vocab_size": 128256})"},
@@ -37,32 +39,40 @@ const Case kCases[] = {
     {"internlm-20b", R"({"model_type": "internlm", "bias": false, "hidden_size": 5120, "intermediate_size": 13824,
       "max_position_embeddings": 4096, "num_attention_heads": 40, "num_hidden_layers": 60, "num_key_value_heads": 40,
       "torch_dtype": "bfloat16", "vocab_size": 103168, "tie_word_embeddings": false})"},
-    {"llama-4-maverick-17b-128e", R"({"model_type": "llama4", "torch_dtype": "bfloat16", "vision_config": {"hidden_size": 1408},
+    {"llama-4-maverick-17b-128e",
+     R"({"model_type": "llama4", "torch_dtype": "bfloat16", "vision_config": {"hidden_size": 1408},
       "text_config": {"model_type": "llama4_text", "hidden_size": 5120, "intermediate_size": 8192, "intermediate_size_mlp": 16384,
       "num_hidden_layers": 48, "num_attention_heads": 40, "num_key_value_heads": 8, "head_dim": 128, "vocab_size": 202048,
       "max_position_embeddings": 1048576, "num_local_experts": 128, "num_experts_per_tok": 1, "interleave_moe_layer_step": 2,
       "attention_chunk_size": 8192, "no_rope_layers": [], "attention_bias": false, "tie_word_embeddings": false, "use_qk_norm": false}})"},
-    {"llama-4-scout-17b-16e", R"({"model_type": "llama4", "text_config": {"model_type": "llama4_text", "hidden_size": 5120,
+    {"llama-4-scout-17b-16e",
+     R"({"model_type": "llama4", "text_config": {"model_type": "llama4_text", "hidden_size": 5120,
       "intermediate_size": 8192, "intermediate_size_mlp": 16384, "num_hidden_layers": 48, "num_attention_heads": 40,
       "num_key_value_heads": 8, "head_dim": 128, "vocab_size": 202048, "max_position_embeddings": 10485760, "num_local_experts": 16,
       "num_experts_per_tok": 1, "interleave_moe_layer_step": 1, "attention_chunk_size": 8192, "torch_dtype": "bfloat16"}})"},
-    {"mistral-7b-v0.1", R"({"model_type": "mistral", "hidden_size": 4096, "intermediate_size": 14336, "max_position_embeddings": 32768,
+    {"mistral-7b-v0.1",
+     R"({"model_type": "mistral", "hidden_size": 4096, "intermediate_size": 14336, "max_position_embeddings": 32768,
       "num_attention_heads": 32, "num_hidden_layers": 32, "num_key_value_heads": 8, "sliding_window": 4096,
       "tie_word_embeddings": false, "torch_dtype": "bfloat16", "vocab_size": 32000})"},
-    {"mistral-7b-v0.3", R"({"model_type": "mistral", "hidden_size": 4096, "intermediate_size": 14336, "max_position_embeddings": 32768,
+    {"mistral-7b-v0.3",
+     R"({"model_type": "mistral", "hidden_size": 4096, "intermediate_size": 14336, "max_position_embeddings": 32768,
       "num_attention_heads": 32, "num_hidden_layers": 32, "num_key_value_heads": 8, "sliding_window": null,
       "torch_dtype": "bfloat16", "vocab_size": 32768})"},
-    {"mixtral-8x7b", R"({"model_type": "mixtral", "hidden_size": 4096, "intermediate_size": 14336, "max_position_embeddings": 32768,
+    {"mixtral-8x7b",
+     R"({"model_type": "mixtral", "hidden_size": 4096, "intermediate_size": 14336, "max_position_embeddings": 32768,
       "num_attention_heads": 32, "num_experts_per_tok": 2, "num_hidden_layers": 32, "num_key_value_heads": 8, "num_local_experts": 8,
       "sliding_window": null, "tie_word_embeddings": false, "torch_dtype": "bfloat16", "vocab_size": 32000})"},
-    {"qwen2.5-7b", R"({"model_type": "qwen2", "hidden_size": 3584, "intermediate_size": 18944, "max_position_embeddings": 32768,
+    {"qwen2.5-7b",
+     R"({"model_type": "qwen2", "hidden_size": 3584, "intermediate_size": 18944, "max_position_embeddings": 32768,
       "max_window_layers": 28, "num_attention_heads": 28, "num_hidden_layers": 28, "num_key_value_heads": 4, "sliding_window": 131072,
       "tie_word_embeddings": false, "torch_dtype": "bfloat16", "use_sliding_window": false, "vocab_size": 152064})"},
-    {"qwen1.5-moe-a2.7b", R"({"model_type": "qwen2_moe", "decoder_sparse_step": 1, "hidden_size": 2048, "intermediate_size": 5632,
+    {"qwen1.5-moe-a2.7b",
+     R"({"model_type": "qwen2_moe", "decoder_sparse_step": 1, "hidden_size": 2048, "intermediate_size": 5632,
       "max_position_embeddings": 8192, "moe_intermediate_size": 1408, "num_attention_heads": 16, "num_experts": 60,
       "num_experts_per_tok": 4, "num_hidden_layers": 24, "num_key_value_heads": 16, "shared_expert_intermediate_size": 5632,
       "sliding_window": 32768, "use_sliding_window": false, "torch_dtype": "bfloat16", "vocab_size": 151936})"},
-    {"qwen3-0.6b", R"({"model_type": "qwen3", "attention_bias": false, "head_dim": 128, "hidden_size": 1024, "intermediate_size": 3072,
+    {"qwen3-0.6b",
+     R"({"model_type": "qwen3", "attention_bias": false, "head_dim": 128, "hidden_size": 1024, "intermediate_size": 3072,
       "max_position_embeddings": 40960, "max_window_layers": 28, "num_attention_heads": 16, "num_hidden_layers": 28,
       "num_key_value_heads": 8, "sliding_window": null, "tie_word_embeddings": true, "torch_dtype": "bfloat16",
       "use_sliding_window": false, "vocab_size": 151936})"},
@@ -70,29 +80,34 @@ const Case kCases[] = {
       "hidden_size": 2048, "intermediate_size": 6144, "max_position_embeddings": 40960, "mlp_only_layers": [],
       "moe_intermediate_size": 768, "num_attention_heads": 32, "num_experts": 128, "num_experts_per_tok": 8, "num_hidden_layers": 48,
       "num_key_value_heads": 4, "tie_word_embeddings": false, "torch_dtype": "bfloat16", "vocab_size": 151936})"},
-    {"deepseek-v2-lite", R"({"model_type": "deepseek_v2", "first_k_dense_replace": 1, "hidden_size": 2048, "intermediate_size": 10944,
+    {"deepseek-v2-lite",
+     R"({"model_type": "deepseek_v2", "first_k_dense_replace": 1, "hidden_size": 2048, "intermediate_size": 10944,
       "kv_lora_rank": 512, "max_position_embeddings": 163840, "moe_intermediate_size": 1408, "moe_layer_freq": 1,
       "n_routed_experts": 64, "n_shared_experts": 2, "num_attention_heads": 16, "num_experts_per_tok": 6, "num_hidden_layers": 27,
       "num_key_value_heads": 16, "q_lora_rank": null, "qk_nope_head_dim": 128, "qk_rope_head_dim": 64, "v_head_dim": 128,
       "torch_dtype": "bfloat16", "vocab_size": 102400})"},
-    {"deepseek-v3", R"({"model_type": "deepseek_v3", "first_k_dense_replace": 3, "hidden_size": 7168, "intermediate_size": 18432,
+    {"deepseek-v3",
+     R"({"model_type": "deepseek_v3", "first_k_dense_replace": 3, "hidden_size": 7168, "intermediate_size": 18432,
       "kv_lora_rank": 512, "max_position_embeddings": 163840, "moe_intermediate_size": 2048, "moe_layer_freq": 1,
       "n_group": 8, "n_routed_experts": 256, "n_shared_experts": 1, "num_attention_heads": 128, "num_experts_per_tok": 8,
       "num_hidden_layers": 61, "num_key_value_heads": 128, "num_nextn_predict_layers": 1, "q_lora_rank": 1536,
       "qk_nope_head_dim": 128, "qk_rope_head_dim": 64, "quantization_config": {"activation_scheme": "dynamic", "fmt": "e4m3",
       "quant_method": "fp8", "weight_block_size": [128, 128]}, "tie_word_embeddings": false, "topk_method": "noaux_tc",
       "torch_dtype": "bfloat16", "v_head_dim": 128, "vocab_size": 129280})"},
-    {"kimi-k2", R"({"model_type": "kimi_k2", "first_k_dense_replace": 1, "hidden_size": 7168, "intermediate_size": 18432,
+    {"kimi-k2",
+     R"({"model_type": "kimi_k2", "first_k_dense_replace": 1, "hidden_size": 7168, "intermediate_size": 18432,
       "kv_lora_rank": 512, "max_position_embeddings": 131072, "moe_intermediate_size": 2048, "moe_layer_freq": 1,
       "n_routed_experts": 384, "n_shared_experts": 1, "num_attention_heads": 64, "num_experts_per_tok": 8, "num_hidden_layers": 61,
       "num_key_value_heads": 64, "q_lora_rank": 1536, "qk_nope_head_dim": 128, "qk_rope_head_dim": 64, "v_head_dim": 128,
       "quantization_config": {"quant_method": "fp8"}, "torch_dtype": "bfloat16", "vocab_size": 163840})"},
-    {"gpt-oss-20b", R"({"model_type": "gpt_oss", "attention_bias": true, "experts_per_token": 4, "head_dim": 64, "hidden_size": 2880,
+    {"gpt-oss-20b",
+     R"({"model_type": "gpt_oss", "attention_bias": true, "experts_per_token": 4, "head_dim": 64, "hidden_size": 2880,
       "intermediate_size": 2880, "layer_types": ["sliding_attention", "full_attention"], "max_position_embeddings": 131072,
       "num_attention_heads": 64, "num_hidden_layers": 24, "num_key_value_heads": 8, "num_local_experts": 32, "sliding_window": 128,
       "quantization_config": {"quant_method": "mxfp4", "modules_to_not_convert": ["model.layers.*.self_attn"]},
       "tie_word_embeddings": false, "dtype": "bfloat16", "vocab_size": 201088})"},
-    {"gemma-2-9b", R"({"model_type": "gemma2", "attention_bias": false, "final_logit_softcapping": 30.0, "head_dim": 256,
+    {"gemma-2-9b",
+     R"({"model_type": "gemma2", "attention_bias": false, "final_logit_softcapping": 30.0, "head_dim": 256,
       "hidden_activation": "gelu_pytorch_tanh", "hidden_size": 3584, "intermediate_size": 14336, "max_position_embeddings": 8192,
       "num_attention_heads": 16, "num_hidden_layers": 42, "num_key_value_heads": 8, "sliding_window": 4096,
       "torch_dtype": "bfloat16", "vocab_size": 256000})"},
@@ -118,22 +133,28 @@ const Case kCases[] = {
     {"opt-6.7b", R"({"model_type": "opt", "activation_function": "relu", "do_layer_norm_before": true, "ffn_dim": 16384,
       "hidden_size": 4096, "max_position_embeddings": 2048, "num_attention_heads": 32, "num_hidden_layers": 32,
       "torch_dtype": "float16", "vocab_size": 50272, "word_embed_proj_dim": 4096})"},
-    {"bloom-176b", R"({"model_type": "bloom", "n_embed": 14336, "n_layer": 70, "num_attention_heads": 112, "seq_length": 2048,
+    {"bloom-176b",
+     R"({"model_type": "bloom", "n_embed": 14336, "n_layer": 70, "num_attention_heads": 112, "seq_length": 2048,
       "torch_dtype": "bfloat16", "vocab_size": 250880})"},
-    {"gpt-2", R"({"model_type": "gpt2", "activation_function": "gelu_new", "n_ctx": 1024, "n_embd": 768, "n_head": 12, "n_layer": 12,
+    {"gpt-2",
+     R"({"model_type": "gpt2", "activation_function": "gelu_new", "n_ctx": 1024, "n_embd": 768, "n_head": 12, "n_layer": 12,
       "n_positions": 1024, "vocab_size": 50257})"},
-    {"gpt-j-6b", R"({"model_type": "gptj", "activation_function": "gelu_new", "n_embd": 4096, "n_head": 16, "n_inner": null,
+    {"gpt-j-6b",
+     R"({"model_type": "gptj", "activation_function": "gelu_new", "n_embd": 4096, "n_head": 16, "n_inner": null,
       "n_layer": 28, "n_positions": 2048, "rotary_dim": 64, "tie_word_embeddings": false, "torch_dtype": "float16", "vocab_size": 50400})"},
-    {"gpt-neox-20b", R"({"model_type": "gpt_neox", "hidden_act": "gelu_fast", "hidden_size": 6144, "intermediate_size": 24576,
+    {"gpt-neox-20b",
+     R"({"model_type": "gpt_neox", "hidden_act": "gelu_fast", "hidden_size": 6144, "intermediate_size": 24576,
       "max_position_embeddings": 2048, "num_attention_heads": 64, "num_hidden_layers": 44, "rotary_pct": 0.25,
       "tie_word_embeddings": false, "torch_dtype": "float16", "use_parallel_residual": true, "vocab_size": 50432})"},
-    {"olmoe-1b-7b", R"({"model_type": "olmoe", "hidden_size": 2048, "intermediate_size": 1024, "max_position_embeddings": 4096,
+    {"olmoe-1b-7b",
+     R"({"model_type": "olmoe", "hidden_size": 2048, "intermediate_size": 1024, "max_position_embeddings": 4096,
       "num_attention_heads": 16, "num_experts": 64, "num_experts_per_tok": 8, "num_hidden_layers": 16, "num_key_value_heads": 16,
       "tie_word_embeddings": false, "torch_dtype": "bfloat16", "vocab_size": 50304})"},
     {"dbrx", R"({"model_type": "dbrx", "attn_config": {"clip_qkv": 8, "kv_n_heads": 8}, "d_model": 6144, "ffn_config":
       {"ffn_hidden_size": 10752, "moe_num_experts": 16, "moe_top_k": 4}, "max_seq_len": 32768, "n_heads": 48, "n_layers": 40,
       "tie_word_embeddings": false, "torch_dtype": "bfloat16", "vocab_size": 100352})"},
-    {"glm-4.5", R"({"model_type": "glm4_moe", "attention_bias": true, "first_k_dense_replace": 3, "head_dim": 128, "hidden_size": 5120,
+    {"glm-4.5",
+     R"({"model_type": "glm4_moe", "attention_bias": true, "first_k_dense_replace": 3, "head_dim": 128, "hidden_size": 5120,
       "intermediate_size": 12288, "max_position_embeddings": 131072, "moe_intermediate_size": 1536, "n_routed_experts": 160,
       "n_shared_experts": 1, "num_attention_heads": 96, "num_experts_per_tok": 8, "num_hidden_layers": 92, "num_key_value_heads": 8,
       "num_nextn_predict_layers": 1, "torch_dtype": "bfloat16", "use_qk_norm": true, "vocab_size": 151552})"},
@@ -143,7 +164,8 @@ const Case kCases[] = {
       "shared_intermediate_size": 0, "quantization_config": {"quant_method": "fp8"}, "vocab_size": 200064})"},
     {"bert-base-uncased", R"({"model_type": "bert", "hidden_act": "gelu", "hidden_size": 768, "intermediate_size": 3072,
       "max_position_embeddings": 512, "num_attention_heads": 12, "num_hidden_layers": 12, "type_vocab_size": 2, "vocab_size": 30522})"},
-    {"xlm-roberta-large", R"({"model_type": "xlm-roberta", "hidden_act": "gelu", "hidden_size": 1024, "intermediate_size": 4096,
+    {"xlm-roberta-large",
+     R"({"model_type": "xlm-roberta", "hidden_act": "gelu", "hidden_size": 1024, "intermediate_size": 4096,
       "max_position_embeddings": 514, "num_attention_heads": 16, "num_hidden_layers": 24, "type_vocab_size": 1, "vocab_size": 250002})"},
 };
 
@@ -174,7 +196,8 @@ TEST(HuggingFaceImport, GivesTheCatalogueEntryOfEveryFamily) {
 
 TEST(HuggingFaceImport, EveryArchitectureIsTested) {
   for (const std::string& name : HuggingFaceArchitectures()) {
-    if (name == "phi3" || name == "roberta" || name == "llama4_text") continue;  // phi3 below; the others as xlm-roberta and llama4
+    if (name == "phi3" || name == "roberta" || name == "llama4_text")
+      continue;  // phi3 below; the others as xlm-roberta and llama4
     bool found = false;
     for (const Case& c : kCases) found = found || std::string(c.config).find("\"" + name + "\"") != std::string::npos;
     EXPECT_TRUE(found) << name;
@@ -185,7 +208,8 @@ TEST(HuggingFaceImport, Phi3) {
   // Phi-3-mini-4k: 3.82 billion parameters.
   const auto m = ImportHuggingFaceConfig(R"({"model_type": "phi3", "hidden_size": 3072, "intermediate_size": 8192,
       "max_position_embeddings": 4096, "num_attention_heads": 32, "num_hidden_layers": 32, "num_key_value_heads": 32,
-      "sliding_window": 2047, "tie_word_embeddings": false, "torch_dtype": "bfloat16", "vocab_size": 32064})", "config.json");
+      "sliding_window": 2047, "tie_word_embeddings": false, "torch_dtype": "bfloat16", "vocab_size": 32064})",
+                                         "config.json");
   ASSERT_TRUE(m.ok()) << m.status();
   EXPECT_NEAR(static_cast<double>(ParameterCount(*m)), 3.82e9, 0.005e9);
   EXPECT_EQ(m->attention.window, 2047);
@@ -195,7 +219,9 @@ TEST(HuggingFaceImport, QuantisedCheckpoints) {
   const auto dtype = [](const std::string& quantization) {
     const auto m = ImportHuggingFaceConfig(R"({"model_type": "llama", "hidden_size": 64, "intermediate_size": 128,
         "max_position_embeddings": 64, "num_attention_heads": 4, "num_hidden_layers": 2, "torch_dtype": "bfloat16",
-        "vocab_size": 100, "quantization_config": )" + quantization + "}", "config.json");
+        "vocab_size": 100, "quantization_config": )" +
+                                               quantization + "}",
+                                           "config.json");
     EXPECT_TRUE(m.ok()) << m.status();
     return m.ok() ? m->dtype + (m->note.empty() ? "" : "; " + m->note) : "";
   };
@@ -203,10 +229,17 @@ TEST(HuggingFaceImport, QuantisedCheckpoints) {
   EXPECT_EQ(dtype(R"({"quant_method": "awq", "bits": 4})"), "int4");
   EXPECT_EQ(dtype(R"({"quant_method": "gptq", "bits": 8})"), "int8");
   EXPECT_EQ(dtype(R"({"quant_method": "modelopt", "quant_algo": "NVFP4"})"), "nvfp4");
-  EXPECT_EQ(dtype(R"({"quant_method": "compressed-tensors", "config_groups": {"group_0": {"weights": {"num_bits": 8, "type": "float"}}}})"), "fp8");
-  EXPECT_EQ(dtype(R"({"quant_method": "compressed-tensors", "config_groups": {"group_0": {"weights": {"num_bits": 4, "type": "int"}}}})"), "int4");
+  EXPECT_EQ(
+      dtype(
+          R"({"quant_method": "compressed-tensors", "config_groups": {"group_0": {"weights": {"num_bits": 8, "type": "float"}}}})"),
+      "fp8");
+  EXPECT_EQ(
+      dtype(
+          R"({"quant_method": "compressed-tensors", "config_groups": {"group_0": {"weights": {"num_bits": 4, "type": "int"}}}})"),
+      "int4");
   EXPECT_EQ(dtype("null"), "bf16");
-  EXPECT_EQ(dtype(R"({"quant_method": "magic"})"), "bf16; quantization method \"magic\" is not known; weights taken as bf16");
+  EXPECT_EQ(dtype(R"({"quant_method": "magic"})"),
+            "bf16; quantization method \"magic\" is not known; weights taken as bf16");
 }
 
 std::string Error(const std::string& text) {
@@ -226,26 +259,31 @@ TEST(HuggingFaceImport, NamesMissingAndWrongFieldsAllAtOnce) {
 }
 
 TEST(HuggingFaceImport, NamesNestedFields) {
-  EXPECT_THAT(Error(R"({"model_type": "dbrx", "d_model": 64, "n_heads": 4, "n_layers": 2, "vocab_size": 9, "max_seq_len": 8,
-      "attn_config": {}, "ffn_config": {"moe_top_k": 4}})"), HasSubstr("ffn_config.moe_num_experts: is missing"));
+  EXPECT_THAT(
+      Error(R"({"model_type": "dbrx", "d_model": 64, "n_heads": 4, "n_layers": 2, "vocab_size": 9, "max_seq_len": 8,
+      "attn_config": {}, "ffn_config": {"moe_top_k": 4}})"),
+      HasSubstr("ffn_config.moe_num_experts: is missing"));
   EXPECT_THAT(Error(R"({"model_type": "llama4"})"), HasSubstr("text_config: is missing"));
   EXPECT_THAT(Error(R"({"model_type": "gemma3", "text_config": 3})"), HasSubstr("text_config: must be an object"));
 }
 
 TEST(HuggingFaceImport, RefusesWhatItDoesNotKnow) {
-  EXPECT_THAT(Error(R"({"model_type": "mamba"})"), HasSubstr("model_type: \"mamba\" is not supported; supported: Yi, bert, bloom"));
+  EXPECT_THAT(Error(R"({"model_type": "mamba"})"),
+              HasSubstr("model_type: \"mamba\" is not supported; supported: Yi, bert, bloom"));
   EXPECT_THAT(Error("{}"), HasSubstr("model_type: is missing"));
   EXPECT_THAT(Error(R"({"model_type": 3})"), HasSubstr("model_type: must be text"));
   EXPECT_THAT(Error("[]"), HasSubstr("must be a JSON object"));
   // Impossible dimensions are found by the model's own check.
-  EXPECT_THAT(Error(R"({"model_type": "llama", "hidden_size": 64, "intermediate_size": 128, "max_position_embeddings": 64,
+  EXPECT_THAT(
+      Error(R"({"model_type": "llama", "hidden_size": 64, "intermediate_size": 128, "max_position_embeddings": 64,
       "num_attention_heads": 4, "num_key_value_heads": 3, "num_hidden_layers": 2, "vocab_size": 100})"),
-              HasSubstr("attention.kv_heads: 3 does not divide the 4 query heads"));
+      HasSubstr("attention.kv_heads: 3 does not divide the 4 query heads"));
 }
 
 TEST(HuggingFaceImport, SurvivesJunk) {
   EXPECT_THAT(Error(""), HasSubstr("is not JSON"));
-  EXPECT_THAT(Error("{\"model_type\": \"llama\",\n  \"hidden_size\": }"), HasSubstr("dir/config.json:2:18: is not JSON"));
+  EXPECT_THAT(Error("{\"model_type\": \"llama\",\n  \"hidden_size\": }"),
+              HasSubstr("dir/config.json:2:18: is not JSON"));
   EXPECT_THAT(Error(std::string(100000, '[')), HasSubstr("nested deeper than 64"));
   EXPECT_THAT(Error(std::string((4u << 20) + 1, ' ')), HasSubstr("larger than 4 MiB"));
   EXPECT_THAT(Error("{\"model_type\": \"lla\xff\xfe\"}"), HasSubstr("is not JSON"));
@@ -291,7 +329,8 @@ TEST_F(LoadModelFiles, FindsNamesAliasesFilesAndDirectories) {
   }
   EXPECT_EQ(Model(Write("tiny.json", kCases[0].config)).name, "tiny");
   const std::string yaml = Write("small.yaml",
-      "hidden: 64\nlayers: 2\nvocab: 100\nattention: {heads: 4, kv_heads: 2, head_dim: 16}\nmlp: {ffn: 128}\nmax_positions: 512\n");
+                                 "hidden: 64\nlayers: 2\nvocab: 100\nattention: {heads: 4, kv_heads: 2, head_dim: "
+                                 "16}\nmlp: {ffn: 128}\nmax_positions: 512\n");
   const ModelSpec small = Model(yaml);
   EXPECT_EQ(small.name, "small");
   // Two embeddings, and per layer q, k+v, o, three matrices and two norms; one last norm.
@@ -299,21 +338,25 @@ TEST_F(LoadModelFiles, FindsNamesAliasesFilesAndDirectories) {
 }
 
 TEST_F(LoadModelFiles, ExplainsWhatIsWrong) {
-  const auto error = [](const std::string& name) { return std::string(LoadModel(name, TestCatalog()).status().message()); };
+  const auto error = [](const std::string& name) {
+    return std::string(LoadModel(name, TestCatalog()).status().message());
+  };
   EXPECT_THAT(error("llama-3.1-70"), HasSubstr("did you mean \"llama-3.1-70b\""));
   EXPECT_FALSE(LoadModel((dir_ / "absent.json").string(), TestCatalog()).ok());
   EXPECT_FALSE(LoadModel((dir_ / "absent.yaml").string(), TestCatalog()).ok());
   EXPECT_FALSE(LoadModel(dir_.string(), TestCatalog()).ok());  // a directory without config.json
   EXPECT_FALSE(LoadModel("", TestCatalog()).ok());
-  const std::string typo = error(Write("typo.yaml",
+  const std::string typo = error(Write(
+      "typo.yaml",
       "hiden: 64\nlayers: 2\nvocab: 100\nattention: {heads: 4, kv_heads: 2, head_dim: 16}\nmax_positions: 512\n"));
   EXPECT_THAT(typo, HasSubstr("typo.yaml:1:1: hiden:"));
   EXPECT_THAT(typo, HasSubstr("did you mean \"hidden\""));
   EXPECT_THAT(typo, HasSubstr("hidden: is required"));
   EXPECT_THAT(error(Write("bad.yaml",
-      "hidden: 64\nlayers: 2\nvocab: 100\nattention: {heads: 4, kv_heads: 3, head_dim: 16, pattern: sliding}\nmax_positions: 512\n")),
-      testing::AllOf(HasSubstr("attention.kv_heads: 3 does not divide the 4 query heads"), HasSubstr("attention.window: is required"),
-                     HasSubstr("mlp.ffn: is required")));
+                          "hidden: 64\nlayers: 2\nvocab: 100\nattention: {heads: 4, kv_heads: 3, head_dim: 16, "
+                          "pattern: sliding}\nmax_positions: 512\n")),
+              testing::AllOf(HasSubstr("attention.kv_heads: 3 does not divide the 4 query heads"),
+                             HasSubstr("attention.window: is required"), HasSubstr("mlp.ffn: is required")));
 }
 
 TEST(ModelSpecYaml, PrintsBackToTheSameModel) {

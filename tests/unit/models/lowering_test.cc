@@ -259,11 +259,17 @@ TEST(Weights, ShardsAddUpToTheModelForAnyPlan) {
     const int inner = ExpertTensorRanks(plan);
     const auto copies = [&](const Tensor& t) -> double {  // ranks of one stage and replica set that hold the same part
       switch (t.shard) {
-        case Shard::kReplicated: return plan.tp * plan.dp;
-        case Shard::kTensor: case Shard::kVocab: return plan.dp;
-        case Shard::kKvHeads: return plan.dp * std::max(1.0, static_cast<double>(plan.tp) / static_cast<double>(m.attention.kv_heads));
-        case Shard::kExpert: return plan.ep > 1 ? 1 : plan.dp;
-        case Shard::kExpertBias: return plan.ep > 1 ? inner : plan.dp * plan.tp;
+        case Shard::kReplicated:
+          return plan.tp * plan.dp;
+        case Shard::kTensor:
+        case Shard::kVocab:
+          return plan.dp;
+        case Shard::kKvHeads:
+          return plan.dp * std::max(1.0, static_cast<double>(plan.tp) / static_cast<double>(m.attention.kv_heads));
+        case Shard::kExpert:
+          return plan.ep > 1 ? 1 : plan.dp;
+        case Shard::kExpertBias:
+          return plan.ep > 1 ? inner : plan.dp * plan.tp;
       }
       return 0;
     };
@@ -271,9 +277,11 @@ TEST(Weights, ShardsAddUpToTheModelForAnyPlan) {
       for (const Tensor& t : tensors) {
         const double held = static_cast<double>(ElementsPerGpu(t, m, plan)) * plan.tp * plan.dp / copies(t);
         // Only the vocabulary is padded, to the next multiple of tp rows.
-        const double padding = t.shard == Shard::kVocab ? static_cast<double>((plan.tp - 1) * (t.elements / m.vocab)) : 0;
+        const double padding =
+            t.shard == Shard::kVocab ? static_cast<double>((plan.tp - 1) * (t.elements / m.vocab)) : 0;
         EXPECT_GE(held, static_cast<double>(t.elements)) << m.name << " " << t.name;
-        EXPECT_LE(held, static_cast<double>(t.elements) + padding + 0.5) << m.name << " " << t.name << " tp " << plan.tp << " ep " << plan.ep;
+        EXPECT_LE(held, static_cast<double>(t.elements) + padding + 0.5)
+            << m.name << " " << t.name << " tp " << plan.tp << " ep " << plan.ep;
       }
     };
     check(EmbeddingTensors(m));
@@ -294,7 +302,8 @@ TEST(Weights, ShardsAddUpToTheModelForAnyPlan) {
 }
 
 TEST(Weights, PipelineStagesAddUp) {
-  for (const char* name : {"llama-3.1-8b", "gemma-2-9b", "deepseek-v2-lite", "llama-4-maverick-17b-128e", "bert-base-uncased"}) {
+  for (const char* name :
+       {"llama-3.1-8b", "gemma-2-9b", "deepseek-v2-lite", "llama-4-maverick-17b-128e", "bert-base-uncased"}) {
     const ModelSpec m = Model(name);
     double sum = 0;
     for (int stage = 0; stage < 4; ++stage) sum += WeightBytesPerGpu(m, Plan(1, 4), stage).value();
@@ -315,13 +324,13 @@ TEST(KvCache, BytesPerTokenOfEveryKindOfAttention) {
   const auto per_token = [](const char* name, const ParallelPlan& plan) {
     return KvBytesPerGpu(Model(name), plan, 0).per_token.value();
   };
-  EXPECT_EQ(per_token("llama-2-7b", Plan(1)), 32 * 2 * 32 * 128 * 2);         // multi-head
-  EXPECT_EQ(per_token("llama-3.1-70b", Plan(1)), 80 * 2 * 8 * 128 * 2);       // grouped
+  EXPECT_EQ(per_token("llama-2-7b", Plan(1)), 32 * 2 * 32 * 128 * 2);    // multi-head
+  EXPECT_EQ(per_token("llama-3.1-70b", Plan(1)), 80 * 2 * 8 * 128 * 2);  // grouped
   EXPECT_EQ(per_token("llama-3.1-70b", Plan(8)), 80 * 2 * 1 * 128 * 2);
-  EXPECT_EQ(per_token("llama-3.1-70b", Plan(16)), 80 * 2 * 1 * 128 * 2);      // replicated
+  EXPECT_EQ(per_token("llama-3.1-70b", Plan(16)), 80 * 2 * 1 * 128 * 2);  // replicated
   EXPECT_EQ(per_token("llama-3.1-70b", Plan(8, 2)), 40 * 2 * 1 * 128 * 2);
-  EXPECT_EQ(per_token("falcon-7b", Plan(1)), 32 * 2 * 64 * 2);                // multi-query
-  EXPECT_EQ(per_token("deepseek-v3", Plan(8)), 61 * (512 + 64) * 2);          // latent: whole on every rank
+  EXPECT_EQ(per_token("falcon-7b", Plan(1)), 32 * 2 * 64 * 2);        // multi-query
+  EXPECT_EQ(per_token("deepseek-v3", Plan(8)), 61 * (512 + 64) * 2);  // latent: whole on every rank
   ParallelPlan fp8 = Plan(1);
   fp8.kv_cache = DType::kFp8;
   EXPECT_EQ(per_token("deepseek-v3", fp8), 61 * (512 + 64));
@@ -417,7 +426,8 @@ TEST(Lowering, StagesHandOver) {
   const ModelSpec m = Model("llama-3.1-70b");
   const ParallelPlan plan = Plan(4, 2);
   const auto first = LowerTokenOperators(m, plan, 0, 100, 100), last = LowerTokenOperators(m, plan, 1, 100, 100);
-  EXPECT_DOUBLE_EQ(One(first, "stage_send").bytes, 2.0 * 100 * 8192 * 2 / 4);  // hidden state and residual, a slice each
+  EXPECT_DOUBLE_EQ(One(first, "stage_send").bytes,
+                   2.0 * 100 * 8192 * 2 / 4);  // hidden state and residual, a slice each
   EXPECT_TRUE(OfKind(last, OpKind::kSendRecv).empty());
   EXPECT_TRUE(OfKind(last, OpKind::kEmbedding).empty());
   EXPECT_TRUE(LowerHeadOperators(m, plan, 0, 10).empty());
@@ -458,12 +468,17 @@ TEST(CheckPlan, AcceptsPlansPeopleRun) {
 
 TEST(CheckPlan, NamesWhatDoesNotDivide) {
   using testing::HasSubstr;
-  EXPECT_THAT(Wrong(Model("llama-3.1-70b"), Plan(3)), HasSubstr("plan.tp: 3 does not divide the 64 attention heads of llama-3.1-70b; tp can be 1, 2, 4, 8, 16, 32, 64"));
+  EXPECT_THAT(
+      Wrong(Model("llama-3.1-70b"), Plan(3)),
+      HasSubstr(
+          "plan.tp: 3 does not divide the 64 attention heads of llama-3.1-70b; tp can be 1, 2, 4, 8, 16, 32, 64"));
   EXPECT_THAT(Wrong(Model("falcon-7b"), Plan(2)), HasSubstr("71 attention heads"));
   EXPECT_THAT(Wrong(Model("llama-3.2-3b"), Plan(12)), HasSubstr("12 ranks cannot share the 8 key-value heads"));
   EXPECT_THAT(Wrong(Model("llama-3.1-8b"), Plan(1, 33)), HasSubstr("plan.pp: 33 stages for the 32 layers"));
-  EXPECT_THAT(Wrong(Model("llama-3.1-8b"), Plan(2, 1, 1, 2)), HasSubstr("plan.ep: llama-3.1-8b has no experts to spread"));
-  EXPECT_THAT(Wrong(Model("mixtral-8x7b"), Plan(2, 1, 1, 4)), HasSubstr("plan.ep: 4 does not divide the dp x tp = 2 ranks"));
+  EXPECT_THAT(Wrong(Model("llama-3.1-8b"), Plan(2, 1, 1, 2)),
+              HasSubstr("plan.ep: llama-3.1-8b has no experts to spread"));
+  EXPECT_THAT(Wrong(Model("mixtral-8x7b"), Plan(2, 1, 1, 4)),
+              HasSubstr("plan.ep: 4 does not divide the dp x tp = 2 ranks"));
   EXPECT_THAT(Wrong(Model("mixtral-8x7b"), Plan(1, 1, 16, 16)), HasSubstr("plan.ep: 16 does not divide the 8 experts"));
   EXPECT_THAT(Wrong(Model("mixtral-8x7b"), Plan(0)), HasSubstr("plan.tp: 0 is less than 1"));
 }
