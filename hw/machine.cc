@@ -26,8 +26,10 @@ struct Sourced {
   void Describe(Visitor& v) {
     v.Field("value", value, {.help = "the number with its unit", .min = 0, .required = true});
     v.Field("source", source, {.help = "where the number comes from", .required = true});
-    v.Field("confidence", confidence, {.help = "A read in a source, B vendor figure from prior knowledge, C estimate",
-                                       .required = true, .choices = Confidences});
+    v.Field("confidence", confidence,
+            {.help = "A read in a source, B vendor figure from prior knowledge, C estimate",
+             .required = true,
+             .choices = Confidences});
     v.Field("note", note, {.help = "what to know about it"});
   }
   absl::Status ReadScalar(const YamlNode& node) {
@@ -233,21 +235,30 @@ std::optional<T> Take(absl::StatusOr<T> entry, std::string_view path, const Sour
 
 std::string_view ProvenanceName(Provenance p) {
   switch (p) {
-    case Provenance::kMeasured: return "measured";
-    case Provenance::kCalibrated: return "calibrated";
-    case Provenance::kTransferred: return "transferred";
-    case Provenance::kDatasheet: return "datasheet";
-    case Provenance::kAssumed: break;
+    case Provenance::kMeasured:
+      return "measured";
+    case Provenance::kCalibrated:
+      return "calibrated";
+    case Provenance::kTransferred:
+      return "transferred";
+    case Provenance::kDatasheet:
+      return "datasheet";
+    case Provenance::kAssumed:
+      break;
   }
   return "assumed";
 }
 
 std::string_view ScaleUpTopologyName(ScaleUpTopology t) {
   switch (t) {
-    case ScaleUpTopology::kSwitch: return "switch";
-    case ScaleUpTopology::kMesh: return "mesh";
-    case ScaleUpTopology::kPairs: return "pairs";
-    case ScaleUpTopology::kPcie: break;
+    case ScaleUpTopology::kSwitch:
+      return "switch";
+    case ScaleUpTopology::kMesh:
+      return "mesh";
+    case ScaleUpTopology::kPairs:
+      return "pairs";
+    case ScaleUpTopology::kPcie:
+      break;
   }
   return "pcie";
 }
@@ -255,22 +266,23 @@ std::string_view ScaleUpTopologyName(ScaleUpTopology t) {
 absl::StatusOr<GpuSpec> LoadGpu(std::string_view name, const Catalog& catalog) {
   GpuSpec gpu;
   SIMRUN_ASSIGN_OR_RETURN(gpu.name, catalog.Resolve("gpus", name));
-  SIMRUN_ASSIGN_OR_RETURN(
-      const GpuEntry entry, LoadEntry<GpuEntry>("gpus", name, catalog, [](const GpuEntry& e, auto fail) {
-        if (!(e.memory.value > Bytes(0))) fail("memory", "must be greater than 0");
-        if (!(e.memory_bandwidth.value > BytesPerSecond(0))) fail("memory_bandwidth", "must be greater than 0");
-        if (e.idle_power.value > e.tdp.value) fail("idle_power", "is above the TDP");
-        bool any = false;
-        for (const auto& rate : e.peak.rate) any = any || rate.value > FlopsPerSecond(0);
-        if (!any) fail("peak", "names no number format with a rate");
-        if (!e.operators.empty() && e.operators_provenance.empty()) {
-          fail("operators_provenance", "is required with operators: calibrated or transferred");
-        }
-        if (e.scale_up && (e.scale_up->topology == "mesh" || e.scale_up->topology == "pairs") &&
-            e.scale_up->peers.value < 1) {
-          fail("scale_up.peers", "is required for this topology, at least 1");
-        }
-      }));
+  SIMRUN_ASSIGN_OR_RETURN(const GpuEntry entry,
+                          LoadEntry<GpuEntry>("gpus", name, catalog, [](const GpuEntry& e, auto fail) {
+                            if (!(e.memory.value > Bytes(0))) fail("memory", "must be greater than 0");
+                            if (!(e.memory_bandwidth.value > BytesPerSecond(0)))
+                              fail("memory_bandwidth", "must be greater than 0");
+                            if (e.idle_power.value > e.tdp.value) fail("idle_power", "is above the TDP");
+                            bool any = false;
+                            for (const auto& rate : e.peak.rate) any = any || rate.value > FlopsPerSecond(0);
+                            if (!any) fail("peak", "names no number format with a rate");
+                            if (!e.operators.empty() && e.operators_provenance.empty()) {
+                              fail("operators_provenance", "is required with operators: calibrated or transferred");
+                            }
+                            if (e.scale_up && (e.scale_up->topology == "mesh" || e.scale_up->topology == "pairs") &&
+                                e.scale_up->peers.value < 1) {
+                              fail("scale_up.peers", "is required for this topology, at least 1");
+                            }
+                          }));
   gpu.vendor = entry.vendor;
   gpu.architecture = entry.architecture;
   bool estimated = entry.memory_bandwidth.IsEstimate() || entry.memory.IsEstimate();
@@ -312,16 +324,17 @@ absl::StatusOr<GpuSpec> LoadGpu(std::string_view name, const Catalog& catalog) {
 absl::StatusOr<CpuSpec> LoadCpu(std::string_view name, const Catalog& catalog) {
   CpuSpec cpu;
   SIMRUN_ASSIGN_OR_RETURN(cpu.name, catalog.Resolve("cpus", name));
-  SIMRUN_ASSIGN_OR_RETURN(
-      const CpuEntry entry, LoadEntry<CpuEntry>("cpus", name, catalog, [](const CpuEntry& e, auto fail) {
-        if (e.cores.value < 1) fail("cores", "must be at least 1");
-        if (e.sockets.value < 1) fail("sockets", "must be at least 1");
-        if (!(e.memory_bandwidth.value > BytesPerSecond(0))) fail("memory_bandwidth", "must be greater than 0");
-        if (!(e.memory_efficiency.value > 0 && e.memory_efficiency.value <= 1)) {
-          fail("memory_efficiency", "must be above 0 and at most 1");
-        }
-        if (!(e.single_thread.value > 0)) fail("single_thread", "must be greater than 0");
-      }));
+  SIMRUN_ASSIGN_OR_RETURN(const CpuEntry entry,
+                          LoadEntry<CpuEntry>("cpus", name, catalog, [](const CpuEntry& e, auto fail) {
+                            if (e.cores.value < 1) fail("cores", "must be at least 1");
+                            if (e.sockets.value < 1) fail("sockets", "must be at least 1");
+                            if (!(e.memory_bandwidth.value > BytesPerSecond(0)))
+                              fail("memory_bandwidth", "must be greater than 0");
+                            if (!(e.memory_efficiency.value > 0 && e.memory_efficiency.value <= 1)) {
+                              fail("memory_efficiency", "must be above 0 and at most 1");
+                            }
+                            if (!(e.single_thread.value > 0)) fail("single_thread", "must be greater than 0");
+                          }));
   SIMRUN_ASSIGN_OR_RETURN(const LinkSpec memory_link, LoadLink(entry.memory_link, catalog));
   cpu.cores = entry.cores.value;
   cpu.sockets = entry.sockets.value;
@@ -343,15 +356,16 @@ absl::StatusOr<CpuSpec> LoadCpu(std::string_view name, const Catalog& catalog) {
 absl::StatusOr<LinkSpec> LoadLink(std::string_view name, const Catalog& catalog) {
   LinkSpec link;
   SIMRUN_ASSIGN_OR_RETURN(link.name, catalog.Resolve("links", name));
-  SIMRUN_ASSIGN_OR_RETURN(
-      const LinkEntry entry, LoadEntry<LinkEntry>("links", name, catalog, [](const LinkEntry& e, auto fail) {
-        if (!(e.bandwidth.value > BytesPerSecond(0))) fail("bandwidth", "must be greater than 0");
-        if (!(e.efficiency.value > 0 && e.efficiency.value <= 1)) fail("efficiency", "must be above 0 and at most 1");
-        if (e.return_efficiency.value > 1) fail("return_efficiency", "must be at most 1");
-        if ((e.topology == "mesh" || e.topology == "pairs") && e.peers.value < 1) {
-          fail("peers", "is required for this topology, at least 1");
-        }
-      }));
+  SIMRUN_ASSIGN_OR_RETURN(const LinkEntry entry,
+                          LoadEntry<LinkEntry>("links", name, catalog, [](const LinkEntry& e, auto fail) {
+                            if (!(e.bandwidth.value > BytesPerSecond(0))) fail("bandwidth", "must be greater than 0");
+                            if (!(e.efficiency.value > 0 && e.efficiency.value <= 1))
+                              fail("efficiency", "must be above 0 and at most 1");
+                            if (e.return_efficiency.value > 1) fail("return_efficiency", "must be at most 1");
+                            if ((e.topology == "mesh" || e.topology == "pairs") && e.peers.value < 1) {
+                              fail("peers", "is required for this topology, at least 1");
+                            }
+                          }));
   link.kind = entry.kind;
   link.bandwidth = entry.bandwidth.value;
   link.efficiency = entry.efficiency.value;
@@ -366,13 +380,13 @@ absl::StatusOr<LinkSpec> LoadLink(std::string_view name, const Catalog& catalog)
 absl::StatusOr<NodeSpec> LoadNode(std::string_view name, const Catalog& catalog) {
   NodeSpec node;
   SIMRUN_ASSIGN_OR_RETURN(node.name, catalog.Resolve("nodes", name));
-  SIMRUN_ASSIGN_OR_RETURN(
-      const NodeEntry entry, LoadEntry<NodeEntry>("nodes", name, catalog, [](const NodeEntry& e, auto fail) {
-        if (e.count.value < 1 || e.count.value > 1024) fail("count", "must be 1 to 1024");
-        if (e.sockets.value < 1) fail("sockets", "must be at least 1");
-        if (e.nics.value < 1) fail("nics", "must be at least 1");
-        if (e.hosts.value > e.sockets.value) fail("hosts", "is more than the sockets");
-      }));
+  SIMRUN_ASSIGN_OR_RETURN(const NodeEntry entry,
+                          LoadEntry<NodeEntry>("nodes", name, catalog, [](const NodeEntry& e, auto fail) {
+                            if (e.count.value < 1 || e.count.value > 1024) fail("count", "must be 1 to 1024");
+                            if (e.sockets.value < 1) fail("sockets", "must be at least 1");
+                            if (e.nics.value < 1) fail("nics", "must be at least 1");
+                            if (e.hosts.value > e.sockets.value) fail("hosts", "is more than the sockets");
+                          }));
   node.gpu = entry.gpu;
   node.count = entry.count.value;
   node.host = entry.host;
@@ -434,7 +448,8 @@ Machine BuildMachine(const HardwareConfig& config, const Catalog& catalog, const
     }
     if (network_name.empty()) {
       network_name = gpu->default_network;
-      m.assumptions.push_back(fmt::format("network {}, one port per GPU: the usual one for {}", network_name, gpu->name));
+      m.assumptions.push_back(
+          fmt::format("network {}, one port per GPU: the usual one for {}", network_name, gpu->name));
     }
   }
 
@@ -480,8 +495,9 @@ Machine BuildMachine(const HardwareConfig& config, const Catalog& catalog, const
                                              Human(gpu->idle_power), gpu->name));
   }
   if (node && config.count && *config.count > static_cast<int64_t>(node->count) * config.nodes) {
-    fail("hardware.count", fmt::format("{} GPUs are more than the {} of {} x {}", *config.count,
-                                       static_cast<int64_t>(node->count) * config.nodes, config.nodes, node->name),
+    fail("hardware.count",
+         fmt::format("{} GPUs are more than the {} of {} x {}", *config.count,
+                     static_cast<int64_t>(node->count) * config.nodes, config.nodes, node->name),
          fmt::format("raise nodes to {}", (*config.count + node->count - 1) / node->count));
   }
   if (node && static_cast<int64_t>(node->count) * config.nodes > 1'000'000) {

@@ -31,31 +31,31 @@ std::string_view ScaleUpTopologyName(ScaleUpTopology t);  // "switch", "mesh", "
 
 // hw/catalog/gpus/<name>.yaml
 struct GpuSpec {
-  std::string name;            // canonical, also when found by an alias
-  std::string vendor;          // nvidia, amd, intel, google
-  std::string architecture;    // volta, turing, ampere, ada, hopper, blackwell, cdna2, cdna3, rdna3, xe, gaudi, tpu
+  std::string name;          // canonical, also when found by an alias
+  std::string vendor;        // nvidia, amd, intel, google
+  std::string architecture;  // volta, turing, ampere, ada, hopper, blackwell, cdna2, cdna3, rdna3, xe, gaudi, tpu
   std::array<FlopsPerSecond, kNumDTypes> peak{};  // dense; 0: the format is not supported in hardware
-  Bytes memory;                // what programs can use (the device total the runtime reports)
-  Bytes nominal_memory;        // the number on the datasheet, as printed; it may be GiB called GB
+  Bytes memory;                                   // what programs can use (the device total the runtime reports)
+  Bytes nominal_memory;                           // the number on the datasheet, as printed; it may be GiB called GB
   BytesPerSecond memory_bandwidth;
-  Bytes l2;                    // last-level cache; 0: not known
-  int multiprocessors = 0;     // 0: not known
-  PerSecond boost_clock{0};    // 0: not known
+  Bytes l2;                  // last-level cache; 0: not known
+  int multiprocessors = 0;   // 0: not known
+  PerSecond boost_clock{0};  // 0: not known
   Watts tdp;
   Watts idle_power;
-  Seconds null_kernel{0};      // duration of an empty kernel; 0: not known
-  std::string scale_up_link;   // catalogue link to the other GPUs of a node ("nvlink4"); empty: PCIe only
+  Seconds null_kernel{0};     // duration of an empty kernel; 0: not known
+  std::string scale_up_link;  // catalogue link to the other GPUs of a node ("nvlink4"); empty: PCIe only
   ScaleUpTopology scale_up_topology = ScaleUpTopology::kPcie;
-  int scale_up_peers = 0;      // kMesh, kPairs: GPUs reached directly
+  int scale_up_peers = 0;             // kMesh, kPairs: GPUs reached directly
   BytesPerSecond scale_up_bandwidth;  // per direction and GPU, all links together; 0 without such a link
-  std::string host_link;       // catalogue link to the host: "pcie4-x16", "nvlink-c2c"
-  std::string default_host;    // used when the machine is given by its GPU alone
+  std::string host_link;              // catalogue link to the host: "pcie4-x16", "nvlink-c2c"
+  std::string default_host;           // used when the machine is given by its GPU alone
   std::string default_network;
-  int gpus_per_node = 8;       // likewise
-  int gpus_per_socket = 0;     // GPUs on one host processor where they are built together (Grace); 0: host's choice
-  DollarsPerSecond price{0};   // on demand, one GPU; 0: not known
+  int gpus_per_node = 8;      // likewise
+  int gpus_per_socket = 0;    // GPUs on one host processor where they are built together (Grace); 0: host's choice
+  DollarsPerSecond price{0};  // on demand, one GPU; 0: not known
   std::string price_source;
-  std::string operators;       // catalogue entry with fitted operator parameters; empty: family-typical
+  std::string operators;  // catalogue entry with fitted operator parameters; empty: family-typical
   // kCalibrated: fitted on this very device; kTransferred: on another one of its architecture; kDatasheet: none.
   Provenance operators_provenance = Provenance::kDatasheet;
   Provenance figures = Provenance::kDatasheet;  // kAssumed when a peak, the bandwidth or the memory is an estimate
@@ -64,45 +64,45 @@ struct GpuSpec {
 // hw/catalog/cpus/<name>.yaml
 struct CpuSpec {
   std::string name;
-  int cores = 0;                      // per socket
-  int sockets = 1;                    // of the usual server; a catalogue node has its own number
-  FlopsPerSecond peak_fp32{0};        // per socket, at base clock
-  FlopsPerSecond peak_bf16{0};        // per socket; AMX or SVE where present, else 0
-  BytesPerSecond memory_bandwidth;    // per socket, raw
-  double memory_efficiency = 0.8;     // reached by streaming / raw
-  Seconds memory_latency{0};          // of a local access, from the memory link
-  Bytes memory;                       // per socket
-  std::string memory_link;            // catalogue link of kind memory: its latency and name
-  std::string socket_link;            // catalogue link between two sockets
-  Watts tdp;                          // per socket
-  Watts idle_power;                   // per socket
-  double single_thread = 1.0;         // speed of host code relative to the reference (epyc-7313 = 1)
-  Seconds kernel_launch{2.3e-6};      // driver launch to kernel start
+  int cores = 0;                    // per socket
+  int sockets = 1;                  // of the usual server; a catalogue node has its own number
+  FlopsPerSecond peak_fp32{0};      // per socket, at base clock
+  FlopsPerSecond peak_bf16{0};      // per socket; AMX or SVE where present, else 0
+  BytesPerSecond memory_bandwidth;  // per socket, raw
+  double memory_efficiency = 0.8;   // reached by streaming / raw
+  Seconds memory_latency{0};        // of a local access, from the memory link
+  Bytes memory;                     // per socket
+  std::string memory_link;          // catalogue link of kind memory: its latency and name
+  std::string socket_link;          // catalogue link between two sockets
+  Watts tdp;                        // per socket
+  Watts idle_power;                 // per socket
+  double single_thread = 1.0;       // speed of host code relative to the reference (epyc-7313 = 1)
+  Seconds kernel_launch{2.3e-6};    // driver launch to kernel start
 };
 
 // hw/catalog/links/<name>.yaml. "Forward" is read, or host to device; links between equals behave alike both ways.
 struct LinkSpec {
   std::string name;
-  std::string kind;                   // pcie, nvlink, c2c, xgmi, xe-link, roce, ici, network, cxl, nvme, memory, socket
-  BytesPerSecond bandwidth;           // per direction, raw; between GPUs: all links of one GPU together
-  double efficiency = 1.0;            // reached / raw for large transfers, forward
-  double return_efficiency = 1.0;     // the other way: write, or device to host
-  Seconds latency;                    // of the wire and its switch
-  Seconds software_latency{0};        // of a message or copy on top: launch, protocol; 0: not known
+  std::string kind;                // pcie, nvlink, c2c, xgmi, xe-link, roce, ici, network, cxl, nvme, memory, socket
+  BytesPerSecond bandwidth;        // per direction, raw; between GPUs: all links of one GPU together
+  double efficiency = 1.0;         // reached / raw for large transfers, forward
+  double return_efficiency = 1.0;  // the other way: write, or device to host
+  Seconds latency;                 // of the wire and its switch
+  Seconds software_latency{0};     // of a message or copy on top: launch, protocol; 0: not known
   ScaleUpTopology topology = ScaleUpTopology::kSwitch;  // usual arrangement, for links between GPUs
   int peers = 0;
 };
 
 // The `hardware:` section: a node from the catalogue, or parts.
 struct HardwareConfig {
-  std::string node;                   // {node: dgx-h100, nodes: 2}
+  std::string node;  // {node: dgx-h100, nodes: 2}
   int nodes = 1;
-  std::string gpu;                    // {gpu: h100-sxm-80gb, count: 8, host: ..., link: ...}
-  std::optional<int> count;           // GPUs of the machine; auto: what the plan needs (parts), or the node's own
-  std::optional<int> gpus_per_node;   // of a machine built from parts; auto: the GPU's usual server, mostly 8
-  std::string host;                   // CPU catalogue name
-  std::string link;                   // link between GPUs: overrides the GPU's scale-up link
-  std::string network;                // link between nodes, per GPU rail
+  std::string gpu;                   // {gpu: h100-sxm-80gb, count: 8, host: ..., link: ...}
+  std::optional<int> count;          // GPUs of the machine; auto: what the plan needs (parts), or the node's own
+  std::optional<int> gpus_per_node;  // of a machine built from parts; auto: the GPU's usual server, mostly 8
+  std::string host;                  // CPU catalogue name
+  std::string link;                  // link between GPUs: overrides the GPU's scale-up link
+  std::string network;               // link between nodes, per GPU rail
   // Overrides of datasheet values, for what-if questions.
   std::optional<BytesPerSecond> memory_bandwidth;
   std::optional<Bytes> memory;
@@ -110,34 +110,34 @@ struct HardwareConfig {
   std::optional<BytesPerSecond> link_bandwidth;  // between GPUs of a node, per direction
   std::optional<BytesPerSecond> host_link_bandwidth;
   std::optional<BytesPerSecond> network_bandwidth;
-  std::optional<Watts> power_limit;              // per GPU; also slows compute
-  std::optional<DollarsPerSecond> price;         // per GPU
-  std::string region;                            // grid region of the catalogue: gives the carbon intensity
-  double electricity_usd_per_kwh = 0.0;          // added to the cost; 0: the GPU price includes power
-  std::optional<double> carbon_g_per_kwh;        // auto: the region's, else the world average
-  double pue = 1.12;                             // data-centre overhead on energy, for carbon and electricity only
+  std::optional<Watts> power_limit;        // per GPU; also slows compute
+  std::optional<DollarsPerSecond> price;   // per GPU
+  std::string region;                      // grid region of the catalogue: gives the carbon intensity
+  double electricity_usd_per_kwh = 0.0;    // added to the cost; 0: the GPU price includes power
+  std::optional<double> carbon_g_per_kwh;  // auto: the region's, else the world average
+  double pue = 1.12;                       // data-centre overhead on energy, for carbon and electricity only
   template <class Visitor>
   void Describe(Visitor& v);
 };
 
 // GPUs are numbered 0..gpu_count-1; GPU i sits in node i / gpus_per_node.
 struct Machine {
-  GpuSpec gpu;                        // overrides applied
-  CpuSpec host;                       // per socket; `sockets` and `memory` are those of this machine's node
-  std::string node_name;              // catalogue node, or empty when built from parts
-  int gpu_count = 0;                  // 0: as many as the plan needs
+  GpuSpec gpu;            // overrides applied
+  CpuSpec host;           // per socket; `sockets` and `memory` are those of this machine's node
+  std::string node_name;  // catalogue node, or empty when built from parts
+  int gpu_count = 0;      // 0: as many as the plan needs
   int gpus_per_node = 8;
-  LinkSpec scale_up;                  // between GPUs of a node, per GPU and direction; kind pcie when there is no other
-  LinkSpec host_link;                 // GPU to host memory; forward is host to GPU
-  LinkSpec network;                   // one network port of a node
-  LinkSpec host_memory;               // socket to its memory, bandwidth of all channels
-  LinkSpec socket_link;               // between two sockets of a host
-  LinkSpec nic_link;                  // network port to its host
+  LinkSpec scale_up;     // between GPUs of a node, per GPU and direction; kind pcie when there is no other
+  LinkSpec host_link;    // GPU to host memory; forward is host to GPU
+  LinkSpec network;      // one network port of a node
+  LinkSpec host_memory;  // socket to its memory, bandwidth of all channels
+  LinkSpec socket_link;  // between two sockets of a host
+  LinkSpec nic_link;     // network port to its host
   ScaleUpTopology scale_up_topology = ScaleUpTopology::kSwitch;
-  int scale_up_peers = 0;             // kMesh and kPairs
-  bool scale_up_switched = true;      // kSwitch or kMesh; false: PCIe and its host bridge carry some or all pairs
+  int scale_up_peers = 0;         // kMesh and kPairs
+  bool scale_up_switched = true;  // kSwitch or kMesh; false: PCIe and its host bridge carry some or all pairs
   int sockets_per_node = 2;
-  int hosts_per_node = 1;             // separate hosts behind one scale-up domain (trays of a rack)
+  int hosts_per_node = 1;  // separate hosts behind one scale-up domain (trays of a rack)
   int nics_per_node = 8;
   int pcie_switches_per_node = 0;     // 0: GPUs and NICs hang on the sockets
   DollarsPerSecond price_per_gpu{0};  // 0: not known
@@ -156,7 +156,8 @@ struct Machine {
 //
 // Problems (unknown names with the nearest valid one, both node and gpu given, ...) go to `problems` with `path`s below
 // "hardware"; the result is then meaningless. `where` is the section's place in the file.
-Machine BuildMachine(const HardwareConfig& config, const Catalog& catalog, const SourceLocation& where, Problems* problems);
+Machine BuildMachine(const HardwareConfig& config, const Catalog& catalog, const SourceLocation& where,
+                     Problems* problems);
 
 // Catalogue entries by name or alias. NotFound with the nearest name, InvalidArgument with every problem of the entry.
 // A number in an entry is a map {value, source, confidence} or, in a user's own file, the bare value.
@@ -167,11 +168,11 @@ absl::StatusOr<LinkSpec> LoadLink(std::string_view name, const Catalog& catalog)
 struct NodeSpec {
   std::string name;
   std::string gpu;
-  int count = 0;                      // GPUs
+  int count = 0;  // GPUs
   std::string host;
   int sockets = 2;
   int hosts = 1;
-  Bytes host_memory;                  // all sockets together; 0: the CPU entry's
+  Bytes host_memory;  // all sockets together; 0: the CPU entry's
   ScaleUpTopology topology = ScaleUpTopology::kSwitch;
   int pcie_switches = 0;
   std::string network;
@@ -188,21 +189,36 @@ void HardwareConfig::Describe(Visitor& v) {
   v.Field("nodes", nodes, {.help = "how many of them", .min = 1, .max = 100000});
   v.Field("gpu", gpu, {.help = "GPU from the catalogue, instead of a node", .example = "h100-sxm-80gb"});
   v.Field("count", count, {.help = "GPUs in the machine; auto: as many as the plan needs", .min = 1, .max = 1e6});
-  v.Field("gpus_per_node", gpus_per_node, {.help = "GPUs in one node of a machine built from parts; auto: the GPU's usual server", .min = 1, .max = 1024});
+  v.Field(
+      "gpus_per_node", gpus_per_node,
+      {.help = "GPUs in one node of a machine built from parts; auto: the GPU's usual server", .min = 1, .max = 1024});
   v.Field("host", host, {.help = "host CPU from the catalogue", .example = "xeon-8480c"});
   v.Field("link", link, {.help = "link between the GPUs of a node, from the catalogue", .example = "nvlink4"});
-  v.Field("network", network, {.help = "link between nodes, one per GPU, from the catalogue", .example = "ib-ndr-400"});
-  v.Field("memory_bandwidth", memory_bandwidth, {.help = "overrides the GPU's memory bandwidth", .min = 0, .above_min = true});
+  v.Field("network", network, {.help = "link between nodes, one port, from the catalogue", .example = "ib-ndr-400"});
+  v.Field("memory_bandwidth", memory_bandwidth,
+          {.help = "overrides the GPU's memory bandwidth", .min = 0, .above_min = true});
   v.Field("memory", memory, {.help = "overrides the GPU's memory size", .min = 0, .above_min = true});
-  v.Field("peak_flops", peak_flops, {.help = "overrides the dense 16-bit peak; other formats scale with it", .min = 0, .above_min = true});
-  v.Field("link_bandwidth", link_bandwidth, {.help = "overrides the GPU-to-GPU bandwidth in a node, per direction", .min = 0, .above_min = true});
-  v.Field("host_link_bandwidth", host_link_bandwidth, {.help = "overrides the GPU-to-host bandwidth, per direction", .min = 0, .above_min = true});
-  v.Field("network_bandwidth", network_bandwidth, {.help = "overrides the bandwidth between nodes, per GPU and direction", .min = 0, .above_min = true});
-  v.Field("power_limit", power_limit, {.help = "power cap per GPU, above its idle power; compute slows down to stay below it", .min = 0, .above_min = true});
+  v.Field("peak_flops", peak_flops,
+          {.help = "overrides the dense 16-bit peak; other formats scale with it", .min = 0, .above_min = true});
+  v.Field("link_bandwidth", link_bandwidth,
+          {.help = "overrides the GPU-to-GPU bandwidth in a node, per direction", .min = 0, .above_min = true});
+  v.Field("host_link_bandwidth", host_link_bandwidth,
+          {.help = "overrides the GPU-to-host bandwidth, per direction", .min = 0, .above_min = true});
+  v.Field(
+      "network_bandwidth", network_bandwidth,
+      {.help = "overrides the bandwidth of one network port of a node, per direction", .min = 0, .above_min = true});
+  v.Field("power_limit", power_limit,
+          {.help = "power cap per GPU, above its idle power; compute slows down to stay below it",
+           .min = 0,
+           .above_min = true});
   v.Field("price", price, {.help = "price per GPU; auto: the catalogue's", .min = 0});
-  v.Field("electricity_usd_per_kwh", electricity_usd_per_kwh, {.help = "electricity price added to the cost; 0: included in the GPU price", .min = 0});
-  v.Field("region", region, {.help = "grid region from the catalogue; gives the carbon intensity", .example = "aws-us-east-1"});
-  v.Field("carbon_g_per_kwh", carbon_g_per_kwh, {.help = "carbon intensity of the grid in g CO2e per kWh; auto: the region's, else the world average", .min = 0});
+  v.Field("electricity_usd_per_kwh", electricity_usd_per_kwh,
+          {.help = "electricity price added to the cost; 0: included in the GPU price", .min = 0});
+  v.Field("region", region,
+          {.help = "grid region from the catalogue; gives the carbon intensity", .example = "aws-us-east-1"});
+  v.Field(
+      "carbon_g_per_kwh", carbon_g_per_kwh,
+      {.help = "carbon intensity of the grid in g CO2e per kWh; auto: the region's, else the world average", .min = 0});
   v.Field("pue", pue, {.help = "data-centre overhead on energy, for carbon and electricity cost", .min = 1});
 }
 

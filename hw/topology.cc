@@ -7,11 +7,11 @@
 #include <tuple>
 #include <utility>
 
+#include <fmt/format.h>
 #include <boost/graph/adjacency_list.hpp>
 #include <boost/graph/dijkstra_shortest_paths.hpp>
 #include <boost/graph/filtered_graph.hpp>
 #include <boost/property_map/function_property_map.hpp>
-#include <fmt/format.h>
 
 #include "base/status.h"
 
@@ -30,11 +30,11 @@ using EdgeDescriptor = boost::graph_traits<Graph>::edge_descriptor;
 
 struct StoredEdge {
   int from, to;
-  int link;              // index into links
-  bool back;             // against the link's direction
-  double bandwidth;      // raw, B/s
-  double reached;        // B/s
-  int64_t picoseconds;   // of latency: whole, so that equal sums compare equal
+  int link;             // index into links
+  bool back;            // against the link's direction
+  double bandwidth;     // raw, B/s
+  double reached;       // B/s
+  int64_t picoseconds;  // of latency: whole, so that equal sums compare equal
 };
 
 // Latency first, then number of links.
@@ -70,8 +70,10 @@ bool PassesOn(PlaceKind kind) {
     case PlaceKind::kPcieSwitch:
     case PlaceKind::kSocket:
     case PlaceKind::kNic:
-    case PlaceKind::kNetworkSwitch: return true;
-    default: return false;
+    case PlaceKind::kNetworkSwitch:
+      return true;
+    default:
+      return false;
   }
 }
 
@@ -129,16 +131,26 @@ struct Topology::Impl : Layout {
 
 std::string_view PlaceKindName(PlaceKind kind) {
   switch (kind) {
-    case PlaceKind::kGpu: return "gpu";
-    case PlaceKind::kGpuMemory: return "gpu-memory";
-    case PlaceKind::kGpuSwitch: return "gpu-switch";
-    case PlaceKind::kPcieSwitch: return "pcie-switch";
-    case PlaceKind::kSocket: return "socket";
-    case PlaceKind::kDram: return "dram";
-    case PlaceKind::kNic: return "nic";
-    case PlaceKind::kNetworkSwitch: return "switch";
-    case PlaceKind::kCxlMemory: return "cxl-memory";
-    case PlaceKind::kNvme: break;
+    case PlaceKind::kGpu:
+      return "gpu";
+    case PlaceKind::kGpuMemory:
+      return "gpu-memory";
+    case PlaceKind::kGpuSwitch:
+      return "gpu-switch";
+    case PlaceKind::kPcieSwitch:
+      return "pcie-switch";
+    case PlaceKind::kSocket:
+      return "socket";
+    case PlaceKind::kDram:
+      return "dram";
+    case PlaceKind::kNic:
+      return "nic";
+    case PlaceKind::kNetworkSwitch:
+      return "switch";
+    case PlaceKind::kCxlMemory:
+      return "cxl-memory";
+    case PlaceKind::kNvme:
+      break;
   }
   return "nvme";
 }
@@ -192,8 +204,13 @@ void Topology::AddLink(int a, int b, const LinkSpec& link, double share, std::op
 Edge Topology::edge(int id) const {
   const StoredEdge& e = impl_->edges.at(id);
   const LinkSpec& link = impl_->links[e.link];
-  return {e.from, e.to, BytesPerSecond(e.bandwidth), e.reached / e.bandwidth,
-          Seconds(static_cast<double>(e.picoseconds) * 1e-12), link.kind, link.name};
+  return {e.from,
+          e.to,
+          BytesPerSecond(e.bandwidth),
+          e.reached / e.bandwidth,
+          Seconds(static_cast<double>(e.picoseconds) * 1e-12),
+          link.kind,
+          link.name};
 }
 
 std::string Topology::PlaceName(int id) const {
@@ -233,16 +250,15 @@ std::optional<Path> Topology::BestPath(int from, int to) const {
     const boost::filtered_graph<Graph, Impl::Usable> graph(t.graph, usable);
     const auto weight = boost::make_function_property_map<EdgeDescriptor, double>(
         [&](const EdgeDescriptor& e) { return t.edges[t.graph[e].id].reached; });
-    boost::dijkstra_shortest_paths(
-        graph, static_cast<size_t>(from),
-        boost::weight_map(weight)
-            .distance_map(boost::make_iterator_property_map(width.begin(), index_map))
-            .predecessor_map(boost::make_iterator_property_map(before.begin(), index_map))
-            .vertex_index_map(index_map)
-            .distance_compare(Wider())
-            .distance_combine(Narrowest())
-            .distance_inf(0.0)
-            .distance_zero(std::numeric_limits<double>::infinity()));
+    boost::dijkstra_shortest_paths(graph, static_cast<size_t>(from),
+                                   boost::weight_map(weight)
+                                       .distance_map(boost::make_iterator_property_map(width.begin(), index_map))
+                                       .predecessor_map(boost::make_iterator_property_map(before.begin(), index_map))
+                                       .vertex_index_map(index_map)
+                                       .distance_compare(Wider())
+                                       .distance_combine(Narrowest())
+                                       .distance_inf(0.0)
+                                       .distance_zero(std::numeric_limits<double>::infinity()));
     return width[to];
   };
   // Runtimes use the links between GPUs where there are any, even when PCIe would be faster.
@@ -255,20 +271,20 @@ std::optional<Path> Topology::BestPath(int from, int to) const {
 
   usable.width = width[to];
   const boost::filtered_graph<Graph, Impl::Usable> graph(t.graph, usable);
-  const auto weight = boost::make_function_property_map<EdgeDescriptor, Distance>(
-      [&](const EdgeDescriptor& e) { return Distance{t.edges[t.graph[e].id].picoseconds, 1}; });
+  const auto weight = boost::make_function_property_map<EdgeDescriptor, Distance>([&](const EdgeDescriptor& e) {
+    return Distance{t.edges[t.graph[e].id].picoseconds, 1};
+  });
   std::vector<Distance> distance(count);
   const Distance far{std::numeric_limits<int64_t>::max(), 0};
-  boost::dijkstra_shortest_paths(
-      graph, static_cast<size_t>(from),
-      boost::weight_map(weight)
-          .distance_map(boost::make_iterator_property_map(distance.begin(), index_map))
-          .predecessor_map(boost::make_iterator_property_map(before.begin(), index_map))
-          .vertex_index_map(index_map)
-          .distance_compare(DistanceLess())
-          .distance_combine(DistancePlus())
-          .distance_inf(far)
-          .distance_zero(Distance{}));
+  boost::dijkstra_shortest_paths(graph, static_cast<size_t>(from),
+                                 boost::weight_map(weight)
+                                     .distance_map(boost::make_iterator_property_map(distance.begin(), index_map))
+                                     .predecessor_map(boost::make_iterator_property_map(before.begin(), index_map))
+                                     .vertex_index_map(index_map)
+                                     .distance_compare(DistanceLess())
+                                     .distance_combine(DistancePlus())
+                                     .distance_inf(far)
+                                     .distance_zero(Distance{}));
   for (int at = to; at != from; at = static_cast<int>(before[at])) {
     // Of parallel links between two places, the one the distance came from.
     int best = -1;
@@ -342,8 +358,7 @@ absl::StatusOr<Topology> BuildTopology(const Machine& m, int gpu_count) {
       drams.push_back(t.AddPlace({PlaceKind::kDram, node, s, m.host.memory}));
       t.AddLink(drams[s], sockets[s], m.host_memory);
       for (int other = 0; other < s; ++other) {
-        const bool same_host =
-            dealt(s, socket_count, m.hosts_per_node) == dealt(other, socket_count, m.hosts_per_node);
+        const bool same_host = dealt(s, socket_count, m.hosts_per_node) == dealt(other, socket_count, m.hosts_per_node);
         if (same_host) t.AddLink(sockets[other], sockets[s], m.socket_link);
       }
     }
@@ -364,9 +379,8 @@ absl::StatusOr<Topology> BuildTopology(const Machine& m, int gpu_count) {
       t.AddLink(memory, gpu_ids[g], gpu_memory);
       t.AddLink(root(g, per_node), gpu_ids[g], m.host_link);
       const int pcie_switch = switches.empty() ? 0 : dealt(g, per_node, static_cast<int>(switches.size()));
-      impl.nearest_dram.push_back(switches.empty()
-                                      ? drams[dealt(g, per_node, socket_count)]
-                                      : drams[dealt(pcie_switch, m.pcie_switches_per_node, socket_count)]);
+      impl.nearest_dram.push_back(switches.empty() ? drams[dealt(g, per_node, socket_count)]
+                                                   : drams[dealt(pcie_switch, m.pcie_switches_per_node, socket_count)]);
     }
     switch (m.scale_up_topology) {
       case ScaleUpTopology::kSwitch: {
@@ -385,7 +399,8 @@ absl::StatusOr<Topology> BuildTopology(const Machine& m, int gpu_count) {
       case ScaleUpTopology::kPairs:
         for (int a = 0; a + 1 < gpus; a += 2) t.AddLink(gpu_ids[a], gpu_ids[a + 1], m.scale_up);
         break;
-      case ScaleUpTopology::kPcie: break;
+      case ScaleUpTopology::kPcie:
+        break;
     }
     for (int n = 0; n < m.nics_per_node; ++n) {
       const int nic = t.AddPlace({PlaceKind::kNic, node, n});

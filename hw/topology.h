@@ -23,10 +23,10 @@ namespace simrun {
 enum class PlaceKind {
   kGpu,
   kGpuMemory,
-  kGpuSwitch,      // NVSwitch
+  kGpuSwitch,  // NVSwitch
   kPcieSwitch,
-  kSocket,         // host processor with its PCIe root
-  kDram,           // memory of one socket
+  kSocket,  // host processor with its PCIe root
+  kDram,    // memory of one socket
   kNic,
   kNetworkSwitch,  // one per rail, and a spine over them
   kCxlMemory,
@@ -36,9 +36,9 @@ std::string_view PlaceKindName(PlaceKind kind);  // "gpu", "gpu-memory", "gpu-sw
 
 struct Place {
   PlaceKind kind;
-  int node = 0;        // of the machine; -1: shared by all (network)
-  int index = 0;       // among the places of its kind in the node; GPUs and their memories: 0..gpus_per_node-1
-  Bytes capacity{0};   // of memories
+  int node = 0;       // of the machine; -1: shared by all (network)
+  int index = 0;      // among the places of its kind in the node; GPUs and their memories: 0..gpus_per_node-1
+  Bytes capacity{0};  // of memories
 };
 
 // One direction of a link.
@@ -47,13 +47,13 @@ struct Edge {
   BytesPerSecond bandwidth;  // raw
   double efficiency = 1;
   Seconds latency;
-  std::string kind;          // LinkSpec::kind and name
+  std::string kind;  // LinkSpec::kind and name
   std::string link;
   BytesPerSecond reached() const { return bandwidth * efficiency; }
 };
 
 struct Path {
-  std::vector<int> places;   // first to last
+  std::vector<int> places;  // first to last
   std::vector<int> edges;
   BytesPerSecond bandwidth;  // reached, of the narrowest edge; infinite from a place to itself
   Seconds latency;           // sum over the edges
@@ -120,13 +120,13 @@ struct GroupLink {
   // Raw, per GPU and direction, on the slowest link between neighbours of a ring over the group; 0 for one GPU.
   // Mesh: over all links to the other members at once. Across nodes: the share of a NIC that each GPU of the group has.
   BytesPerSecond bandwidth;
-  double efficiency = 1;         // reached / raw of that link
-  Seconds latency;               // longest between neighbours
+  double efficiency = 1;  // reached / raw of that link
+  Seconds latency;        // longest between neighbours
   bool crosses_nodes = false;
-  bool shared_bridge = false;    // a neighbour is reached through a host processor, whose PCIe root others share
-  int nodes = 1;                 // that the group touches
-  int ranks_per_node = 1;        // most members in one node
-  std::string link_kind;         // kind and name of the slowest link
+  bool shared_bridge = false;  // a neighbour is reached through a host processor, whose PCIe root others share
+  int nodes = 1;               // that the group touches
+  int ranks_per_node = 1;      // most members in one node
+  std::string link_kind;       // kind and name of the slowest link
   std::string link;
 };
 

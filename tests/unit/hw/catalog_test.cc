@@ -33,9 +33,12 @@ std::vector<std::string> SplitCsv(const std::string& line) {
   std::vector<std::string> fields(1);
   bool quoted = false;
   for (const char c : line) {
-    if (c == '"') quoted = !quoted;
-    else if (c == ',' && !quoted) fields.emplace_back();
-    else if (c != '\r') fields.back() += c;
+    if (c == '"')
+      quoted = !quoted;
+    else if (c == ',' && !quoted)
+      fields.emplace_back();
+    else if (c != '\r')
+      fields.back() += c;
   }
   return fields;
 }
@@ -128,7 +131,7 @@ TEST(HardwareCatalogTest, KnownDevices) {
   EXPECT_EQ(h100.peak[static_cast<int>(DType::kNvfp4)].value(), 0);  // no fp4 units before Blackwell
   const GpuSpec a100 = *LoadGpu("a100-sxm-40gb", HardwareCatalog());
   EXPECT_DOUBLE_EQ(a100.memory_bandwidth.value(), 1.555e12);
-  EXPECT_EQ(a100.peak[static_cast<int>(DType::kFp8)].value(), 0);    // no fp8 units before Ada
+  EXPECT_EQ(a100.peak[static_cast<int>(DType::kFp8)].value(), 0);  // no fp8 units before Ada
   const GpuSpec v100 = *LoadGpu("v100-sxm2-32gb", HardwareCatalog());
   EXPECT_EQ(v100.peak[static_cast<int>(DType::kBf16)].value(), 0);
   EXPECT_DOUBLE_EQ(v100.peak[static_cast<int>(DType::kFp16)].value(), 125e12);
@@ -175,9 +178,9 @@ TEST(HardwareCatalogTest, FittedOperatorsAreClaimedOnlyByTheMeasuredDevices) {
     }
   }
   const std::map<std::string, std::string> measured = {
-      {"a100", "a100-sxm-80gb"}, {"a40", "a40-48gb"},   {"b200", "b200-sxm-180gb"},
+      {"a100", "a100-sxm-80gb"}, {"a40", "a40-48gb"},       {"b200", "b200-sxm-180gb"},
       {"b60", "arc-b60-24gb"},   {"h100", "h100-sxm-80gb"}, {"h200", "h200-sxm-141gb"},
-      {"l40s", "l40s-48gb"},     {"rtx4090", "rtx-4090"},      {"rtxpro6000", "rtx-pro-6000-96gb"},
+      {"l40s", "l40s-48gb"},     {"rtx4090", "rtx-4090"},   {"rtxpro6000", "rtx-pro-6000-96gb"},
       {"v100", "v100-pcie-32gb"}};
   EXPECT_EQ(calibrated, measured);
 }

@@ -182,7 +182,10 @@ TEST(BuildMachineTest, CarbonIntensity) {
 }
 
 TEST(BuildMachineTest, MistakesNameThePlaceAndTheCure) {
-  struct Case { const char* yaml; std::vector<const char*> says; };
+  struct Case {
+    const char* yaml;
+    std::vector<const char*> says;
+  };
   const Case cases[] = {
       {"{}", {"hardware: gives neither node nor gpu", "dgx-h100"}},
       {"{node: dgx-h100, gpu: h100}", {"hardware: gives both node and gpu", "remove one"}},
@@ -262,8 +265,9 @@ TEST_F(UserCatalogTest, MistakesNameFileLineAndKey) {
 TEST_F(UserCatalogTest, ImpossibleFigures) {
   Write(std::string(kChip) + "peak: {}\n");
   EXPECT_THAT(std::string(Load().status().message()), HasSubstr("peak"));
-  Write("vendor: us\narchitecture: own\nmemory: 0 GiB\nmemory_bandwidth: 2 TB/s\ntdp: 30 W\nidle_power: 300 W\n"
-        "host_link: pcie5-x16\ndefault_host: epyc-9654\ndefault_network: ib-ndr-400\npeak: {bf16: 1 TFLOP/s}\n");
+  Write(
+      "vendor: us\narchitecture: own\nmemory: 0 GiB\nmemory_bandwidth: 2 TB/s\ntdp: 30 W\nidle_power: 300 W\n"
+      "host_link: pcie5-x16\ndefault_host: epyc-9654\ndefault_network: ib-ndr-400\npeak: {bf16: 1 TFLOP/s}\n");
   const std::string message(Load().status().message());
   EXPECT_THAT(message, HasSubstr("memory: must be greater than 0"));
   EXPECT_THAT(message, HasSubstr("idle_power: is above the TDP"));

@@ -132,8 +132,7 @@ TEST(TopologyTest, GpusOnPcie) {
   EXPECT_NEAR(GB(same->bandwidth), 25, 0.05);
   EXPECT_NEAR(Us(same->latency), 2 * 0.8, 1e-6);
   const auto other = t.BestPath(t.Gpu(0), t.Gpu(4));
-  EXPECT_THAT(Kinds(t, *other),
-              ElementsAre(PlaceKind::kGpu, PlaceKind::kSocket, PlaceKind::kSocket, PlaceKind::kGpu));
+  EXPECT_THAT(Kinds(t, *other), ElementsAre(PlaceKind::kGpu, PlaceKind::kSocket, PlaceKind::kSocket, PlaceKind::kGpu));
   EXPECT_NEAR(GB(other->bandwidth), 25, 0.05);
   EXPECT_NEAR(Us(other->latency), 2 * 0.8 + 0.1, 1e-6);
 }
@@ -165,8 +164,7 @@ TEST(TopologyTest, BridgedPairs) {
   const Topology t = Draw("pcie-4xa100");
   EXPECT_NEAR(GB(t.BandwidthBetween(t.Gpu(0), t.Gpu(1))), 300 * 0.76, 1e-6);
   const auto path = t.BestPath(t.Gpu(0), t.Gpu(2));
-  EXPECT_THAT(Kinds(t, *path),
-              ElementsAre(PlaceKind::kGpu, PlaceKind::kSocket, PlaceKind::kSocket, PlaceKind::kGpu));
+  EXPECT_THAT(Kinds(t, *path), ElementsAre(PlaceKind::kGpu, PlaceKind::kSocket, PlaceKind::kSocket, PlaceKind::kGpu));
 }
 
 // 448 GB/s over seven peers, 0.75 of it reached.
@@ -316,9 +314,9 @@ TEST(TopologyTest, FurtherMemoryTiers) {
   const int drive = t.AddPlace({PlaceKind::kNvme, 0, 0, Bytes(4e12)});
   t.AddLink(cxl, socket, *LoadLink("cxl-x8-gen5", HardwareCatalog()));
   t.AddLink(drive, socket, *LoadLink("nvme-gen4-x4", HardwareCatalog()));
-  EXPECT_NEAR(GB(t.BandwidthBetween(cxl, t.GpuMemory(0))), 24, 0.05);      // below PCIe 4's 25
-  EXPECT_NEAR(GB(t.BandwidthBetween(drive, t.GpuMemory(0))), 7.0, 0.01);   // reads
-  EXPECT_NEAR(GB(t.BandwidthBetween(t.GpuMemory(0), drive)), 6.5, 0.01);   // writes
+  EXPECT_NEAR(GB(t.BandwidthBetween(cxl, t.GpuMemory(0))), 24, 0.05);     // below PCIe 4's 25
+  EXPECT_NEAR(GB(t.BandwidthBetween(drive, t.GpuMemory(0))), 7.0, 0.01);  // reads
+  EXPECT_NEAR(GB(t.BandwidthBetween(t.GpuMemory(0), drive)), 6.5, 0.01);  // writes
   EXPECT_NEAR(Us(t.LatencyBetween(drive, t.GpuMemory(0))), 80 + 0.8, 1e-6);
   EXPECT_NEAR(GB(t.BandwidthBetween(drive, t.NearestDram(0))), 7.0, 0.01);
 }
