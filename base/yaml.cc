@@ -70,19 +70,20 @@ void CheckBytes(std::string_view text, std::string_view file, Problems* problems
   size_t line_start = 0;
   bool indentation = true;
   for (size_t i = 0; i < text.size();) {
-    const SourceLocation here{std::string(file), line, static_cast<int>(i - line_start) + 1};
+    const int column = static_cast<int>(i - line_start) + 1;
+    const auto here = [&] { return SourceLocation{std::string(file), line, column}; };
     const std::optional<uint32_t> code = NextCodePoint(text, &i);
     if (!code) {
-      problems->Add(here, "", "is not UTF-8 text", "save the file as UTF-8");
+      problems->Add(here(), "", "is not UTF-8 text", "save the file as UTF-8");
       return;
     }
     if (*code == '\r' && i < text.size() && text[i] == '\n') continue;
     if (IsControl(*code)) {
-      problems->Add(here, "", fmt::format("control character U+{:04X}", *code), "is this a text file?");
+      problems->Add(here(), "", fmt::format("control character U+{:04X}", *code), "is this a text file?");
       return;
     }
     if (*code == '\t' && indentation) {
-      problems->Add(here, "", "tab in the indentation", "indent with spaces");
+      problems->Add(here(), "", "tab in the indentation", "indent with spaces");
       if (problems->size() >= kMaxProblems) return;
     }
     indentation = (indentation && *code == ' ') || *code == '\n';

