@@ -1,0 +1,194 @@
+#include "cli/command_line.h"
+
+#include <algorithm>
+#include <filesystem>
+#include <functional>
+#include <system_error>
+#include <utility>
+
+#include <CLI/CLI.hpp>
+#include <fmt/format.h>
+
+#include "base/status.h"
+#include "cli/explain_command.h"
+#include "cli/explain_step_command.h"
+#include "cli/list_command.h"
+#include "cli/reference_command.h"
+#include "cli/run_command.h"
+
+namespace simrun {
+namespace {
+
+// Declares a command's options and returns what to do once they are read.
+using Declare = std::function<std::function<int(Terminal)>(CLI::App& app)>;
+
+struct Command {
+  const char* name;
+  const char* summary;
+  Declare declare;
+};
+
+void AddMany(CLI::App& app, const std::string& name, std::vector<std::string>* values, const std::string& type, const std::string& help) {
+  app.add_option(name, *values, help)->type_name(type)->allow_extra_args(false);
+}
+
+void AddScenario(CLI::App& app, ScenarioInput* input) {
+  app.add_option("CONFIG", input->config, "scenario file (YAML)")->type_name("");
+  AddMany(app, "--set", &input->set, "PATH=VALUE", "change one setting, for example --set plan.tp=8; may be repeated");
+  app.add_option_function<std::string>("--seed", [input](const std::string& v) { input->seed = v; }, "seed of the random streams")->type_name("N");
+  AddMany(app, "--catalog", &input->catalogs, "DIR", "directory with further catalogue entries (DIR/gpus/NAME.yaml, ...); may be repeated");
+}
+
+int CheckConfigGiven(const ScenarioInput& input, const char* command, Terminal terminal) {
+  if (!input.config.empty()) return kDone;
+  return FailWith(kBadInput, fmt::format("the scenario file is missing; write: simrun {} CONFIG", command), terminal.err);
+}
+
+std::function<int(Terminal)> DeclareRun(CLI::App& app) {
+  auto options = std::make_shared<RunOptions>();
+  AddScenario(app, &options->scenario);
+  app.add_option("--out", options->out, "write report.json, summary.txt and the effective config.yaml to this directory")->type_name("DIR");
+  app.add_flag("--requests", options->requests, "with --out: also write requests.csv, one row per finished request");
+  app.add_option("--format", options->format, "what to print: text (default) or json")->type_name("FORMAT");
+  app.add_flag("--quiet", options->quiet, "print no remarks on standard error, only errors");
+  return [options](Terminal terminal) {
+    if (const int code = CheckConfigGiven(options->scenario, "run", terminal); code != kDone) return code;
+    const std::vector<std::string> formats = {"text", "json"};
+    if (std::find(formats.begin(), formats.end(), options->format) == formats.end()) {
+      return FailWith(kBadInput, fmt::format("--format: unknown name \"{}\"; {}", options->format, NameHint(options->format, formats)), terminal.err);
+    }
+    if (options->requests && options->out.empty()) {
+      return FailWith(kBadInput, "--requests: needs a directory to write to; add --out DIR", terminal.err);
+    }
+    return RunCommand(*options, terminal);
+  };
+}
+
+std::function<int(Terminal)> DeclareList(CLI::App& app) {
+  auto options = std::make_shared<ListOptions>();
+  app.add_option("SECTION", options->section, "models, gpus, ...; without it: the sections and their sizes")->type_name("");
+  AddMany(app, "--catalog", &options->catalogs, "DIR", "directory with further catalogue entries; may be repeated");
+  return [options](Terminal terminal) { return ListCommand(*options, terminal); };
+}
+
+std::function<int(Terminal)> DeclareExplain(CLI::App& app) {
+  auto options = std::make_shared<ExplainOptions>();
+  app.add_option("NAME", options->name, "a name from `simrun list`, or a setting such as scheduler.max_num_seqs")->type_name("");
+  AddMany(app, "--catalog", &options->catalogs, "DIR", "directory with further catalogue entries; may be repeated");
+  return [options](Terminal terminal) {
+    if (options->name.empty()) return FailWith(kBadInput, "the name is missing; write: simrun explain NAME", terminal.err);
+    return ExplainCommand(*options, terminal);
+  };
+}
+
+std::function<int(Terminal)> DeclareExplainStep(CLI::App& app) {
+  auto options = std::make_shared<ExplainStepOptions>();
+  AddScenario(app, &options->scenario);
+  app.add_option("--batch", options->batch, "sequences that generate a token in the step (default 32)")->type_name("N");
+  app.add_option("--kv", options->kv, "tokens in the KV cache of each (default 1024)")->type_name("N");
+  app.add_option("--prefill", options->prefill, "prompt tokens computed in the same step (default 0)")->type_name("N");
+  return [options](Terminal terminal) {
+    if (const int code = CheckConfigGiven(options->scenario, "explain-step", terminal); code != kDone) return code;
+    return ExplainStepCommand(*options, terminal);
+  };
+}
+
+std::function<int(Terminal)> DeclareReference(CLI::App&) { return ReferenceCommand; }
+
+const std::vector<Command>& Commands() {
+  static const std::vector<Command>* const commands = new std::vector<Command>{
+      {"run", "simulate a scenario and print latency, throughput, energy and cost", DeclareRun},
+      {"list", "models, GPUs, engines, policies and other names a scenario may use", DeclareList},
+      {"explain", "what is known about one name or setting, and where it comes from", DeclareExplain},
+      {"explain-step", "operators of one engine step, their times and what bounds them", DeclareExplainStep},
+      {"reference", "every setting of a scenario file, as Markdown", DeclareReference},
+  };
+  return *commands;
+}
+
+std::string Help() {
+  std::string text =
+      "simrun predicts latency, throughput, energy and cost of serving a language model.\n\n"
+      "  simrun CONFIG [options]          the same as simrun run CONFIG\n"
+      "  simrun COMMAND [options]\n\n"
+      "Commands:\n";
+  for (const Command& c : Commands()) text += fmt::format("  {:<13} {}\n", c.name, c.summary);
+  text +=
+      "\n`simrun COMMAND --help` lists the options of a command; `simrun --version` prints the version.\n"
+      "Exit status: 0 done, 1 the run failed, 2 the input is wrong.\n";
+  return text;
+}
+
+std::vector<std::string> CommandNames() {
+  std::vector<std::string> names;
+  for (const Command& c : Commands()) names.push_back(c.name);
+  return names;
+}
+
+std::vector<std::string> OptionNames(const CLI::App& app) {
+  std::vector<std::string> names;
+  for (const CLI::Option* option : app.get_options()) {
+    for (const std::string& name : option->get_lnames()) names.push_back("--" + name);
+  }
+  return names;
+}
+
+// Names the arguments that no option takes; kDone when there are none.
+int CheckLeftOver(const CLI::App& app, Terminal terminal) {
+  const std::vector<std::string> left = app.remaining();
+  const auto is_option = [](const std::string& a) { return a.size() > 1 && a[0] == '-'; };
+  for (const std::string& argument : left) {
+    if (!is_option(argument)) continue;
+    const std::string name = argument.substr(0, argument.find('='));
+    return FailWith(kBadInput, fmt::format("unknown option {}; {}", name, NameHint(name, OptionNames(app))), terminal.err);
+  }
+  if (left.empty()) return kDone;
+  return FailWith(kBadInput, fmt::format("unexpected argument \"{}\"; {} --help lists what it takes", left[0], app.get_name()), terminal.err);
+}
+
+int RunOne(const Command& command, std::vector<std::string> arguments, Terminal terminal) {
+  CLI::App app(command.summary, fmt::format("simrun {}", command.name));
+  app.allow_extras();
+  const std::function<int(Terminal)> action = command.declare(app);
+  std::reverse(arguments.begin(), arguments.end());  // the order CLI11 takes
+  try {
+    app.parse(arguments);
+  } catch (const CLI::CallForHelp&) {
+    terminal.out << app.help();
+    return kDone;
+  } catch (const CLI::ParseError& e) {
+    return FailWith(kBadInput, e.what(), terminal.err);
+  }
+  if (const int code = CheckLeftOver(app, terminal); code != kDone) return code;
+  return action(terminal);
+}
+
+}  // namespace
+
+int RunCommandLine(const std::vector<std::string>& arguments, Terminal terminal) {
+  const std::string first = arguments.empty() ? "" : arguments[0];
+  if (first == "--version") {
+    terminal.out << "simrun " << SIMRUN_VERSION << '\n';
+    return kDone;
+  }
+  if (first == "-h" || first == "--help" || first == "help") {
+    terminal.out << Help();
+    return kDone;
+  }
+  if (first.empty()) {
+    terminal.err << Help();
+    return kBadInput;
+  }
+  for (const Command& command : Commands()) {
+    if (first == command.name) return RunOne(command, {arguments.begin() + 1, arguments.end()}, terminal);
+  }
+  // `simrun CONFIG`: a word that is no file and looks like none is a misspelt command.
+  std::error_code ignored;
+  const bool is_word = first[0] != '-' && first.find_first_of("./") == std::string::npos;
+  if (is_word && !std::filesystem::exists(first, ignored)) {
+    return FailWith(kBadInput, fmt::format("\"{}\" is neither a command nor a file; {}", first, NameHint(first, CommandNames())), terminal.err);
+  }
+  return RunOne(Commands().front(), arguments, terminal);
+}
+
+}  // namespace simrun

@@ -1,0 +1,192 @@
+#include "cli/summary.h"
+
+#include <algorithm>
+#include <array>
+#include <map>
+#include <utility>
+#include <vector>
+
+#include <fmt/format.h>
+
+#include "base/quantity_text.h"
+#include "cli/text.h"
+#include "sim/resolved.h"
+#include "workload/config.h"
+
+namespace simrun {
+namespace {
+
+constexpr size_t kIndent = 13;
+
+std::string Line(std::string_view label, const std::string& text) { return LabelledText(label, kIndent, text); }
+
+std::string Joined(const std::vector<std::string>& parts, std::string_view separator = ", ") {
+  std::string text;
+  for (const std::string& part : parts) {
+    if (!text.empty()) text += separator;
+    text += part;
+  }
+  return text;
+}
+
+std::string PlanText(const Report::Plan& p) {
+  std::vector<std::string> parallel;
+  const std::pair<const char*, int> dimensions[] = {{"tp", p.tp}, {"pp", p.pp}, {"dp", p.dp}, {"ep", p.ep}};
+  for (const auto& [name, degree] : dimensions) {
+    if (degree > 1) parallel.push_back(fmt::format("{} {}", name, degree));
+  }
+  const std::string how = parallel.empty() ? "one GPU" : Joined(parallel);
+  return fmt::format("{} with {} each, weights {}, KV cache {}", Plural(p.replicas, "engine"), how, p.weights, p.kv_cache);
+}
+
+std::string SloText(const SloConfig& slo) {
+  std::vector<std::string> targets;
+  if (slo.ttft) targets.push_back("TTFT <= " + Human(*slo.ttft));
+  if (slo.tpot) targets.push_back("TPOT <= " + Human(*slo.tpot));
+  return Joined(targets, " and ");
+}
+
+void AddLatency(const char* name, const LatencySummary& l, const char* meaning, TextTable* table) {
+  if (l.count == 0) {
+    table->Add({name, "-", "-", "-", "-", "-", "-", meaning});
+    return;
+  }
+  table->Add({name, Human(l.mean), Human(l.p50), Human(l.p90), Human(l.p95), Human(l.p99), Human(l.max), meaning});
+}
+
+// What the names of report.json mean to someone who reads them for the first time.
+std::string_view BoundText(const std::string& name) {
+  static constexpr std::array<std::pair<std::string_view, std::string_view>, 7> kTexts = {{
+      {"compute", "compute"},
+      {"memory_bandwidth", "GPU memory bandwidth"},
+      {"serial_depth", "serial work inside kernels"},
+      {"link", "links between GPUs"},
+      {"kernel_launch", "kernel launches"},
+      {"host", "host CPU"},
+      {"waiting", "waiting for other GPUs"},
+  }};
+  for (const auto& [key, text] : kTexts) {
+    if (key == name) return text;
+  }
+  return name;
+}
+
+std::string BottleneckText(const std::map<std::string, double>& shares) {
+  std::vector<std::pair<double, std::string>> sorted;
+  for (const auto& [name, share] : shares) {
+    if (share >= 0.0005) sorted.emplace_back(share, name);
+  }
+  std::stable_sort(sorted.begin(), sorted.end(), [](const auto& a, const auto& b) { return a.first > b.first; });
+  std::vector<std::string> parts;
+  for (const auto& [share, name] : sorted) parts.push_back(fmt::format("{} {}", BoundText(name), PercentText(share)));
+  return Joined(parts);
+}
+
+// Worst kind first, with the parts of the two worst ones by name.
+std::string ProvenanceText(const std::vector<Report::Provenance>& notes) {
+  static constexpr std::string_view kWorstFirst[] = {"assumed", "datasheet", "transferred", "calibrated", "measured"};
+  std::vector<std::string> kinds;
+  int named = 0;
+  for (const std::string_view kind : kWorstFirst) {
+    std::vector<std::string> parts;
+    for (const Report::Provenance& n : notes) {
+      if (n.kind == kind && std::find(parts.begin(), parts.end(), n.part) == parts.end()) parts.push_back(n.part);
+    }
+    if (parts.empty()) continue;
+    std::string text = fmt::format("{} {}", parts.size(), kind);
+    if (named++ < 2) {
+      const size_t shown = std::min<size_t>(parts.size(), 4);
+      text += fmt::format(" ({}{})", Joined({parts.begin(), parts.begin() + static_cast<long>(shown)}),
+                          shown < parts.size() ? ", ..." : "");
+    }
+    kinds.push_back(std::move(text));
+  }
+  return kinds.empty() ? "-" : Joined(kinds, "; ");
+}
+
+std::string EnergyText(const Report::Energy& e) {
+  std::vector<std::string> parts;
+  const std::pair<const char*, const char*> components[] = {
+      {"gpu_active", "GPUs working"}, {"gpu_idle", "GPUs idle"}, {"host", "hosts"}};
+  for (const auto& [key, text] : components) {
+    const auto it = e.by_component.find(key);
+    if (it != e.by_component.end() && e.total.value() > 0) {
+      parts.push_back(fmt::format("{} {}", text, PercentText(it->second / e.total.value())));
+    }
+  }
+  return fmt::format("{} per request, {} per output token, mean power {} ({})", Human(e.per_request), Human(e.per_output_token),
+                     Human(e.mean_power), Joined(parts));
+}
+
+}  // namespace
+
+std::string SummaryText(const Scenario& scenario, const Report& r) {
+  const ScenarioConfig& config = scenario.config();
+  std::string out;
+  out += fmt::format("{} on {} x {} ({} host)\n", r.plan.model, r.plan.gpus, r.plan.gpu, r.plan.host);
+  out += Line("Plan", PlanText(r.plan));
+  out += Line("Engine", fmt::format("{}, {} batching, at most {} and {} new tokens per step{}", r.plan.engine, r.plan.scheduler,
+                                    Plural(static_cast<double>(r.plan.max_num_seqs), "sequence"),
+                                    CountText(static_cast<double>(r.plan.max_num_batched_tokens)),
+                                    r.plan.replicas > 1 ? fmt::format(", {} router", r.plan.router) : ""));
+  out += Line("Traffic", WorkloadSummary(config.workload));
+  out += '\n';
+
+  const Report::Requests& n = r.requests;
+  std::string requests = fmt::format("{} arrived, {} completed, {} refused, {} in {} of simulated time",
+                                     CountText(static_cast<double>(n.arrived)), CountText(static_cast<double>(n.completed)),
+                                     CountText(static_cast<double>(n.rejected)),
+                                     Plural(static_cast<double>(n.preemptions), "preemption"),
+                                     Human(Seconds(r.simulation.simulated_s)));
+  out += Line("Requests", requests);
+  out += Line("Throughput", fmt::format("{} requests/s, {} input tokens/s, {} output tokens/s",
+                                        NumberText(r.throughput.requests_per_s), NumberText(r.throughput.input_tokens_per_s),
+                                        NumberText(r.throughput.output_tokens_per_s)));
+  const std::string slo = SloText(config.slo);
+  out += Line("Goodput", slo.empty() ? "no targets given (slo)"
+                                     : fmt::format("{} requests/s; {} of requests within {}",
+                                                   NumberText(r.goodput.requests_per_s), PercentText(r.goodput.slo_attainment), slo));
+  out += '\n';
+  TextTable latency;
+  latency.Add({"Latency", "mean", "p50", "p90", "p95", "p99", "max", ""});
+  AddLatency("  TTFT", r.ttft, "", &latency);
+  AddLatency("  TPOT", r.tpot, "", &latency);
+  AddLatency("  ITL", r.itl, "", &latency);
+  AddLatency("  E2E", r.e2e, "", &latency);
+  AddLatency("  queue", r.queue_delay, "", &latency);
+  out += latency.ToText();
+  out += Line("", "TTFT: arrival to first token, queue included. TPOT: mean time per further token of a request. ITL: time "
+                  "between two tokens. E2E: arrival to last token. queue: arrival to first step.");
+  out += '\n';
+
+  out += Line("Time goes to", BottleneckText(r.bottleneck));
+  out += Line("Utilisation", fmt::format("engines busy {}, {} tokens per step on average, {} of peak FLOP/s",
+                                         PercentText(r.utilization.engine_busy), NumberText(r.utilization.mean_batch),
+                                         PercentText(r.utilization.mfu)));
+  out += Line("Memory", fmt::format("{} weights, {} activations and {} reserve of {} per GPU; KV cache {} tokens per engine, "
+                                    "at most {} used",
+                                    Human(r.memory.weights), Human(r.memory.activations), Human(r.memory.reserve),
+                                    Human(r.memory.gpu), NumberText(r.memory.kv_capacity_tokens),
+                                    PercentText(r.memory.kv_peak_fraction)));
+  out += Line("Energy", EnergyText(r.energy));
+  std::vector<std::string> cost;
+  if (r.cost.usd_per_hour > 0) cost.push_back(fmt::format("{:.2f} USD/h", r.cost.usd_per_hour));
+  if (r.cost.usd.value() > 0) {
+    cost.push_back(fmt::format("{} USD per million output tokens", NumberText(r.cost.usd_per_million_output_tokens.value())));
+    cost.push_back(fmt::format("{} USD for this run", NumberText(r.cost.usd.value())));
+  } else {
+    cost.push_back("no price known (hardware.price)");
+  }
+  cost.push_back(fmt::format("{} g CO2e", NumberText(r.energy.carbon_g)));
+  out += Line("Cost", Joined(cost));
+  out += '\n';
+
+  out += Line("Provenance", ProvenanceText(r.provenance));
+  out += Line("Simulation", fmt::format("took {}, {} engine steps, seed {}, simrun {}, settings {}", Human(Seconds(r.simulation.wall_s)),
+                                        CountText(r.simulation.iterations), r.simulation.seed, r.simulation.version,
+                                        r.simulation.config_hash));
+  for (const std::string& warning : r.warnings) out += Line("Warning", warning);
+  return out;
+}
+
+}  // namespace simrun
