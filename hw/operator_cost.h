@@ -58,7 +58,7 @@ struct AttentionSplit {
 
 // Attention over one kind of layer as running sums: a few nanoseconds, no table. Times are for all layers of the shape.
 //   prefill: Tc = 2 H (d + dv) [pairs + kappa kv + kappa^2/2] / (P ec), Tm = (K, V read + Q, O) / (BW em),
-//            Td = D (kv/1024) (d/128), pairs = q past + q^2/2
+//            Td = D (kv/1024) (d/128), pairs = q past + q^2/2; kappa at most 8 q
 //   decode:  Tm = [(kv + kappa) G (d + dv) + Q, O] / (BW em), Td = D kv/(kv + K0)
 //   MLA:     the same with the compressed cache in decode, and Tc = 2 max(H,16)(kv + kappa)(2 dc + dr) / (P ec)
 // Sequences of unequal length: Tc and Tm are sums, Td is the longest one's.

@@ -10,6 +10,9 @@
 namespace simrun {
 namespace {
 
+// Parts below this share of a step are listed in the provenance but not warned about.
+constexpr double kWorthAWarning = 0.05;
+
 constexpr size_t Index(Bound b) { return static_cast<size_t>(b); }
 
 // The operators of one token (or row) count on one GPU of one stage, summed. seconds < 0: not filled yet.
@@ -102,7 +105,7 @@ class Compiled final : public CompiledStepCost {
   int64_t Padded(const StepWork& work) const;
   struct Host { double prepare = 0, issue = 0, post = 0; };
   Host HostOf(int s, std::span<const StepWork> ranks) const;
-  void Note(ProvenanceNote note);
+  void Note(ProvenanceNote note, double share);
   void NoteOperators();
 
   ModelSpec model_;
@@ -116,6 +119,8 @@ class Compiled final : public CompiledStepCost {
   // Host terms as plain seconds.
   double step_host_ = 0, sequence_host_ = 0, token_host_ = 0, launch_ = 0, graph_launch_ = 0, post_step_ = 0,
          post_sequence_ = 0, factor_ = 1;
+  struct Noted { ProvenanceNote note; double share = 0; };   // largest share of a usual step
+  std::vector<Noted> noted_;
   std::vector<ProvenanceNote> provenance_;
   // Largest sizes seen, and those measured (0: not stated).
   int64_t seen_tokens_ = 0, seen_decode_kv_ = 0, seen_prefill_kv_ = 0;
@@ -434,31 +439,58 @@ std::vector<StepOperator> Compiled::Explain(std::span<const StepWork> ranks) {
   return out;
 }
 
-void Compiled::Note(ProvenanceNote note) {
-  for (const ProvenanceNote& n : provenance_) {
-    if (n.part == note.part && n.detail == note.detail) return;
+void Compiled::Note(ProvenanceNote note, double share) {
+  for (Noted& n : noted_) {
+    if (n.note.part == note.part && n.note.detail == note.detail) {
+      n.share = std::max(n.share, share);
+      return;
+    }
   }
-  provenance_.push_back(std::move(note));
+  noted_.push_back({std::move(note), share});
 }
 
 void Compiled::NoteOperators() {
-  constexpr int64_t kTokens = 64;   // any count: the choice of parameters does not depend on it
-  for (int s = 0; s < static_cast<int>(stages_.size()); ++s) {
-    const Stage& stage = stages_[static_cast<size_t>(s)];
-    std::vector<Operator> ops = TokenOperators(s, kTokens, kTokens * plan_.dp);
-    for (const Operator& op : LowerHeadOperators(model_, plan_, s, kTokens)) ops.push_back(op);
-    for (const Operator& op : ops) {
-      const OperatorCosts::Origin origin = costs_.OriginOf(op, PathOf(stage, op));
-      if (op.kind == OpKind::kGemm) measured_tokens_ = std::max(measured_tokens_, origin.max_size);
-      if (costs_.Cost(op, PathOf(stage, op)).seconds > 0) Note(origin.note);
-    }
-    for (const AttentionShape& shape : stage.shapes) {
-      for (const bool prefill : {true, false}) {
-        const OperatorCosts::Origin origin = costs_.OriginOf(shape, prefill);
+  // Two usual steps tell which parts matter: 64 sequences of 1 k tokens, and a prompt of 1 k tokens.
+  constexpr int64_t kSequences = 64, kLength = 1024;
+  for (const bool prefill : {false, true}) {
+    const int64_t tokens = prefill ? kLength : kSequences;
+    const PrefillChunk chunk{kLength, 0};
+    for (int s = 0; s < static_cast<int>(stages_.size()); ++s) {
+      const Stage& stage = stages_[static_cast<size_t>(s)];
+      std::vector<std::pair<ProvenanceNote, double>> parts;
+      double total = 0;
+      const auto add = [&](ProvenanceNote note, double seconds) {
+        total += seconds;
+        for (auto& [known, sum] : parts) {
+          if (known.part == note.part && known.detail == note.detail) {
+            sum += seconds;
+            return;
+          }
+        }
+        parts.emplace_back(std::move(note), seconds);
+      };
+      std::vector<Operator> ops = TokenOperators(s, tokens, tokens * plan_.dp);
+      for (const Operator& op : LowerHeadOperators(model_, plan_, s, prefill ? 1 : tokens)) ops.push_back(op);
+      for (const Operator& op : ops) {
+        const OperatorCosts::Origin origin = costs_.OriginOf(op, PathOf(stage, op));
+        if (op.kind == OpKind::kGemm) measured_tokens_ = std::max(measured_tokens_, origin.max_size);
+        const double seconds = costs_.Cost(op, PathOf(stage, op)).seconds * op.count;
+        if (seconds > 0) add(origin.note, seconds);
+      }
+      for (size_t i = 0; i < stage.shapes.size(); ++i) {
+        if (!prefill && model_.is_encoder()) continue;
+        const OperatorCosts::Origin origin = costs_.OriginOf(stage.shapes[i], prefill);
         double& measured = prefill ? measured_prefill_kv_ : measured_decode_kv_;
         measured = std::max(measured, origin.max_size);
-        if (prefill || !model_.is_encoder()) Note(origin.note);
+        AttentionSplit split;
+        if (prefill) {
+          stage.attention[i].AddPrefill({&chunk, 1}, &split);
+        } else {
+          stage.attention[i].AddDecode(kSequences, static_cast<double>(kSequences * kLength), kLength, &split);
+        }
+        add(origin.note, split.seconds());
       }
+      for (auto& [note, seconds] : parts) Note(std::move(note), total > 0 ? seconds / total : 0);
     }
   }
   for (const EngineSource& source : profile_.sources) {
@@ -466,22 +498,21 @@ void Compiled::NoteOperators() {
     for (const Provenance p : {Provenance::kMeasured, Provenance::kCalibrated, Provenance::kTransferred, Provenance::kDatasheet}) {
       if (ProvenanceName(p) == source.provenance) label = p;
     }
-    Note({fmt::format("engine {}, {}", profile_.name, source.of), label, source.source});
+    Note({fmt::format("engine {}, {}", profile_.name, source.of), label, source.source}, 0);
   }
+  for (const Noted& n : noted_) provenance_.push_back(n.note);
 }
 
 std::vector<std::string> Compiled::Warnings() const {
   std::vector<std::string> out;
   for (const Provenance level : {Provenance::kTransferred, Provenance::kDatasheet, Provenance::kAssumed}) {
     std::string parts;
-    for (const ProvenanceNote& note : provenance_) {
-      // Engine terms are listed in the provenance; warnings are about the kernels that make up the step.
-      if (note.provenance != level || note.part.rfind("engine ", 0) == 0) continue;
-      if (parts.find(note.part) != std::string::npos) continue;
-      parts += (parts.empty() ? "" : ", ") + note.part;
+    for (const Noted& n : noted_) {
+      if (n.note.provenance != level || n.share < kWorthAWarning) continue;
+      parts += fmt::format("{}{} ({:.0f} % of a step)", parts.empty() ? "" : ", ", n.note.part, 100 * n.share);
     }
     if (!parts.empty()) {
-      out.push_back(fmt::format("not calibrated on this GPU ({}): {}", ProvenanceName(level), parts));
+      out.push_back(fmt::format("not calibrated on this GPU, {}: {}", ProvenanceName(level), parts));
     }
   }
   const auto beyond = [&](const char* what, double seen, double measured) {

@@ -1,0 +1,106 @@
+#include "hw/engine_profile.h"
+
+#include "tests/unit/hw/cost_fixture.h"
+
+namespace simrun {
+namespace {
+
+EngineProfile Load(std::string_view name) {
+  auto profile = LoadEngineProfile(name, TestCatalog());
+  EXPECT_TRUE(profile.ok()) << profile.status();
+  return *profile;
+}
+
+TEST(EngineProfileTest, EveryProfileLoadsAndNamesItsSources) {
+  const std::vector<std::string> names = TestCatalog().Names("engines");
+  EXPECT_GE(names.size(), 6u);
+  for (const std::string& name : names) {
+    const EngineProfile p = Load(name);
+    EXPECT_EQ(p.name, name);
+    EXPECT_FALSE(p.description.empty()) << name;
+    // Every host time that is not zero has a source.
+    const auto sourced = [&](const char* field) {
+      for (const EngineSource& s : p.sources) {
+        if (s.of == field) return true;
+      }
+      return false;
+    };
+    if (p.step_host.value() > 0) {
+      EXPECT_TRUE(sourced("step_host")) << name;
+    }
+    if (p.launch.value() > 0) {
+      EXPECT_TRUE(sourced("launch")) << name;
+    }
+    if (p.front_end.value() > 0) {
+      EXPECT_TRUE(sourced("front_end")) << name;
+    }
+    if (p.post_step.value() > 0) {
+      EXPECT_TRUE(sourced("post_step")) << name;
+    }
+    if (p.gpu_time_factor != 1) {
+      EXPECT_TRUE(sourced("gpu_time_factor")) << name;
+    }
+    if (p.runtime_reserve.value() > 0) {
+      EXPECT_TRUE(sourced("runtime_reserve")) << name;
+    }
+  }
+}
+
+TEST(EngineProfileTest, UnknownProfileNamesTheNearest) {
+  const auto profile = LoadEngineProfile("vllm-0.18", TestCatalog());
+  ASSERT_FALSE(profile.ok());
+  EXPECT_THAT(std::string(profile.status().message()), ::testing::HasSubstr("vllm-0.1"));
+}
+
+TEST(EngineProfileTest, HostTimesScaleWithTheHost) {
+  const EngineProfile p = Load("vllm-0.6");
+  Machine machine = TestMachine("h100-sxm-80gb");
+  machine.host.single_thread = p.reference_single_thread;
+  const EngineProfile same = ApplyEngineConfig(p, {}, machine);
+  machine.host.single_thread = p.reference_single_thread / 2;
+  const EngineProfile slow = ApplyEngineConfig(p, {}, machine);
+  EXPECT_NEAR(same.step_host.value(), p.step_host.value(), 1e-12);
+  EXPECT_NEAR(slow.step_host.value(), 2 * p.step_host.value(), 1e-12);
+  EXPECT_NEAR(slow.front_end.value(), 2 * p.front_end.value(), 1e-12);
+  // The driver's part of a launch belongs to the machine and does not scale twice.
+  EXPECT_NEAR(same.launch.value() - p.launch.value(), machine.host.kernel_launch.value(), 1e-12);
+  EXPECT_NEAR(slow.launch.value() - 2 * p.launch.value(), machine.host.kernel_launch.value(), 1e-12);
+}
+
+TEST(EngineProfileTest, ArchitecturesAndUserSettingsOverride) {
+  const EngineProfile p = Load("vllm-0.19");
+  const EngineProfile b200 = ApplyEngineConfig(p, {}, TestMachine("b200-sxm-180gb"));
+  EXPECT_EQ(b200.post_step.value(), 0);
+  EngineConfig config;
+  config.step_host = Seconds(0.1);
+  config.cuda_graphs = false;
+  config.gpu_memory_utilization = 0.5;
+  config.expert_imbalance = 2;
+  Machine machine = TestMachine("h100-sxm-80gb");
+  machine.host.single_thread = 0.1;
+  const EngineProfile set = ApplyEngineConfig(p, config, machine);
+  EXPECT_EQ(set.step_host.value(), 0.1);   // taken as given, whatever the host
+  EXPECT_FALSE(set.cuda_graphs);
+  EXPECT_EQ(set.gpu_memory_utilization, 0.5);
+  EXPECT_EQ(set.expert_imbalance, 2);
+}
+
+TEST(EngineProfileTest, IdealHasNoOverhead) {
+  const EngineProfile p = ApplyEngineConfig(Load("ideal"), {}, TestMachine("h100-sxm-80gb"));
+  EXPECT_EQ(p.step_host.value() + p.sequence_host.value() + p.launch.value() + p.graph_launch.value() + p.post_step.value() +
+                p.post_sequence.value() + p.front_end.value(), 0);
+  EXPECT_EQ(p.gpu_time_factor, 1);
+  EXPECT_EQ(GraphTokens(p, 5), 5);
+}
+
+TEST(EngineProfileTest, GraphsPadToCapturedSizes) {
+  EngineProfile p;
+  p.graph_max_tokens = 100;
+  p.graph_step = 8;
+  for (auto [tokens, padded] : std::vector<std::array<int64_t, 2>>{{0, 0}, {1, 1}, {2, 2}, {3, 4}, {5, 8}, {9, 16}, {97, 100}, {101, 101}}) {
+    EXPECT_EQ(GraphTokens(p, tokens), padded) << tokens;
+  }
+}
+
+}  // namespace
+}  // namespace simrun

@@ -1,0 +1,446 @@
+#include "hw/operator_cost.h"
+
+#include <cmath>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <map>
+#include <numeric>
+#include <sstream>
+
+#include "base/rng.h"
+#include "tests/unit/hw/cost_fixture.h"
+
+namespace simrun {
+namespace {
+
+constexpr double kUs = 1e-6;
+
+OperatorCosts Costs(const Machine& machine, OperatorCostOptions options = {}) {
+  auto costs = OperatorCosts::Create(machine, TestCatalog(), options);
+  EXPECT_TRUE(costs.ok()) << costs.status();
+  return *costs;
+}
+
+Operator Gemm(int64_t m, int64_t n, int64_t k, DType weights = DType::kBf16, DType activations = DType::kBf16) {
+  Operator op;
+  op.kind = OpKind::kGemm;
+  op.m = m;
+  op.n = n;
+  op.k = k;
+  op.weights = weights;
+  op.activations = activations;
+  op.flops = 2.0 * static_cast<double>(m) * static_cast<double>(n) * static_cast<double>(k);
+  op.bytes = BytesPerElement(activations) * static_cast<double>(m * k) + BytesPerElement(weights) * static_cast<double>(n * k) +
+             2.0 * static_cast<double>(m * n);
+  return op;
+}
+
+double Sum(const OpTime& t) { return std::accumulate(t.bound.begin(), t.bound.end(), 0.0); }
+
+TEST(OperatorCostTest, GemmMatchesTheFormula) {
+  const OperatorCosts costs = Costs(TestMachine("h100-sxm-80gb"));
+  // t0, ec, em, d, K0 of the H100 fit; datasheet rates of the catalogue.
+  const double peak = 989.4e12, bw = 3.352e12;
+  for (auto [m, n, k] : std::vector<std::array<int64_t, 3>>{{1, 4096, 4096}, {32, 14336, 8192}, {8192, 8192, 8192}, {300, 1024, 32768}}) {
+    const double dm = static_cast<double>(m), dn = static_cast<double>(n), dk = static_cast<double>(k);
+    const double tc = 2 * dm * dn * dk / (peak * 0.827), tm = 2 * (dm * dk + dn * dk + dm * dn) / (bw * 0.864);
+    const double td = 6.73 * kUs * dk / (dk + 2990);
+    const double expected = 2.42 * kUs + std::pow(tc * tc + tm * tm + td * td, 0.5);
+    const OpTime t = costs.Cost(Gemm(m, n, k));
+    EXPECT_NEAR(t.seconds, expected, 1e-9 * expected) << m << " " << n << " " << k;
+    EXPECT_NEAR(Sum(t), t.seconds, 1e-12 * t.seconds);
+    // Apportioned by the squares.
+    EXPECT_NEAR(t.bound[static_cast<size_t>(Bound::kMemory)], (expected - 2.42 * kUs) * tm * tm / (tc * tc + tm * tm + td * td), 1e-12);
+    EXPECT_EQ(t.provenance, Provenance::kCalibrated);
+  }
+}
+
+TEST(OperatorCostTest, Fp8GemmAddsTermsAndQuantisation) {
+  const OperatorCosts costs = Costs(TestMachine("h100-sxm-80gb"));
+  const double m = 64, n = 7168, k = 8192, bw = 3.352e12, peak = 1978.9e12;
+  // em was fitted as 1.02: no faster than the datasheet.
+  const double expected = 5.5 * kUs + 2 * m * n * k / (peak * 0.742) + (m * k + n * k + 2 * m * n) / bw +
+                          0.455 * kUs * k / 1024 + 3 * m * k / (bw * 0.304);
+  EXPECT_NEAR(costs.Cost(Gemm(64, 7168, 8192, DType::kFp8, DType::kFp8)).seconds, expected, 1e-9 * expected);
+  // Its own quantisation operator is therefore free; on a GPU without 8-bit units there is none either.
+  Operator quantize;
+  quantize.kind = OpKind::kQuantize;
+  quantize.activations = DType::kFp8;
+  quantize.bytes = 1e6;
+  EXPECT_EQ(costs.Cost(quantize).seconds, 0);
+  EXPECT_EQ(Costs(TestMachine("a100-sxm-80gb")).Cost(quantize).seconds, 0);
+}
+
+TEST(OperatorCostTest, FormatsFallBackToTheNextWiderOne) {
+  const OperatorCosts a100 = Costs(TestMachine("a100-sxm-80gb"));
+  EXPECT_EQ(a100.Supported(DType::kFp8), DType::kBf16);
+  EXPECT_EQ(Costs(TestMachine("v100-pcie-32gb")).Supported(DType::kBf16), DType::kFp16);
+  // 8-bit weights on a 16-bit multiply: half the bytes, not half the compute.
+  const OpTime wide = a100.Cost(Gemm(1, 8192, 8192)), narrow = a100.Cost(Gemm(1, 8192, 8192, DType::kFp8, DType::kFp8));
+  EXPECT_LT(narrow.seconds, 0.7 * wide.seconds);
+  EXPECT_GT(a100.Cost(Gemm(8192, 8192, 8192, DType::kFp8, DType::kFp8)).seconds, a100.Cost(Gemm(8192, 8192, 8192)).seconds);
+  EXPECT_EQ(a100.OriginOf(Gemm(1, 8192, 8192, DType::kInt4)).note.provenance, Provenance::kAssumed);
+}
+
+TEST(OperatorCostTest, NothingBeatsTheDatasheet) {
+  Rng rng(1, "roofline");
+  for (const char* gpu : {"a100-sxm-80gb", "h100-sxm-80gb", "h200-sxm-141gb", "b200-sxm-180gb", "l40s-48gb", "rtx-pro-6000-96gb",
+                          "arc-b60-24gb", "v100-pcie-32gb", "a40-48gb", "mi300x-192gb", "rtx-4090", "tpu-v5e"}) {
+    const Machine machine = TestMachine(gpu);
+    const OperatorCosts costs = Costs(machine);
+    const double bw = machine.gpu.memory_bandwidth.value();
+    for (int i = 0; i < 300; ++i) {
+      const auto draw = [&](int low, int high) { return int64_t{1} << (low + static_cast<int>(rng.Below(static_cast<uint64_t>(high - low + 1)))); };
+      const DType dtype = rng.Uniform() < 0.5 ? DType::kBf16 : DType::kFp8;
+      const Operator gemm = Gemm(draw(0, 14), draw(5, 15), draw(5, 15), dtype, dtype);
+      EXPECT_GE(costs.Cost(gemm).seconds, std::max(gemm.flops / costs.Peak(dtype), gemm.bytes / bw)) << gpu;
+
+      AttentionShape shape;
+      shape.layers = 1;
+      shape.mla = rng.Uniform() < 0.3;
+      shape.kv_heads = shape.mla ? 1 : draw(0, 3);
+      shape.heads = shape.kv_heads * draw(0, 4);
+      shape.head_dim = shape.mla ? 192 : draw(6, 8);
+      shape.v_head_dim = shape.mla ? 128 : shape.head_dim;
+      shape.mla_latent = 512;
+      shape.mla_rope = 64;
+      const int64_t tokens = draw(0, 13), past = static_cast<int64_t>(rng.Below(20000)), seqs = draw(0, 8), kv = draw(0, 16);
+      const AttentionCost attention = costs.Attention(shape);
+      AttentionSplit prefill, decode;
+      const PrefillChunk chunk{tokens, past};
+      attention.AddPrefill({&chunk, 1}, &prefill);
+      attention.AddDecode(static_cast<double>(seqs), static_cast<double>(seqs * kv), static_cast<double>(kv), &decode);
+      EXPECT_GE(prefill.seconds(), PrefillAttentionFlops(shape, tokens, past) / costs.Peak(DType::kBf16)) << gpu;
+      const double cache = shape.mla ? 2.0 * (512 + 64) : 2.0 * 2 * static_cast<double>(shape.kv_heads * shape.head_dim);
+      EXPECT_GE(decode.seconds(), static_cast<double>(seqs * kv) * cache / bw) << gpu;
+      EXPECT_GE(decode.seconds(), static_cast<double>(seqs) * DecodeAttentionFlops(shape, kv) / costs.Peak(DType::kBf16)) << gpu;
+    }
+  }
+}
+
+TEST(OperatorCostTest, DecodeAttentionMatchesTheFormulaForUnequalLengths) {
+  const OperatorCosts costs = Costs(TestMachine("h200-sxm-141gb"));
+  AttentionShape shape;
+  shape.layers = 80;
+  shape.heads = 16;
+  shape.kv_heads = 2;
+  shape.head_dim = shape.v_head_dim = 128;
+  const std::vector<double> lengths = {100, 5000, 2048, 17};
+  const double bw = 4.8e12 * 0.921;
+  double tm = 0, longest = 0, sum = 0;
+  for (const double kv : lengths) {
+    tm += (2 * (kv + 204) * 2 * 128 * 2 + 4 * 16 * 128) / bw;
+    longest = std::max(longest, kv);
+    sum += kv;
+  }
+  const double td = 6.31 * kUs * longest / (longest + 1560);
+  const double expected = 80 * (8.34 * kUs + std::sqrt(tm * tm + td * td));
+  AttentionSplit split;
+  costs.Attention(shape).AddDecode(4, sum, longest, &split);
+  EXPECT_NEAR(split.seconds(), expected, 1e-3 * expected);   // catalogue bandwidth 4.8 TB/s up to rounding
+  EXPECT_NEAR(split.launch, 80 * 8.34 * kUs, 1e-12);
+}
+
+TEST(OperatorCostTest, PrefillAttentionMatchesTheFormula) {
+  const Machine machine = TestMachine("a100-sxm-80gb");
+  const OperatorCosts costs = Costs(machine);
+  AttentionShape shape;
+  shape.layers = 1;
+  shape.heads = 32;
+  shape.kv_heads = 8;
+  shape.head_dim = shape.v_head_dim = 128;
+  const double peak = 312e12 * 0.604, bw = machine.gpu.memory_bandwidth.value() * 0.587, kap = 79.8;
+  const auto tc = [&](double q, double kv) { return 4 * 32 * 128 * (q * (kv - q) + (q + kap) * (q + kap) / 2 + kap * (kv - q)) / peak; };
+  const auto tm = [&](double q, double kv) { return (2 * kv * 8 * 128 * 2 + 4 * q * 32 * 128) / bw; };
+  const std::vector<PrefillChunk> chunks = {{512, 0}, {2048, 6144}};
+  const double expected = 9.56 * kUs + tc(512, 512) + tc(2048, 8192) + tm(512, 512) + tm(2048, 8192) + 17.8 * kUs * 8;
+  AttentionSplit split;
+  costs.Attention(shape).AddPrefill(chunks, &split);
+  EXPECT_NEAR(split.seconds(), expected, 1e-6 * expected);
+
+  // A window bounds the pairs: counted one by one.
+  shape.window = 1000;
+  AttentionSplit windowed;
+  const PrefillChunk chunk{3000, 500};
+  costs.Attention(shape).AddPrefill({&chunk, 1}, &windowed);
+  double pairs = 0;
+  for (int i = 0; i < 3000; ++i) pairs += std::min(1000.0, 500.0 + i + 0.5);
+  const double compute = 4 * 32 * 128 * (pairs + kap * 3500 + kap * kap / 2) / peak;   // 3500 keys are read
+  EXPECT_NEAR(windowed.compute, compute, 1e-4 * compute);
+}
+
+TEST(OperatorCostTest, MlaDecodeMatchesTheFormula) {
+  const Machine machine = TestMachine("b200-sxm-180gb");
+  const OperatorCosts costs = Costs(machine);
+  AttentionShape shape;
+  shape.layers = 1;
+  shape.mla = true;
+  shape.kv_heads = 1;
+  shape.head_dim = 192;
+  shape.v_head_dim = 128;
+  shape.mla_latent = 512;
+  shape.mla_rope = 64;
+  for (const int heads : {4, 16, 128}) {
+    shape.heads = heads;
+    const double b = 48, kv = 3000;
+    const double tc = 2 * b * std::max(heads, 16) * (kv + 168) * (576 + 512) / costs.Peak(DType::kBf16);   // ec 1.2 is capped
+    const double tm = b * (kv + 168) * 576 * 2 / (machine.gpu.memory_bandwidth.value() * 0.815);
+    const double expected = 10.7 * kUs + tc + tm + 14.3 * kUs * kv / (kv + 11200);
+    AttentionSplit split;
+    costs.Attention(shape).AddDecode(b, b * kv, kv, &split);
+    EXPECT_NEAR(split.seconds(), expected, 1e-6 * expected) << heads;
+  }
+}
+
+Operator Moe(int64_t tokens) {
+  Operator op;
+  op.kind = OpKind::kMoe;
+  op.tokens = tokens;
+  op.hidden = 4096;
+  op.inter = 1536;
+  op.topk = 8;
+  op.experts = 128;
+  op.ep = 8;
+  return op;
+}
+
+TEST(OperatorCostTest, MoeMatchesTheFormula) {
+  const Machine machine = TestMachine("h100-sxm-80gb");
+  const OperatorCosts costs = Costs(machine);
+  const double peak = costs.Peak(DType::kBf16), bw = machine.gpu.memory_bandwidth.value();
+  Operator op = Moe(2048);
+  op.active_experts = 16;
+  const double rows = 2048 * 8 / 8.0, h = 4096, inner = 1536;
+  const double tc = 6 * h * inner * (rows + 16 * 0.1) * (1 + 0.5 / inner) / (peak * 0.677);
+  const double tm = 16 * 3 * h * inner * 2 / (bw * 0.89);
+  const double extra = (2 * 5.07 * 2048 * 8 * h + 2 * rows * (h + 3 * inner)) / bw;
+  const double expected = 37.8 * kUs + std::sqrt(tc * tc + tm * tm) + extra;
+  EXPECT_NEAR(costs.Cost(op).seconds, expected, 1e-9 * expected);
+
+  // A busier rank makes the others wait; what it adds is waiting, and no energy is invented for it.
+  const OpTime even = costs.Cost(op);
+  op.imbalance = 1.8;
+  const OpTime skewed = costs.Cost(op);
+  EXPECT_GT(skewed.seconds, even.seconds);
+  EXPECT_NEAR(skewed.bound[static_cast<size_t>(Bound::kWaiting)], skewed.seconds - even.seconds, 1e-15);
+  EXPECT_EQ(skewed.joules, even.joules);
+  EXPECT_NEAR(Sum(skewed), skewed.seconds, 1e-12 * skewed.seconds);
+}
+
+TEST(OperatorCostTest, CostsGrowWithWork) {
+  for (const char* gpu : {"h100-sxm-80gb", "b200-sxm-180gb", "a100-sxm-80gb", "l40s-48gb"}) {
+    const OperatorCosts costs = Costs(TestMachine(gpu));
+    double last = 0, last_moe = 0;
+    for (int64_t m = 1; m <= 65536; m = m * 3 / 2 + 1) {
+      const double t = costs.Cost(Gemm(m, 4096, 4096)).seconds;
+      EXPECT_GE(t, last);
+      last = t;
+      const double moe = costs.Cost(Moe(m)).seconds;
+      EXPECT_GE(moe, last_moe);
+      last_moe = moe;
+    }
+    AttentionShape shape;
+    shape.layers = 1;
+    shape.heads = 8;
+    shape.kv_heads = 1;
+    shape.head_dim = shape.v_head_dim = 128;
+    const AttentionCost attention = costs.Attention(shape);
+    double last_decode = 0, last_prefill = 0;
+    for (double kv = 1; kv < 1e6; kv *= 1.7) {
+      AttentionSplit decode, prefill;
+      attention.AddDecode(8, 8 * kv, kv, &decode);
+      EXPECT_GT(decode.seconds(), last_decode);
+      last_decode = decode.seconds();
+      const PrefillChunk chunk{static_cast<int64_t>(kv), 100};
+      attention.AddPrefill({&chunk, 1}, &prefill);
+      EXPECT_GE(prefill.seconds(), last_prefill);
+      last_prefill = prefill.seconds();
+    }
+  }
+}
+
+TEST(OperatorCostTest, OverriddenRatesAct) {
+  HardwareConfig config;
+  config.gpu = "h100-sxm-80gb";
+  const OperatorCosts base = Costs(TestMachine(config));
+  config.memory_bandwidth = BytesPerSecond(2 * 3.352e12);
+  const OperatorCosts faster_memory = Costs(TestMachine(config));
+  const Operator decode_like = Gemm(1, 16384, 16384), prefill_like = Gemm(8192, 8192, 8192);
+  EXPECT_LT(faster_memory.Cost(decode_like).seconds, 0.6 * base.Cost(decode_like).seconds);
+  EXPECT_GT(faster_memory.Cost(prefill_like).seconds, 0.97 * base.Cost(prefill_like).seconds);
+  config.memory_bandwidth.reset();
+  config.peak_flops = FlopsPerSecond(2 * 989.4e12);
+  EXPECT_LT(Costs(TestMachine(config)).Cost(prefill_like).seconds, 0.55 * base.Cost(prefill_like).seconds);
+}
+
+TEST(OperatorCostTest, EnergyStaysBetweenIdleAndTheLimit) {
+  for (const char* gpu : {"h100-sxm-80gb", "h200-sxm-141gb", "b200-sxm-180gb", "l40s-48gb"}) {
+    HardwareConfig config;
+    config.gpu = gpu;
+    for (const double limit : {0.0, 0.6}) {
+      const double tdp = TestMachine(gpu).gpu.tdp.value();
+      if (limit > 0) config.power_limit = Watts(limit * tdp);
+      const Machine machine = TestMachine(config);
+      const OperatorCosts costs = Costs(machine);
+      const double room = (limit > 0 ? limit * tdp : tdp) - machine.gpu.idle_power.value();
+      for (const Operator& op : {Gemm(1, 256, 256), Gemm(64, 8192, 8192), Gemm(16384, 16384, 16384), Moe(4096)}) {
+        const OpTime t = costs.Cost(op);
+        EXPECT_GE(t.joules, 0);
+        EXPECT_LE(t.joules, room * t.seconds * (1 + 1e-12)) << gpu;
+      }
+    }
+  }
+}
+
+TEST(OperatorCostTest, APowerCapSlowsComputeMoreThanMemory) {
+  HardwareConfig config;
+  config.gpu = "h100-sxm-80gb";
+  const OperatorCosts full = Costs(TestMachine(config));
+  config.power_limit = Watts(350);
+  const OperatorCosts capped = Costs(TestMachine(config));
+  const Operator compute = Gemm(8192, 8192, 8192), memory = Gemm(8, 16384, 16384);
+  const double compute_slowdown = capped.Cost(compute).seconds / full.Cost(compute).seconds;
+  const double memory_slowdown = capped.Cost(memory).seconds / full.Cost(memory).seconds;
+  // Dynamic power falls from 625 W (TDP) to 275 W: the clock to (275/625)^(1/2.4) = 0.71.
+  EXPECT_NEAR(compute_slowdown, std::pow(625.0 / 275, 1 / 2.4), 0.03);
+  EXPECT_LT(memory_slowdown, 1.1);
+  EXPECT_LT(capped.Cost(compute).joules, full.Cost(compute).joules);
+}
+
+TEST(OperatorCostTest, CollectivesChargeTheLink) {
+  const OperatorCosts costs = Costs(TestMachine("h100-sxm-80gb"));
+  Operator op;
+  op.kind = OpKind::kAllReduce;
+  op.ranks = 4;
+  op.bytes = 524288;
+  const OpTime t = costs.Cost(op);
+  EXPECT_GT(t.seconds, 0);
+  EXPECT_EQ(t.bound[static_cast<size_t>(Bound::kLink)], t.seconds);
+}
+
+TEST(OperatorCostTest, AnchorsCorrectNearbyShapesOnly) {
+  OperatorParams p;
+  Catalog catalog = TestCatalog();
+  const std::filesystem::path dir = std::filesystem::path(::testing::TempDir()) / "anchors";
+  std::filesystem::create_directories(dir / "operators");
+  std::ofstream(dir / "operators" / "h100-anchored.yaml")
+      << "fallback: h100\n"
+         "operators:\n"
+         "  - {op: gemm, dtype: bf16, q: 2, t0: 2.42 us, ec: 0.827, em: 0.864, d: 6.73 us, k0: 2990, source: test,\n"
+         "     anchors: [{at: [64, 4096, 4096], factor: 1.5}, {at: [64, 8192, 4096], factor: 0.01}]}\n";
+  ASSERT_TRUE(catalog.AddDirectory(dir.string()).ok());
+  Machine machine = TestMachine("h100-sxm-80gb");
+  const OperatorCosts plain = Costs(machine);
+  machine.gpu.operators = "h100-anchored";
+  auto anchored = OperatorCosts::Create(machine, catalog, {});
+  ASSERT_TRUE(anchored.ok()) << anchored.status();
+  EXPECT_NEAR(anchored->Cost(Gemm(64, 4096, 4096)).seconds / plain.Cost(Gemm(64, 4096, 4096)).seconds, 1.5, 0.01);
+  EXPECT_NEAR(anchored->Cost(Gemm(8192, 512, 65536)).seconds / plain.Cost(Gemm(8192, 512, 65536)).seconds, 1, 0.02);
+  // However strong the correction, the datasheet rates stay a floor.
+  const Operator op = Gemm(64, 8192, 4096);
+  EXPECT_GE(anchored->Cost(op).seconds, op.bytes / machine.gpu.memory_bandwidth.value());
+  const OpTime t = anchored->Cost(op);
+  EXPECT_NEAR(Sum(t), t.seconds, 1e-12 * t.seconds);
+}
+
+TEST(OperatorCostTest, EveryGpuOfTheCatalogueIsPricedAndLabelled) {
+  for (const std::string& name : TestCatalog().Names("gpus")) {
+    const Machine machine = TestMachine(name);
+    auto costs = OperatorCosts::Create(machine, TestCatalog(), {});
+    ASSERT_TRUE(costs.ok()) << name << ": " << costs.status();
+    const OpTime t = costs->Cost(Gemm(128, 4096, 4096));
+    EXPECT_GT(t.seconds, 0) << name;
+    if (machine.gpu.operators.empty()) {
+      EXPECT_GE(t.provenance, Provenance::kTransferred) << name;
+    }
+  }
+}
+
+TEST(OperatorCostTest, UnknownEntryIsAnError) {
+  Machine machine = TestMachine("h100-sxm-80gb");
+  machine.gpu.operators = "h1000";
+  const auto costs = OperatorCosts::Create(machine, TestCatalog(), {});
+  ASSERT_FALSE(costs.ok());
+  EXPECT_THAT(std::string(costs.status().message()), ::testing::HasSubstr("h100"));
+}
+
+// ---- against measurements ----
+
+std::string DataDir() {
+  const char* dir = std::getenv("SIMRUN_DATA_DIR");
+  return dir != nullptr ? dir : std::string(SIMRUN_SOURCE_DIR) + "/../shared/data";
+}
+
+using Row = std::map<std::string, std::string>;
+
+std::vector<Row> ReadCsv(const std::string& path) {
+  std::ifstream file(path);
+  const auto split = [](const std::string& line) {
+    std::vector<std::string> cells;
+    std::stringstream stream(line);
+    for (std::string cell; std::getline(stream, cell, ',');) cells.push_back(cell);
+    return cells;
+  };
+  std::vector<Row> rows;
+  std::string line;
+  if (!std::getline(file, line)) return rows;
+  const std::vector<std::string> header = split(line);
+  while (std::getline(file, line)) {
+    const std::vector<std::string> cells = split(line);
+    Row row;
+    for (size_t i = 0; i < cells.size() && i < header.size(); ++i) row[header[i]] = cells[i];
+    rows.push_back(std::move(row));
+  }
+  return rows;
+}
+
+struct Errors {
+  std::vector<double> values;
+  void Add(double predicted, double measured) { values.push_back(std::abs(predicted / measured - 1) * 100); }
+  double mean() const { return std::accumulate(values.begin(), values.end(), 0.0) / static_cast<double>(values.size()); }
+};
+
+struct MeasuredCase { const char* gpu; const char* dir; double gemm; double decode; };
+
+class MeasuredOperatorTest : public ::testing::TestWithParam<MeasuredCase> {};
+
+// The mean errors of the fits, with room for the clamps (efficiencies at most 1, cold decode) and the larger sample.
+TEST_P(MeasuredOperatorTest, ErrorsAreThoseOfTheFits) {
+  const MeasuredCase& c = GetParam();
+  const std::string dir = DataDir() + "/ops/" + c.dir + "/";
+  if (!std::filesystem::exists(dir + "gemm.csv")) GTEST_SKIP() << "no measurements in " << dir << "; set SIMRUN_DATA_DIR";
+  const OperatorCosts costs = Costs(TestMachine(c.gpu));
+  Errors gemm, decode;
+  for (Row& r : ReadCsv(dir + "gemm.csv")) {
+    gemm.Add(costs.Cost(Gemm(std::stoll(r["m"]), std::stoll(r["n"]), std::stoll(r["k"]))).seconds * 1e6, std::stod(r["time_us"]));
+  }
+  for (Row& r : ReadCsv(dir + "attn_decode.csv")) {
+    if (r["head_dim"] != "128" || r["kv_dtype"] != "bf16" || r["heads"] == r["kv_heads"]) continue;
+    if (r.count("window") && !r["window"].empty() && r["window"] != "0") continue;
+    AttentionShape shape;
+    shape.layers = 1;
+    shape.heads = std::stoll(r["heads"]);
+    shape.kv_heads = std::stoll(r["kv_heads"]);
+    shape.head_dim = shape.v_head_dim = 128;
+    AttentionSplit split;
+    const double batch = std::stod(r["batch"]), kv = std::stod(r["kv_len"]);
+    costs.Attention(shape).AddDecode(batch, batch * kv, kv, &split);
+    decode.Add(split.seconds() * 1e6, std::stod(r["time_us"]));
+  }
+  ASSERT_GT(gemm.values.size(), 1000u);
+  ASSERT_GT(decode.values.size(), 300u);
+  EXPECT_LT(gemm.mean(), c.gemm * 1.15);
+  EXPECT_GT(gemm.mean(), c.gemm * 0.85);
+  EXPECT_LT(decode.mean(), c.decode * 1.25);
+}
+
+INSTANTIATE_TEST_SUITE_P(Devices, MeasuredOperatorTest,
+                         ::testing::Values(MeasuredCase{"a100-sxm-80gb", "a100", 10.2, 13.2},
+                                           MeasuredCase{"h100-sxm-80gb", "h100", 7.0, 7.7},
+                                           MeasuredCase{"h200-sxm-141gb", "h200", 5.7, 6.2},
+                                           MeasuredCase{"b200-sxm-180gb", "b200", 8.1, 14.7}),
+                         [](const auto& test) { return std::string(test.param.dir); });
+
+}  // namespace
+}  // namespace simrun
