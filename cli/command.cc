@@ -1,5 +1,6 @@
 #include "cli/command.h"
 
+#include <algorithm>
 #include <filesystem>
 #include <system_error>
 #include <utility>
@@ -94,6 +95,15 @@ void MakeAbsolute(std::string_view path, const std::string& base_dir, YamlNode* 
   root->Set(path, std::move(value)).IgnoreError();
 }
 
+// An empty name says no more than leaving the setting out.
+void DropEmptyNames(YamlNode* node) {
+  std::vector<YamlNode::Entry>& entries = node->entries();
+  entries.erase(std::remove_if(entries.begin(), entries.end(),
+                               [](const YamlNode::Entry& e) { return e.value.IsScalar() && e.value.text().empty(); }),
+                entries.end());
+  for (YamlNode::Entry& e : entries) DropEmptyNames(&e.value);
+}
+
 }  // namespace
 
 std::string EffectiveConfig(const Scenario& scenario, const ScenarioInput& input) {
@@ -102,6 +112,7 @@ std::string EffectiveConfig(const Scenario& scenario, const ScenarioInput& input
   MakeAbsolute("workload.input_tokens.empirical.file", scenario.base_dir(), &root);
   MakeAbsolute("workload.output_tokens.empirical.file", scenario.base_dir(), &root);
   if (!scenario.catalog()->Resolve("models", scenario.config().model).ok()) MakeAbsolute("model", scenario.base_dir(), &root);
+  DropEmptyNames(&root);
   std::string text = fmt::format("# simrun {}: the settings of the run whose results stand beside this file.\n", SIMRUN_VERSION);
   for (const std::string& directory : input.catalogs) text += fmt::format("# with --catalog {}\n", Absolute(directory));
   return text + root.ToYaml();

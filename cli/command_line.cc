@@ -134,32 +134,35 @@ std::vector<std::string> OptionNames(const CLI::App& app) {
 }
 
 // Names the arguments that no option takes; kDone when there are none.
-int CheckLeftOver(const CLI::App& app, Terminal terminal) {
+int CheckLeftOver(const CLI::App& app, const std::vector<std::string>& arguments, Terminal terminal) {
   const std::vector<std::string> left = app.remaining();
-  const auto is_option = [](const std::string& a) { return a.size() > 1 && a[0] == '-'; };
+  if (left.empty()) return kDone;
   for (const std::string& argument : left) {
-    if (!is_option(argument)) continue;
+    if (argument.size() < 2 || argument[0] != '-') continue;
     const std::string name = argument.substr(0, argument.find('='));
     return FailWith(kBadInput, fmt::format("unknown option {}; {}", name, NameHint(name, OptionNames(app))), terminal.err);
   }
-  if (left.empty()) return kDone;
+  const std::vector<std::string> commands = CommandNames();
+  for (const std::string& argument : arguments) {
+    if (std::find(commands.begin(), commands.end(), argument) == commands.end()) continue;
+    return FailWith(kBadInput, fmt::format("the command stands before the options: simrun {} ...", argument), terminal.err);
+  }
   return FailWith(kBadInput, fmt::format("unexpected argument \"{}\"; {} --help lists what it takes", left[0], app.get_name()), terminal.err);
 }
 
-int RunOne(const Command& command, std::vector<std::string> arguments, Terminal terminal) {
+int RunOne(const Command& command, const std::vector<std::string>& arguments, Terminal terminal) {
   CLI::App app(command.summary, fmt::format("simrun {}", command.name));
   app.allow_extras();
   const std::function<int(Terminal)> action = command.declare(app);
-  std::reverse(arguments.begin(), arguments.end());  // the order CLI11 takes
   try {
-    app.parse(arguments);
+    app.parse(std::vector<std::string>(arguments.rbegin(), arguments.rend()));  // the order CLI11 takes
   } catch (const CLI::CallForHelp&) {
     terminal.out << app.help();
     return kDone;
   } catch (const CLI::ParseError& e) {
     return FailWith(kBadInput, e.what(), terminal.err);
   }
-  if (const int code = CheckLeftOver(app, terminal); code != kDone) return code;
+  if (const int code = CheckLeftOver(app, arguments, terminal); code != kDone) return code;
   return action(terminal);
 }
 

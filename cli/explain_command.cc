@@ -16,7 +16,7 @@ namespace {
 std::string ExplainSetting(const ParamDoc& row) {
   std::string text = fmt::format("setting {}\n", row.path);
   text += LabelledText("  ", 2, row.help);
-  TextTable table(2);
+  TextTable table("l");
   table.Add({"type", row.type});
   if (!row.fallback.empty()) table.Add({"default", row.fallback});
   if (!row.range.empty()) table.Add({"range", row.range});
@@ -26,7 +26,7 @@ std::string ExplainSetting(const ParamDoc& row) {
 // The setting of this path with, for a section, the settings in it.
 std::string ExplainSettings(const std::string& path) {
   std::string text;
-  TextTable parts(2);
+  TextTable parts("l");
   size_t count = 0;
   for (const ParamDoc& row : DocumentParams<ScenarioConfig>("")) {
     if (row.path == path) text = ExplainSetting(row);

@@ -74,19 +74,19 @@ int ExplainStepCommand(const ExplainStepOptions& options, Terminal terminal) {
   terminal.out << fmt::format("{} on {} x {}, {}: {} generate a token at a KV length of {}, {} prompt tokens\n\n", r.model.name,
                               r.plan.gpus_per_engine(), r.machine.gpu.name, r.engine.name, Plural(static_cast<double>(size->batch), "sequence"),
                               size->kv, size->prefill);
-  TextTable table(4);
-  std::vector<std::string> header = {"operator", "shape on one GPU", "bound by", "provenance", "count", "time", "share"};
+  TextTable table(r.plan.pp > 1 ? "llrrrl" : "lrrrl");
+  std::vector<std::string> header = {"operator", "time", "share", "count", "bound by", "provenance", "shape on one GPU"};
   if (r.plan.pp > 1) header.insert(header.begin(), "stage");
   table.Add(header);
   for (const StepOperator& op : operators) {
     const auto largest = std::max_element(op.time.bound.begin(), op.time.bound.end());
     std::vector<std::string> row = {op.name,
-                                    op.shape,
+                                    Human(Seconds(op.time.seconds)),
+                                    total > 0 ? PercentText(op.time.seconds / total) : "-",
+                                    fmt::format("{:g}", op.count),
                                     std::string(BoundName(static_cast<Bound>(largest - op.time.bound.begin()))),
                                     std::string(ProvenanceName(op.time.provenance)),
-                                    fmt::format("{:g}", op.count),
-                                    Human(Seconds(op.time.seconds)),
-                                    total > 0 ? PercentText(op.time.seconds / total) : "-"};
+                                    op.shape};
     if (r.plan.pp > 1) row.insert(row.begin(), fmt::format("{}", op.stage));
     table.Add(std::move(row));
   }

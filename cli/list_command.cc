@@ -16,7 +16,7 @@ int ListCommand(const ListOptions& options, Terminal terminal) {
   if (!catalog.ok()) return Fail(catalog.status(), terminal.err);
   const std::vector<NameSection>& sections = NameSections();
   if (options.section.empty()) {
-    TextTable table(1);
+    TextTable table("lrl");
     for (const NameSection& s : sections) {
       table.Add({s.name, CountText(static_cast<double>(s.names(**catalog).size())), s.summary});
     }
@@ -27,7 +27,7 @@ int ListCommand(const ListOptions& options, Terminal terminal) {
   for (const NameSection& s : sections) {
     known.push_back(s.name);
     if (s.name != options.section) continue;
-    TextTable table(2);
+    TextTable table("l");
     for (const std::string& name : s.names(**catalog)) table.Add({name, s.describe(name, **catalog)});
     terminal.out << table.ToText();
     return kDone;

@@ -65,7 +65,7 @@ void AddRows(const std::string& path, const YamlNode& node, TextTable* table) {
 
 absl::StatusOr<std::string> ExplainEntry(std::string_view section, const std::string& name, const Catalog& catalog) {
   SIMRUN_ASSIGN_OR_RETURN(const YamlNode node, catalog.Load(section, name));
-  TextTable table(4);
+  TextTable table("l");
   AddRows("", node, &table);
   return table.ToText("  ") + "\n  Confidence: A read in the source, B vendor figure from prior knowledge, C estimate.\n";
 }
@@ -104,7 +104,7 @@ std::string DescribeModel(const std::string& name, const Catalog& catalog) {
 
 absl::StatusOr<std::string> ExplainModel(const std::string& name, const Catalog& catalog) {
   SIMRUN_ASSIGN_OR_RETURN(const ModelSpec m, LoadModel(name, catalog));
-  TextTable table(2);
+  TextTable table("l");
   const auto add = [&](std::string label, std::string value) { table.Add({std::move(label), std::move(value)}); };
   add("parameters", CountText(static_cast<double>(ParameterCount(m))));
   if (m.moe) add("active per token", CountText(static_cast<double>(ActiveParameterCount(m, true))));
@@ -195,13 +195,20 @@ std::string DescribeOperators(const std::string& name, const Catalog& catalog) {
 
 absl::StatusOr<std::string> ExplainOperators(const std::string& name, const Catalog& catalog) {
   SIMRUN_ASSIGN_OR_RETURN(const OperatorParamSet set, LoadOperatorParams(name, catalog));
-  TextTable table(99);
-  table.Add({"operator", "format", "kernels", "label", "rows", "mean error", "from", "source"});
+  TextTable table("lllrrl");
+  table.Add({"operator", "format", "label", "rows", "mean error", "source"});
+  size_t others = 0;
   for (const OperatorParams& p : set.entries) {
-    table.Add({p.op, p.dtype.empty() ? "any" : p.dtype, p.backend, std::string(ProvenanceName(p.label)), p.rows > 0 ? fmt::format("{}", p.rows) : "",
-               p.mape > 0 ? fmt::format("{:.1f} %", p.mape) : "", p.device, p.source});
+    if (p.device != set.name) {
+      ++others;
+      continue;
+    }
+    table.Add({p.op, p.dtype.empty() ? "any" : p.dtype, std::string(ProvenanceName(p.label)), p.rows > 0 ? fmt::format("{}", p.rows) : "",
+               p.mape > 0 ? fmt::format("{:.1f} %", p.mape) : "", p.source});
   }
-  return table.ToText("  ");
+  std::string text = table.ToText("  ") + "\n  Mean error: of the fitted formula on measured rows that were not fitted.\n";
+  if (others > 0) text += fmt::format("  {} from other devices stand in for what is missing here.\n", Plural(static_cast<double>(others), "entry", "entries"));
+  return text;
 }
 
 std::string DescribeRegion(const std::string& name, const Catalog& catalog) {

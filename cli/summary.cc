@@ -82,6 +82,12 @@ std::string BottleneckText(const std::map<std::string, double>& shares) {
   return Joined(parts);
 }
 
+// "engine step_host" of "engine vllm-0.19, step_host".
+std::string PartText(const std::string& part) {
+  const size_t comma = part.find(", ");
+  return part.rfind("engine ", 0) == 0 && comma != std::string::npos ? "engine " + part.substr(comma + 2) : part;
+}
+
 // Worst kind first, with the parts of the two worst ones by name.
 std::string ProvenanceText(const std::vector<Report::Provenance>& notes) {
   static constexpr std::string_view kWorstFirst[] = {"assumed", "datasheet", "transferred", "calibrated", "measured"};
@@ -90,7 +96,7 @@ std::string ProvenanceText(const std::vector<Report::Provenance>& notes) {
   for (const std::string_view kind : kWorstFirst) {
     std::vector<std::string> parts;
     for (const Report::Provenance& n : notes) {
-      if (n.kind == kind && std::find(parts.begin(), parts.end(), n.part) == parts.end()) parts.push_back(n.part);
+      if (n.kind == kind && std::find(parts.begin(), parts.end(), PartText(n.part)) == parts.end()) parts.push_back(PartText(n.part));
     }
     if (parts.empty()) continue;
     std::string text = fmt::format("{} {}", parts.size(), kind);
@@ -147,7 +153,7 @@ std::string SummaryText(const Scenario& scenario, const Report& r) {
                                      : fmt::format("{} requests/s; {} of requests within {}",
                                                    NumberText(r.goodput.requests_per_s), PercentText(r.goodput.slo_attainment), slo));
   out += '\n';
-  TextTable latency;
+  TextTable latency("lr");
   latency.Add({"Latency", "mean", "p50", "p90", "p95", "p99", "max", ""});
   AddLatency("  TTFT", r.ttft, "", &latency);
   AddLatency("  TPOT", r.tpot, "", &latency);

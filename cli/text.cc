@@ -36,30 +36,53 @@ std::string PercentText(double fraction) {
   return fmt::format("{:.1f} %", percent);
 }
 
-std::string Plural(double count, std::string_view noun) {
-  return fmt::format("{} {}{}", CountText(count), noun, count == 1 ? "" : "s");
+std::string Plural(double count, std::string_view noun, std::string_view plural) {
+  if (count == 1) return fmt::format("1 {}", noun);
+  return plural.empty() ? fmt::format("{} {}s", CountText(count), noun) : fmt::format("{} {}", CountText(count), plural);
 }
 
-std::string LabelledText(std::string_view label, size_t indent, std::string_view text) {
-  std::string out(label);
-  size_t column = label.size();
-  bool at_start = true;
+namespace {
+
+bool IsDigit(char c) { return c >= '0' && c <= '9'; }
+bool IsLetter(char c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z'); }
+
+// The words of a text, a number and the unit after it being one word.
+std::vector<std::string> Words(std::string_view text) {
+  std::vector<std::string> words;
   for (size_t from = 0; from < text.size();) {
     const size_t to = std::min(text.find(' ', from), text.size());
     const std::string_view word = text.substr(from, to - from);
     from = to + 1;
     if (word.empty()) continue;
+    const bool is_unit = IsLetter(word[0]) || word[0] == '%';
+    if (is_unit && !words.empty() && IsDigit(words.back().back())) {
+      words.back() += ' ';
+      words.back() += word;
+    } else {
+      words.emplace_back(word);
+    }
+  }
+  return words;
+}
+
+}  // namespace
+
+std::string LabelledText(std::string_view label, size_t indent, std::string_view text) {
+  std::string out(label);
+  size_t column = label.size();
+  bool at_start = true;
+  for (const std::string& word : Words(text)) {
     if (!at_start && column + 1 + word.size() > kTextWidth) {
       out += '\n';
       column = 0;
       at_start = true;
     }
-    if (at_start) {
-      if (column < indent) out.append(indent - column, ' ');
-      column = std::max(column, indent);
-    } else {
+    if (!at_start) {
       out += ' ';
       ++column;
+    } else if (column < indent) {
+      out.append(indent - column, ' ');
+      column = indent;
     }
     out += word;
     column += word.size();
@@ -70,17 +93,22 @@ std::string LabelledText(std::string_view label, size_t indent, std::string_view
 }
 
 std::string TextTable::ToText(std::string_view indent) const {
+  constexpr size_t kWidest = 44;
   std::vector<size_t> widths;
   for (const auto& row : rows_) {
     widths.resize(std::max(widths.size(), row.size()));
-    for (size_t i = 0; i < row.size(); ++i) widths[i] = std::max(widths[i], row[i].size());
+    for (size_t i = 0; i < row.size(); ++i) {
+      if (row[i].size() <= kWidest) widths[i] = std::max(widths[i], row[i].size());
+    }
   }
   std::string out;
   for (const auto& row : rows_) {
     std::string line(indent);
     for (size_t i = 0; i < row.size(); ++i) {
       if (i > 0) line += "  ";
-      line += i < left_ ? fmt::format("{:<{}}", row[i], widths[i]) : fmt::format("{:>{}}", row[i], widths[i]);
+      const std::string pad(row[i].size() < widths[i] ? widths[i] - row[i].size() : 0, ' ');
+      const bool right = alignment_[std::min(i, alignment_.size() - 1)] == 'r';
+      line += right ? pad + row[i] : row[i] + pad;
     }
     line.erase(line.find_last_not_of(' ') + 1);
     out += line + '\n';

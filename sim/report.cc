@@ -1,6 +1,11 @@
 #include "sim/report.h"
 
+#include <memory>
+
+#include <google/protobuf/io/coded_stream.h>
+#include <google/protobuf/io/zero_copy_stream_impl_lite.h>
 #include <google/protobuf/util/json_util.h>
+#include <google/protobuf/util/type_resolver_util.h>
 
 #include "base/sketch.h"
 #include "base/status.h"
@@ -116,8 +121,20 @@ std::string Report::ToJson() const {
   options.add_whitespace = true;
   options.always_print_primitive_fields = true;
   options.preserve_proto_field_names = true;
+  // MessageToJsonString prints maps in an order that differs from process to process; the deterministic wire form has
+  // them sorted.
+  std::string wire;
+  {
+    google::protobuf::io::StringOutputStream stream(&wire);
+    google::protobuf::io::CodedOutputStream coded(&stream);
+    coded.SetSerializationDeterministic(true);
+    SIM_CHECK(out.SerializeToCodedStream(&coded));
+  }
+  const std::unique_ptr<google::protobuf::util::TypeResolver> resolver(
+      google::protobuf::util::NewTypeResolverForDescriptorPool("type.googleapis.com", out.GetDescriptor()->file()->pool()));
   std::string json;
-  SIM_CHECK(google::protobuf::util::MessageToJsonString(out, &json, options).ok());
+  SIM_CHECK(google::protobuf::util::BinaryToJsonString(
+                resolver.get(), "type.googleapis.com/" + out.GetDescriptor()->full_name(), wire, &json, options).ok());
   return json;
 }
 
