@@ -175,6 +175,10 @@ std::optional<double> PredictedValue(const MeasuredCase& c, const MeasuredValue&
   }
   const double seconds = r.simulation.simulated_s;
   if (seconds <= 0) return std::nullopt;
+  // Rates of a served system are those after the start; a batch job is measured from end to end.
+  if (IsServed(c) && v.metric == "throughput_out") return r.throughput.output_tokens_per_s;
+  if (IsServed(c) && v.metric == "throughput_total") return r.throughput.output_tokens_per_s + r.throughput.input_tokens_per_s;
+  if (IsServed(c) && v.metric == "request_rate") return r.throughput.requests_per_s;
   const double outputs = static_cast<double>(r.requests.output_tokens);
   if (v.metric == "throughput_out") return outputs / seconds;
   if (v.metric == "throughput_total") return (outputs + static_cast<double>(r.requests.input_tokens)) / seconds;

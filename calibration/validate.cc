@@ -41,6 +41,14 @@ std::string OneLine(std::string text) {
   return text;
 }
 
+// Clients of a real benchmark drift apart; clients that start together and send equal requests never would, and every
+// prompt would queue behind all the others. Start them evenly over the time of one request, and measure after that.
+absl::StatusOr<Scenario> Staggered(const Scenario& scenario, const Report& first) {
+  const Seconds ramp = first.e2e.mean;
+  SIMRUN_ASSIGN_OR_RETURN(const Scenario ramped, scenario.With("workload.ramp_up", fmt::format("{} s", ramp.value())));
+  return ramped.With("metrics.warmup", fmt::format("{} s", 1.5 * ramp.value()));
+}
+
 std::vector<LedgerRow> RunCase(const MeasuredCase& c, const std::shared_ptr<const Catalog>& catalog, std::string traces_dir) {
   if (traces_dir.empty()) {
     const size_t slash = c.file.rfind('/');
@@ -63,10 +71,17 @@ std::vector<LedgerRow> RunCase(const MeasuredCase& c, const std::shared_ptr<cons
     for (LedgerRow& row : rows) row.warnings = OneLine(std::string(status.message()));
     return rows;
   };
-  const absl::StatusOr<CaseScenario> scenario = ScenarioOfCase(c, traces_dir, catalog);
+  absl::StatusOr<CaseScenario> scenario = ScenarioOfCase(c, traces_dir, catalog);
   if (!scenario.ok()) return give_up(scenario.status());
-  const absl::StatusOr<Report> report = Simulate(scenario->scenario);
+  absl::StatusOr<Report> report = Simulate(scenario->scenario);
   if (!report.ok()) return give_up(report.status());
+  if (c.load_kind == "concurrency" || c.load_kind == "saturated_batch") {
+    absl::StatusOr<Scenario> staggered = Staggered(scenario->scenario, *report);
+    if (!staggered.ok()) return give_up(staggered.status());
+    scenario->scenario = *std::move(staggered);
+    report = Simulate(scenario->scenario);
+    if (!report.ok()) return give_up(report.status());
+  }
   const ResolvedScenario& resolved = scenario->scenario.resolved();
   const std::unique_ptr<StepCostModel> roofline = MakeRooflineBaseline(resolved.model, resolved.plan, resolved.machine);
   SimulateOptions baseline_options;

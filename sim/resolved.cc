@@ -78,9 +78,13 @@ ResolvedScenario Resolve(const ScenarioConfig& config, const YamlNode& root, con
   r.config = config;
 
   bool model_ok = false;
-  if (!config.model.empty()) {
-    const bool is_path = config.model.find('/') != std::string::npos || config.model.find(".json") != std::string::npos ||
-                         config.model.find(".yaml") != std::string::npos;
+  if (config.model.empty()) {
+    if (root.Find("model") != nullptr) problems->Add(PlaceOf(root, "model"), "model", "is empty", "give a catalogue name or the path of a config.json");
+  } else {
+    // A catalogue name may hold a slash: "meta-llama/Llama-3.1-70B".
+    const bool is_path = (config.model.find('/') != std::string::npos || config.model.find(".json") != std::string::npos ||
+                          config.model.find(".yaml") != std::string::npos) &&
+                         !catalog.Resolve("models", config.model).ok();
     const std::string name = is_path && config.model.front() != '/' && !base_dir.empty() ? base_dir + "/" + config.model : config.model;
     absl::StatusOr<ModelSpec> model = LoadModel(name, catalog);
     if (model.ok()) {
@@ -92,8 +96,8 @@ ResolvedScenario Resolve(const ScenarioConfig& config, const YamlNode& root, con
   }
 
   const size_t before_machine = problems->size();
-  r.machine = BuildMachine(config.hardware, catalog, PlaceOf(root, "hardware"), problems);
-  const bool machine_ok = problems->size() == before_machine;
+  if (root.Find("hardware") != nullptr) r.machine = BuildMachine(config.hardware, catalog, PlaceOf(root, "hardware"), problems);
+  const bool machine_ok = root.Find("hardware") != nullptr && problems->size() == before_machine;
 
   ParallelPlan& plan = r.plan;
   plan.tp = config.plan.tp;
@@ -131,7 +135,7 @@ ResolvedScenario Resolve(const ScenarioConfig& config, const YamlNode& root, con
   if (!profile.ok()) {
     problems->Add(PlaceOf(root, "engine.profile"), "engine.profile", MessageOf(profile.status()));
   }
-  ValidateWorkload(config.workload, "workload", root.Find("workload"), problems);
+  if (const YamlNode* workload = root.Find("workload")) ValidateWorkload(config.workload, "workload", workload, problems);
   if (!profile.ok() || !model_ok || !machine_ok) return r;
 
   r.engine = ApplyEngineConfig(*std::move(profile), config.engine, r.machine);
@@ -174,7 +178,7 @@ ResolvedScenario Resolve(const ScenarioConfig& config, const YamlNode& root, con
   }
   r.front_end = SimTime::From(r.engine.front_end);
   r.front_end_token = SimTime::From(r.engine.front_end_token);
-  r.closed_loop = config.workload.concurrency.has_value();
+  r.closed_loop = config.workload.concurrency.has_value() || config.workload.static_batch.has_value();
   return r;
 }
 

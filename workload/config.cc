@@ -224,6 +224,7 @@ void ValidateWorkload(const WorkloadConfig& c, const std::string& path, const Ya
     if (t.uniform && t.uniform->min > t.uniform->max) check.Add("think_time.uniform", "min is greater than max");
     if (!c.concurrency) check.Add("think_time", "needs a closed loop", "give concurrency, the number of clients");
   }
+  if (c.ramp_up.value() > 0 && !c.concurrency) check.Add("ramp_up", "needs a closed loop", "give concurrency, the number of clients");
   if (c.batches != 1 && !c.static_batch) check.Add("batches", "needs static_batch", "give static_batch, the size of a batch");
 
   if (!has_trace && c.format != "auto") check.Add("format", "needs a trace");

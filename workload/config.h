@@ -218,6 +218,7 @@ struct WorkloadConfig {
   std::optional<ArrivalsConfig> arrivals;
   std::optional<int64_t> concurrency;
   std::optional<ThinkTimeConfig> think_time;
+  Seconds ramp_up{0};
   std::optional<int64_t> static_batch;
   int64_t batches = 1;
   std::optional<LengthConfig> input_tokens;
@@ -241,6 +242,8 @@ struct WorkloadConfig {
     v.Field("concurrency", concurrency,
             {.help = "closed loop: this many clients, each with one request at a time, all starting at 0", .min = 1,
              .max = 1e7});
+    v.Field("ramp_up", ramp_up,
+            {.help = "the clients of a closed loop start evenly over this time; 0: all at once", .min = 0});
     v.Field("think_time", think_time, {.help = "closed loop: from a completion to the client's next request; default 0"});
     v.Field("static_batch", static_batch,
             {.help = "this many requests at once, the next batch when all have finished", .min = 1, .max = 1e9});

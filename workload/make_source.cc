@@ -176,7 +176,10 @@ class ClosedLoopSource final : public SourceBase {
  public:
   ClosedLoopSource(RequestMaker maker, const WorkloadConfig& config, uint64_t seed)
       : SourceBase(std::move(maker), config), think_(config.think_time, seed) {
-    for (uint64_t i = 0; i < std::min(limit_, static_cast<uint64_t>(*config.concurrency)); ++i) ready_.push(0);
+    const double clients = static_cast<double>(*config.concurrency);
+    for (uint64_t i = 0; i < std::min(limit_, static_cast<uint64_t>(*config.concurrency)); ++i) {
+      ready_.push(SimTime::From(config.ramp_up * (static_cast<double>(i) / clients)).ticks());
+    }
     LookAhead();
     Update();
   }
