@@ -108,7 +108,7 @@ void FillEntry(benchmark::State& state) {
   auto model = Compile(state, state.range(0) == 0 ? "llama-3.1-70b" : "deepseek-v3", Plan(8, 1));
   if (model == nullptr) return;
   StepCost cost;
-  int64_t tokens = 1 << 20;   // beyond the table: priced anew every time
+  int64_t tokens = 1 << 20;  // beyond the table: priced anew every time
   for (auto _ : state) {
     StepWork work = Decode(++tokens, 1);
     work.logits_rows = 0;

@@ -12,7 +12,7 @@
 namespace simrun {
 namespace {
 
-constexpr double kOneShotBytes = 16e6;   // largest message of the one-shot kernels that were measured
+constexpr double kOneShotBytes = 16e6;  // largest message of the one-shot kernels that were measured
 constexpr int kOneShotRanks = 8;
 constexpr int kMeasuredRanks = 8;
 // Synchronisation of one step of a ring or tree beside the link's own latency, and the launch of a collective on links
@@ -33,20 +33,28 @@ double CeilLog2(int n) {
 double Wire(OpKind kind, double bytes, int n) {
   const double others = static_cast<double>(n - 1) / n;
   switch (kind) {
-    case OpKind::kAllReduce: return 2 * bytes * others;
+    case OpKind::kAllReduce:
+      return 2 * bytes * others;
     case OpKind::kAllGather:
-    case OpKind::kReduceScatter: return bytes * others;
-    default: return bytes;
+    case OpKind::kReduceScatter:
+      return bytes * others;
+    default:
+      return bytes;
   }
 }
 
 const char* EntryName(OpKind kind) {
   switch (kind) {
-    case OpKind::kAllReduce: return "all_reduce";
-    case OpKind::kAllGather: return "all_gather";
-    case OpKind::kReduceScatter: return "reduce_scatter";
-    case OpKind::kAllToAll: return "all_to_all";
-    default: return "p2p";
+    case OpKind::kAllReduce:
+      return "all_reduce";
+    case OpKind::kAllGather:
+      return "all_gather";
+    case OpKind::kReduceScatter:
+      return "reduce_scatter";
+    case OpKind::kAllToAll:
+      return "all_to_all";
+    default:
+      return "p2p";
   }
 }
 
@@ -77,10 +85,15 @@ CommPath GroupPath(const Machine& machine, int ranks, int stride, int first) {
   return path;
 }
 
-Collectives::Collectives(const Machine& machine, std::shared_ptr<const OperatorParamSet> params,
-                         bool custom_all_reduce, bool deepep)
-    : params_(std::move(params)), intra_(machine.scale_up), host_(machine.host_link), inter_(machine.network),
-      topology_(machine.scale_up_topology), peers_(machine.scale_up_peers), custom_(custom_all_reduce),
+Collectives::Collectives(const Machine& machine, std::shared_ptr<const OperatorParamSet> params, bool custom_all_reduce,
+                         bool deepep)
+    : params_(std::move(params)),
+      intra_(machine.scale_up),
+      host_(machine.host_link),
+      inter_(machine.network),
+      topology_(machine.scale_up_topology),
+      peers_(machine.scale_up_peers),
+      custom_(custom_all_reduce),
       deepep_(deepep) {
   rail_ = inter_.bandwidth.value() * std::max(1, machine.nics_per_node) / std::max(1, machine.gpus_per_node);
 }
@@ -143,8 +156,8 @@ double Collectives::Generic(OpKind kind, double bytes, int ranks, const Wires& w
   const double wire = Wire(kind, bytes, ranks);
   switch (kind) {
     case OpKind::kAllReduce:
-      return launch + std::min(2 * (ranks - 1) * hop + wire / bandwidth,
-                               2 * CeilLog2(ranks) * hop + 2 * bytes / bandwidth);
+      return launch +
+             std::min(2 * (ranks - 1) * hop + wire / bandwidth, 2 * CeilLog2(ranks) * hop + 2 * bytes / bandwidth);
     case OpKind::kAllGather:
     case OpKind::kReduceScatter:
       return launch + (ranks - 1) * hop + wire / bandwidth;
@@ -177,9 +190,9 @@ double Collectives::DeepEp(const Operator& op, int nodes) const {
                           combine ? "deepep_combine" : "deepep_dispatch"};
   // `bytes` counts one copy per remote rank; the kernels move one per chosen expert.
   const double copies = RanksPerToken(op.experts, op.topk, op.ep) * (op.ep - 1) / op.ep;
-  const double vectors = op.bytes / copies;             // bytes of all tokens once
+  const double vectors = op.bytes / copies;  // bytes of all tokens once
   const double chosen = vectors * static_cast<double>(op.topk);
-  double reached = 1;                                    // probability that a node is missed, then nodes reached
+  double reached = 1;  // probability that a node is missed, then nodes reached
   for (int64_t i = 0; i < op.topk; ++i) reached *= static_cast<double>(nodes - 1) / nodes;
   reached = (nodes - 1) * (1 - reached);
   const double doublings = nodes > 1 ? Ln(nodes) / Ln(2.0) : 0.0;
@@ -206,9 +219,10 @@ double Collectives::AcrossNodes(OpKind kind, double bytes, const CommPath& path)
   switch (kind) {
     case OpKind::kAllReduce: {
       const double part = bytes / g;
-      const double network = std::min(2 * (k - 1) * hop + 2 * part * others / rail,
-                                      2 * CeilLog2(k) * hop + 2 * part / rail);
-      const double in_node = InNodeSeconds(OpKind::kReduceScatter, bytes, g) + InNodeSeconds(OpKind::kAllGather, bytes, g);
+      const double network =
+          std::min(2 * (k - 1) * hop + 2 * part * others / rail, 2 * CeilLog2(k) * hop + 2 * part / rail);
+      const double in_node =
+          InNodeSeconds(OpKind::kReduceScatter, bytes, g) + InNodeSeconds(OpKind::kAllGather, bytes, g);
       // Chunks of the three phases are in flight together.
       return kNetworkLaunch + CombineTwo(in_node, network, 2);
     }
@@ -218,8 +232,7 @@ double Collectives::AcrossNodes(OpKind kind, double bytes, const CommPath& path)
     case OpKind::kAllToAll: {
       const double ranks = path.ranks;
       const double remote = ranks > 1 ? bytes * (ranks - g) / (ranks - 1) : 0.0;
-      return kNetworkLaunch +
-             CombineTwo(InNodeSeconds(kind, bytes - remote, g), CeilLog2(k) * hop + remote / rail, 2);
+      return kNetworkLaunch + CombineTwo(InNodeSeconds(kind, bytes - remote, g), CeilLog2(k) * hop + remote / rail, 2);
     }
     default: {
       if (const OperatorParams* p = Entry("network_p2p", inter_.kind)) {
@@ -254,7 +267,8 @@ CollectiveSource Collectives::Source(const Operator& op, const CommPath& path) c
     }
     return {Provenance::kAssumed,
             fmt::format("over {} nodes: ring or tree on {}, combined with the phases inside a node", path.nodes,
-                        inter_.name.empty() ? "the network" : inter_.name), 0};
+                        inter_.name.empty() ? "the network" : inter_.name),
+            0};
   }
   const OperatorParams* p = Entry(EntryName(op.kind), wires.kind);
   if (p == nullptr) {

@@ -26,8 +26,8 @@ namespace simrun {
 // The wires of a group of ranks.
 struct CommPath {
   int ranks = 1;
-  int ranks_per_node = 1;     // of the group, on its fullest node
-  int nodes = 1;              // nodes the group touches
+  int ranks_per_node = 1;  // of the group, on its fullest node
+  int nodes = 1;           // nodes the group touches
 };
 
 // The path of `ranks` GPUs at distance `stride` from one another, the first one being GPU `first`.
@@ -37,13 +37,14 @@ CommPath GroupPath(const Machine& machine, int ranks, int stride = 1, int first 
 struct CollectiveSource {
   Provenance provenance = Provenance::kAssumed;
   std::string detail;
-  double max_size = 0;        // largest message measured; 0: not stated
+  double max_size = 0;  // largest message measured; 0: not stated
 };
 
 class Collectives {
  public:
   Collectives() = default;
-  Collectives(const Machine& machine, std::shared_ptr<const OperatorParamSet> params, bool custom_all_reduce, bool deepep);
+  Collectives(const Machine& machine, std::shared_ptr<const OperatorParamSet> params, bool custom_all_reduce,
+              bool deepep);
 
   // Seconds of one collective; 0 for one rank or no bytes. `bytes` as Operator::bytes defines it for the kind.
   double Seconds(OpKind kind, double bytes, const CommPath& path) const;
@@ -53,7 +54,11 @@ class Collectives {
 
  private:
   // The wires of `ranks` GPUs inside a node: kind and usable bandwidth per GPU.
-  struct Wires { std::string_view kind; double bandwidth = 0; const LinkSpec* link = nullptr; };
+  struct Wires {
+    std::string_view kind;
+    double bandwidth = 0;
+    const LinkSpec* link = nullptr;
+  };
   Wires InNodeWires(int ranks) const;
   const OperatorParams* Entry(std::string_view name, std::string_view link_kind) const;
   static double Fitted(const OperatorParams& p, OpKind kind, double bytes, int ranks, double bandwidth);
@@ -68,7 +73,7 @@ class Collectives {
   LinkSpec intra_, host_, inter_;
   ScaleUpTopology topology_ = ScaleUpTopology::kSwitch;
   int peers_ = 0;
-  double rail_ = 0;           // network bandwidth per GPU, raw
+  double rail_ = 0;  // network bandwidth per GPU, raw
   bool custom_ = true;
   bool deepep_ = false;
 };

@@ -4,8 +4,8 @@
 // preparation, growing with sequences and tokens):
 //     overlapped (asynchronous scheduling):  max(g, p + i) + post
 //     otherwise:                             p + max(g, i) + post
-// i = launches x launch cost in eager mode, one graph launch when the step replays a CUDA graph. Host times are measured
-// on a host of speed `reference_single_thread` and scale with the machine's host.
+// i = launches x launch cost in eager mode, one graph launch when the step replays a CUDA graph. Host times are
+// measured on a host of speed `reference_single_thread` and scale with the machine's host.
 #pragma once
 
 #include <cstdint>
@@ -23,7 +23,7 @@ namespace simrun {
 
 // Values that differ between GPU generations in the measurements; absent ones keep the profile's.
 struct EngineArchitecture {
-  std::string architecture;        // GpuSpec::architecture
+  std::string architecture;  // GpuSpec::architecture
   std::optional<Seconds> front_end, step_host, post_step, launch;
   std::optional<double> gpu_time_factor;
   template <class Visitor>
@@ -39,9 +39,9 @@ struct EngineArchitecture {
 
 // Where one of the numbers comes from.
 struct EngineSource {
-  std::string of;                  // name of the field
+  std::string of;  // name of the field
   std::string provenance = "assumed";
-  std::string confidence = "C";    // A read in a source, B vendor figure from prior knowledge, C estimate
+  std::string confidence = "C";  // A read in a source, B vendor figure from prior knowledge, C estimate
   std::string source;
   template <class Visitor>
   void Describe(Visitor& v) {
@@ -56,9 +56,9 @@ struct EngineSource {
 struct EngineProfile {
   std::string name;
   std::string description;
-  std::string backend = "vllm";          // kernels preferred in the operator catalogue
-  std::string engine;                    // the software ("vllm"), and the versions this profile stands for:
-  std::vector<std::string> versions;     // prefixes such as "0.19"; "" for runs that do not state one
+  std::string backend = "vllm";       // kernels preferred in the operator catalogue
+  std::string engine;                 // the software ("vllm"), and the versions this profile stands for:
+  std::vector<std::string> versions;  // prefixes such as "0.19"; "" for runs that do not state one
 
   // Defaults of the scheduler section.
   std::string policy = "chunked-prefill";
@@ -69,30 +69,30 @@ struct EngineProfile {
 
   // Memory of a GPU: utilisation x size - weights - activations - reserve is left for KV blocks.
   double gpu_memory_utilization = 0.9;
-  Bytes runtime_reserve{0};              // context, graphs, communication buffers, fragmentation
+  Bytes runtime_reserve{0};  // context, graphs, communication buffers, fragmentation
 
   // Host work.
-  bool cuda_graphs = true;               // decode steps replay graphs
-  bool piecewise_graphs = true;          // steps with prompt chunks too, up to graph_max_tokens
-  int64_t graph_max_tokens = 512;        // larger steps are launched kernel by kernel
-  int64_t graph_step = 8;                // captured sizes: 1, 2, 4, then multiples; tokens are padded up. 0: no padding
-  bool overlap = true;                   // preparation of the next step runs beside the GPU
-  double reference_single_thread = 1;    // CpuSpec::single_thread of the host the times below were measured on
-  Seconds step_host{0};                  // preparation per step
-  Seconds sequence_host{0};              // and running sequence
-  Seconds token_host{0};                 // and new token of the step
-  Seconds launch{0};                     // host time of one kernel launch in eager mode
-  Seconds graph_launch{0};               // of one graph
-  Seconds post_step{0};                  // after the GPU, before the next step can start: sampling, detokenising
-  Seconds post_sequence{0};              // and emitted token
-  Seconds front_end{0};                  // per request, before its first token: HTTP, tokeniser, first scheduling
-  Seconds front_end_token{0};            // and prompt token
-  double gpu_time_factor = 1;            // kernels of this engine over those of the operator catalogue
+  bool cuda_graphs = true;             // decode steps replay graphs
+  bool piecewise_graphs = true;        // steps with prompt chunks too, up to graph_max_tokens
+  int64_t graph_max_tokens = 512;      // larger steps are launched kernel by kernel
+  int64_t graph_step = 8;              // captured sizes: 1, 2, 4, then multiples; tokens are padded up. 0: no padding
+  bool overlap = true;                 // preparation of the next step runs beside the GPU
+  double reference_single_thread = 1;  // CpuSpec::single_thread of the host the times below were measured on
+  Seconds step_host{0};                // preparation per step
+  Seconds sequence_host{0};            // and running sequence
+  Seconds token_host{0};               // and new token of the step
+  Seconds launch{0};                   // host time of one kernel launch in eager mode
+  Seconds graph_launch{0};             // of one graph
+  Seconds post_step{0};                // after the GPU, before the next step can start: sampling, detokenising
+  Seconds post_sequence{0};            // and emitted token
+  Seconds front_end{0};                // per request, before its first token: HTTP, tokeniser, first scheduling
+  Seconds front_end_token{0};          // and prompt token
+  double gpu_time_factor = 1;          // kernels of this engine over those of the operator catalogue
 
   // Kernels for communication.
   bool custom_all_reduce = true;
   bool deepep = false;
-  double expert_imbalance = 0;           // load of the busiest expert-parallel rank over the mean; 0: from the model
+  double expert_imbalance = 0;  // load of the busiest expert-parallel rank over the mean; 0: from the model
 
   std::vector<EngineArchitecture> architectures;
   std::vector<EngineSource> sources;
@@ -133,17 +133,20 @@ void EngineProfile::Describe(Visitor& v) {
   v.Field("versions", versions, {.help = "prefixes of the versions this profile stands for"});
   v.Field("policy", policy, {.help = "default batching policy"});
   v.Field("max_num_seqs", max_num_seqs, {.help = "default of scheduler.max_num_seqs", .min = 1});
-  v.Field("max_num_batched_tokens", max_num_batched_tokens, {.help = "default of scheduler.max_num_batched_tokens", .min = 1});
+  v.Field("max_num_batched_tokens", max_num_batched_tokens,
+          {.help = "default of scheduler.max_num_batched_tokens", .min = 1});
   v.Field("block_size", block_size, {.help = "tokens per KV block", .min = 1});
   v.Field("watermark", watermark, {.help = "fraction of KV blocks kept free when admitting", .min = 0, .max = 0.9});
-  v.Field("gpu_memory_utilization", gpu_memory_utilization, {.help = "share of GPU memory the engine takes", .min = 0, .max = 1, .above_min = true});
+  v.Field("gpu_memory_utilization", gpu_memory_utilization,
+          {.help = "share of GPU memory the engine takes", .min = 0, .max = 1, .above_min = true});
   v.Field("runtime_reserve", runtime_reserve, {.help = "memory per GPU for context, graphs and buffers", .min = 0});
   v.Field("cuda_graphs", cuda_graphs, {.help = "decode steps replay CUDA graphs"});
   v.Field("piecewise_graphs", piecewise_graphs, {.help = "so do steps with prompt chunks"});
   v.Field("graph_max_tokens", graph_max_tokens, {.help = "largest captured graph", .min = 0});
   v.Field("graph_step", graph_step, {.help = "spacing of captured sizes above 4; 0: no padding", .min = 0});
   v.Field("overlap", overlap, {.help = "the host prepares the next step while the GPU works"});
-  v.Field("reference_single_thread", reference_single_thread, {.help = "single-thread speed of the host the times were measured on", .min = 0, .above_min = true});
+  v.Field("reference_single_thread", reference_single_thread,
+          {.help = "single-thread speed of the host the times were measured on", .min = 0, .above_min = true});
   v.Field("step_host", step_host, {.help = "host time per step", .min = 0});
   v.Field("sequence_host", sequence_host, {.help = "host time per step and running sequence", .min = 0});
   v.Field("token_host", token_host, {.help = "host time per new token of a step", .min = 0});
@@ -153,10 +156,12 @@ void EngineProfile::Describe(Visitor& v) {
   v.Field("post_sequence", post_sequence, {.help = "and per emitted token", .min = 0});
   v.Field("front_end", front_end, {.help = "time per request before its first step", .min = 0});
   v.Field("front_end_token", front_end_token, {.help = "and per prompt token", .min = 0});
-  v.Field("gpu_time_factor", gpu_time_factor, {.help = "kernel time over the operator catalogue's", .min = 0, .above_min = true});
+  v.Field("gpu_time_factor", gpu_time_factor,
+          {.help = "kernel time over the operator catalogue's", .min = 0, .above_min = true});
   v.Field("custom_all_reduce", custom_all_reduce, {.help = "one-shot all-reduce kernel for small messages"});
   v.Field("deepep", deepep, {.help = "expert all-to-all by DeepEP kernels"});
-  v.Field("expert_imbalance", expert_imbalance, {.help = "load of the busiest expert-parallel rank over the mean; 0: from the model", .min = 0});
+  v.Field("expert_imbalance", expert_imbalance,
+          {.help = "load of the busiest expert-parallel rank over the mean; 0: from the model", .min = 0});
   v.Field("architectures", architectures, {.help = "values that hold for one GPU architecture"});
   v.Field("sources", sources, {.help = "where the numbers come from"});
 }
@@ -164,9 +169,11 @@ void EngineProfile::Describe(Visitor& v) {
 template <class Visitor>
 void EngineConfig::Describe(Visitor& v) {
   v.Field("profile", profile, {.help = "serving engine from the catalogue", .example = "vllm-0.19"});
-  v.Field("gpu_memory_utilization", gpu_memory_utilization, {.help = "share of GPU memory the engine takes; auto: the profile's", .min = 0, .max = 1, .above_min = true});
+  v.Field("gpu_memory_utilization", gpu_memory_utilization,
+          {.help = "share of GPU memory the engine takes; auto: the profile's", .min = 0, .max = 1, .above_min = true});
   v.Field("kv_blocks", kv_blocks, {.help = "KV blocks per GPU; auto: what fits", .min = 1, .max = 1e12});
-  v.Field("runtime_reserve", runtime_reserve, {.help = "memory per GPU for context, graphs and buffers; auto: the profile's", .min = 0});
+  v.Field("runtime_reserve", runtime_reserve,
+          {.help = "memory per GPU for context, graphs and buffers; auto: the profile's", .min = 0});
   v.Field("cuda_graphs", cuda_graphs, {.help = "decode steps replay CUDA graphs; false: eager mode"});
   v.Field("overlap", overlap, {.help = "the host prepares the next step while the GPU works"});
   v.Field("custom_all_reduce", custom_all_reduce, {.help = "one-shot all-reduce kernel for small messages"});
@@ -176,8 +183,11 @@ void EngineConfig::Describe(Visitor& v) {
   v.Field("post_step", post_step, {.help = "time after the GPU finished a step", .min = 0, .max = 10});
   v.Field("post_sequence", post_sequence, {.help = "and per emitted token", .min = 0, .max = 10});
   v.Field("front_end", front_end, {.help = "time per request before its first step", .min = 0, .max = 1000});
-  v.Field("gpu_time_factor", gpu_time_factor, {.help = "kernel time over the operator catalogue's, for what-if questions", .min = 0.01, .max = 100});
-  v.Field("expert_imbalance", expert_imbalance, {.help = "load of the busiest expert-parallel rank over the mean; auto: from the model", .min = 1, .max = 1000});
+  v.Field("gpu_time_factor", gpu_time_factor,
+          {.help = "kernel time over the operator catalogue's, for what-if questions", .min = 0.01, .max = 100});
+  v.Field(
+      "expert_imbalance", expert_imbalance,
+      {.help = "load of the busiest expert-parallel rank over the mean; auto: from the model", .min = 1, .max = 1000});
 }
 
 }  // namespace simrun

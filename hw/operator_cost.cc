@@ -36,29 +36,46 @@ std::initializer_list<DType> Fallbacks(DType dtype) {
   static constexpr auto kMxfp4 = {DType::kMxfp4, DType::kNvfp4, DType::kFp8, DType::kBf16, DType::kFp16, DType::kFp32};
   static constexpr auto kNvfp4 = {DType::kNvfp4, DType::kMxfp4, DType::kFp8, DType::kBf16, DType::kFp16, DType::kFp32};
   switch (dtype) {
-    case DType::kFp32: return kFp32;
-    case DType::kTf32: return kTf32;
-    case DType::kBf16: return kWide;
-    case DType::kFp16: return kFp16;
-    case DType::kFp8: return kFp8;
-    case DType::kInt8: return kInt8;
-    case DType::kInt4: return kInt4;
-    case DType::kMxfp4: return kMxfp4;
-    case DType::kNvfp4: return kNvfp4;
+    case DType::kFp32:
+      return kFp32;
+    case DType::kTf32:
+      return kTf32;
+    case DType::kBf16:
+      return kWide;
+    case DType::kFp16:
+      return kFp16;
+    case DType::kFp8:
+      return kFp8;
+    case DType::kInt8:
+      return kInt8;
+    case DType::kInt4:
+      return kInt4;
+    case DType::kMxfp4:
+      return kMxfp4;
+    case DType::kNvfp4:
+      return kNvfp4;
   }
   return kWide;
 }
 
 const char* ElementwiseEntry(OpKind kind) {
   switch (kind) {
-    case OpKind::kNorm: return "norm";
-    case OpKind::kRope: return "rope";
-    case OpKind::kActivation: return "activation";
-    case OpKind::kAdd: return "add";
-    case OpKind::kEmbedding: return "embedding";
-    case OpKind::kSampling: return "sampling";
-    case OpKind::kQuantize: return "quantize";
-    default: return "elementwise";
+    case OpKind::kNorm:
+      return "norm";
+    case OpKind::kRope:
+      return "rope";
+    case OpKind::kActivation:
+      return "activation";
+    case OpKind::kAdd:
+      return "add";
+    case OpKind::kEmbedding:
+      return "embedding";
+    case OpKind::kSampling:
+      return "sampling";
+    case OpKind::kQuantize:
+      return "quantize";
+    default:
+      return "elementwise";
   }
 }
 
@@ -70,7 +87,7 @@ bool IsCollective(OpKind kind) {
 // Inverse-distance mean of the anchors' log factors in log space; far from all of them the formula stands.
 double ResidualFactor(const OperatorParams& p, std::initializer_list<double> at) {
   if (p.anchors.empty() || p.anchors.front().at.size() != at.size()) return 1;
-  double weights = 1, sum = 0;   // the formula itself counts as one anchor a factor e away
+  double weights = 1, sum = 0;  // the formula itself counts as one anchor a factor e away
   for (const ResidualAnchor& anchor : p.anchors) {
     double distance = 0;
     size_t i = 0;
@@ -94,7 +111,7 @@ void AttentionCost::AddPrefill(std::span<const PrefillChunk> chunks, AttentionSp
   const double w = static_cast<double>(window_);
   for (const PrefillChunk& chunk : chunks) {
     const double q = static_cast<double>(chunk.tokens), past = static_cast<double>(chunk.past), kv = past + q;
-    double seen = kv, scored = q * past + q * q / 2;   // keys read, query-key pairs
+    double seen = kv, scored = q * past + q * q / 2;  // keys read, query-key pairs
     if (!causal_) {
       scored = q * kv;
     } else if (window_ > 0 && kv > w) {
@@ -127,9 +144,15 @@ void AttentionCost::AddPrefill(std::span<const PrefillChunk> chunks, AttentionSp
 absl::StatusOr<OperatorCosts> OperatorCosts::Create(const Machine& machine, const Catalog& catalog,
                                                     const OperatorCostOptions& options) {
   SIMRUN_ASSIGN_OR_RETURN(OperatorParamSet set, LoadOperatorParams(OperatorEntryFor(machine.gpu), catalog));
+  return Create(machine, std::make_shared<const OperatorParamSet>(std::move(set)), options);
+}
+
+absl::StatusOr<OperatorCosts> OperatorCosts::Create(const Machine& machine,
+                                                    std::shared_ptr<const OperatorParamSet> params,
+                                                    const OperatorCostOptions& options) {
   OperatorCosts costs;
   costs.machine_ = machine;
-  costs.params_ = std::make_shared<const OperatorParamSet>(std::move(set));
+  costs.params_ = std::move(params);
   costs.collectives_ = Collectives(machine, costs.params_, options.custom_all_reduce, options.deepep);
   costs.power_ = PowerModel(machine.gpu, machine.power_limit);
   costs.options_ = options;
@@ -140,8 +163,8 @@ absl::StatusOr<OperatorCosts> OperatorCosts::Create(const Machine& machine, cons
   if (costs.Peak(DType::kBf16) <= 0) {
     return absl::InvalidArgumentError(fmt::format("GPU \"{}\" has no peak rate for any format", machine.gpu.name));
   }
-  for (const char* needed : {"gemm", "prefill", "decode", "mla_prefill", "mla_decode", "moe", "norm", "add", "activation",
-                             "rope", "embedding", "sampling", "quantize", "elementwise"}) {
+  for (const char* needed : {"gemm", "prefill", "decode", "mla_prefill", "mla_decode", "moe", "norm", "add",
+                             "activation", "rope", "embedding", "sampling", "quantize", "elementwise"}) {
     if (costs.Choose(needed, DType::kBf16).params == nullptr) {
       return absl::InvalidArgumentError(
           fmt::format("operators \"{}\" have no \"{}\"; add it or name a fallback", costs.params_->name, needed));
@@ -168,14 +191,40 @@ OperatorCosts::Choice OperatorCosts::Choose(std::string_view name, DType dtype) 
   const auto add = [&](std::string_view n) { names[count++] = n; };
   switch (dtype) {
     case DType::kBf16:
-    case DType::kFp16: add("bf16"); break;
-    case DType::kFp8: add("fp8"); add("bf16"); break;
-    case DType::kInt8: add("int8"); add("fp8"); add("bf16"); break;
-    case DType::kInt4: add("int4"); add("int8"); add("fp8"); add("bf16"); break;
+    case DType::kFp16:
+      add("bf16");
+      break;
+    case DType::kFp8:
+      add("fp8");
+      add("bf16");
+      break;
+    case DType::kInt8:
+      add("int8");
+      add("fp8");
+      add("bf16");
+      break;
+    case DType::kInt4:
+      add("int4");
+      add("int8");
+      add("fp8");
+      add("bf16");
+      break;
     case DType::kMxfp4:
-    case DType::kNvfp4: add(DTypeName(dtype)); add("fp8"); add("bf16"); break;
+      add("mxfp4");
+      add("nvfp4");
+      add("fp8");
+      add("bf16");
+      break;
+    case DType::kNvfp4:
+      add("nvfp4");
+      add("fp8");
+      add("bf16");
+      break;
     case DType::kFp32:
-    case DType::kTf32: add(DTypeName(dtype)); add("bf16"); break;
+    case DType::kTf32:
+      add(DTypeName(dtype));
+      add("bf16");
+      break;
   }
   Choice choice;
   for (size_t i = 0; i < count && choice.params == nullptr; ++i) {
@@ -229,8 +278,8 @@ OpTime OperatorCosts::Finish(const Term& term, Provenance label) const {
   double seconds = t0 + n + term.extra;
   if (seconds <= 0) return out;
   const auto achieved = [](double work, double rate, double t) { return rate > 0 ? work / rate / t : 0.0; };
-  double watts = power_.KernelWatts(seconds, achieved(term.flops, term.peak, seconds),
-                                    achieved(term.bytes, bandwidth_, seconds));
+  double watts =
+      power_.KernelWatts(seconds, achieved(term.flops, term.peak, seconds), achieved(term.bytes, bandwidth_, seconds));
   if (power_.limited()) {
     const double clock = power_.Clock(watts);
     if (clock < 1) {
@@ -265,7 +314,7 @@ OpTime OperatorCosts::Gemm(const Operator& op) const {
   const OperatorParams& p = *choice.params;
   const DType compute = Supported(ComputeDType(op.weights, op.activations));
   const double m = D(op.m), n = D(op.n), k = D(op.k);
-  const double wide = std::max(2.0, BytesPerElement(op.activations));   // of the output, and of inputs the device widens
+  const double wide = std::max(2.0, BytesPerElement(op.activations));  // of the output, and of inputs the device widens
   const double weight_bytes = BytesPerElement(op.weights);
   const bool narrow = BitsPerElement(compute) < 16;
   const double input_bytes = narrow ? BytesPerElement(op.activations) : wide;
@@ -367,23 +416,27 @@ OpTime OperatorCosts::Collective(const Operator& op, const CommPath* path) const
 OpTime OperatorCosts::Cost(const Operator& op, const CommPath* path) const {
   if (IsCollective(op.kind)) return Collective(op, path);
   switch (op.kind) {
-    case OpKind::kGemm: return Gemm(op);
-    case OpKind::kMoe: return Moe(op);
+    case OpKind::kGemm:
+      return Gemm(op);
+    case OpKind::kMoe:
+      return Moe(op);
     case OpKind::kPrefillAttention:
     case OpKind::kDecodeAttention:
     case OpKind::kMlaPrefill:
     case OpKind::kMlaDecode:
       SIM_CHECK(!"attention is priced by Attention()");
       return {};
-    default: return Elementwise(op);
+    default:
+      return Elementwise(op);
   }
 }
 
 AttentionCost OperatorCosts::Attention(const AttentionShape& shape) const {
-  const OperatorParams& pre = *Choose(shape.mla ? "mla_prefill" : "prefill", DType::kBf16).params;
-  const OperatorParams& dec = *Choose(shape.mla ? "mla_decode" : "decode", DType::kBf16).params;
+  // Entries of attention are told apart by the format of the cache.
+  const OperatorParams& pre = *Choose(shape.mla ? "mla_prefill" : "prefill", shape.kv).params;
+  const OperatorParams& dec = *Choose(shape.mla ? "mla_decode" : "decode", shape.kv).params;
   const double peak = Peak(shape.compute);
-  const double element = std::max(2.0, BytesPerElement(shape.compute));   // of queries and output
+  const double element = std::max(2.0, BytesPerElement(shape.compute));  // of queries and output
   const double kv_element = BytesPerElement(shape.kv);
   const double heads = D(shape.heads), kv_heads = D(shape.kv_heads);
   const double widths = D(shape.head_dim + shape.v_head_dim), layers = shape.layers;
@@ -478,7 +531,8 @@ OperatorCosts::Origin OperatorCosts::OriginOf(const Operator& op, const CommPath
   if (op.kind == OpKind::kGemm || op.kind == OpKind::kMoe) {
     const DType asked = ComputeDType(op.weights, op.activations), compute = Supported(asked);
     origin.note.part += fmt::format(" {}", DTypeName(compute));
-    if (compute != asked) choice.why += fmt::format("{}{} not supported", choice.why.empty() ? "" : "; ", DTypeName(asked));
+    if (compute != asked)
+      choice.why += fmt::format("{}{} not supported", choice.why.empty() ? "" : "; ", DTypeName(asked));
     if (BytesPerElement(op.weights) < BytesPerElement(compute) - 0.01) {
       origin.note.part += fmt::format(", {} weights", DTypeName(op.weights));
       choice.label = Provenance::kAssumed;
@@ -495,7 +549,7 @@ OperatorCosts::Origin OperatorCosts::OriginOf(const Operator& op, const CommPath
 
 OperatorCosts::Origin OperatorCosts::OriginOf(const AttentionShape& shape, bool prefill) const {
   const char* name = shape.mla ? (prefill ? "mla_prefill" : "mla_decode") : (prefill ? "prefill" : "decode");
-  const Choice choice = Choose(name, DType::kBf16);
+  const Choice choice = Choose(name, shape.kv);
   Origin origin;
   origin.note.part = fmt::format("{}{} attention", shape.mla ? "MLA " : "", prefill ? "prefill" : "decode");
   origin.note.provenance = choice.label;
@@ -503,8 +557,10 @@ OperatorCosts::Origin OperatorCosts::OriginOf(const AttentionShape& shape, bool 
   const auto also = [&](const std::string& text) { why += (why.empty() ? "" : "; ") + text; };
   if (!shape.mla && shape.head_dim != 128) also(fmt::format("head_dim {} from 128", shape.head_dim));
   if (shape.window > 0) also("windowed layers from full ones");
-  if (BitsPerElement(shape.kv) < 16) also(fmt::format("{} cache from 16-bit kernels", DTypeName(shape.kv)));
-  if (why.size() != choice.why.size()) origin.note.provenance = std::max(origin.note.provenance, Provenance::kTransferred);
+  if (BitsPerElement(shape.kv) < 16 && choice.params->dtype != DTypeName(shape.kv))
+    also(fmt::format("{} cache from 16-bit kernels", DTypeName(shape.kv)));
+  if (why.size() != choice.why.size())
+    origin.note.provenance = std::max(origin.note.provenance, Provenance::kTransferred);
   origin.note.detail = FitText(*choice.params, why);
   origin.max_size = choice.params->max_size;
   return origin;

@@ -39,15 +39,15 @@ struct OpTime {
 
 // Where a number in a report comes from.
 struct ProvenanceNote {
-  std::string part;        // "gemm bf16"
+  std::string part;  // "gemm bf16"
   Provenance provenance = Provenance::kAssumed;
   std::string detail;
 };
 
 struct OperatorCostOptions {
-  std::string backend = "vllm";      // preferred kernels
-  bool custom_all_reduce = true;     // the engine has a one-shot all-reduce kernel besides NCCL
-  bool deepep = false;               // expert all-to-all by DeepEP kernels instead of NCCL
+  std::string backend = "vllm";   // preferred kernels
+  bool custom_all_reduce = true;  // the engine has a one-shot all-reduce kernel besides NCCL
+  bool deepep = false;            // expert all-to-all by DeepEP kernels instead of NCCL
 };
 
 // Seconds of attention by resource, and joules above idle of one GPU.
@@ -79,8 +79,8 @@ class AttentionCost {
   friend class OperatorCosts;
   struct Terms {
     double t0 = 0, d = 0, k0 = 0;
-    double c_key = 0, c_seq = 0;   // seconds of compute per KV token and per sequence; prefill: per pair
-    double m_key = 0, m_seq = 0;   // seconds of memory per KV token and per sequence; prefill: per new token
+    double c_key = 0, c_seq = 0;  // seconds of compute per KV token and per sequence; prefill: per pair
+    double m_key = 0, m_seq = 0;  // seconds of memory per KV token and per sequence; prefill: per new token
     double watts = 0;
     int q = 1;
   };
@@ -106,9 +106,9 @@ class AttentionCost {
   static constexpr double kTiny = 1e-120;  // keeps 0/0 away when a step has no work of this kind
 
   Terms decode_, prefill_;
-  double kappa_ = 0;              // prefill
-  double c_past_ = 0;             // MLA: seconds to expand one cached token
-  bool kappa_on_keys_ = true;     // dense: tile rounding also pads the keys of the past
+  double kappa_ = 0;           // prefill
+  double c_past_ = 0;          // MLA: seconds to expand one cached token
+  bool kappa_on_keys_ = true;  // dense: tile rounding also pads the keys of the past
   bool causal_ = true;
   bool chunked_ = false;
   int64_t window_ = 0;
@@ -118,6 +118,9 @@ class OperatorCosts {
  public:
   // NotFound or InvalidArgument from the operator catalogue entry of the machine's GPU.
   static absl::StatusOr<OperatorCosts> Create(const Machine& machine, const Catalog& catalog,
+                                              const OperatorCostOptions& options);
+  // The same with parameters loaded before, for callers that price many machines or plans.
+  static absl::StatusOr<OperatorCosts> Create(const Machine& machine, std::shared_ptr<const OperatorParamSet> params,
                                               const OperatorCostOptions& options);
 
   // One execution of `op`; its `count` is not applied. Precondition: not an attention kind, those have Attention().
@@ -135,19 +138,26 @@ class OperatorCosts {
 
   // Which entry prices an operator, how sure it is, and the largest main size measured (m, tokens, KV length or message
   // bytes; 0: not stated).
-  struct Origin { ProvenanceNote note; double max_size = 0; };
+  struct Origin {
+    ProvenanceNote note;
+    double max_size = 0;
+  };
   Origin OriginOf(const Operator& op, const CommPath* path = nullptr) const;
   Origin OriginOf(const AttentionShape& shape, bool prefill) const;
 
  private:
   struct Term {
     double t0 = 0, compute = 0, memory = 0, serial = 0;
-    double extra = 0;      // further seconds of memory traffic that do not overlap
+    double extra = 0;  // further seconds of memory traffic that do not overlap
     int q = 2;
-    double flops = 0, bytes = 0, peak = 0;   // for power, and the floor no correction goes below
-    double factor = 1;     // residual correction
+    double flops = 0, bytes = 0, peak = 0;  // for power, and the floor no correction goes below
+    double factor = 1;                      // residual correction
   };
-  struct Choice { const OperatorParams* params = nullptr; Provenance label = Provenance::kAssumed; std::string why; };
+  struct Choice {
+    const OperatorParams* params = nullptr;
+    Provenance label = Provenance::kAssumed;
+    std::string why;
+  };
   OpTime Finish(const Term& term, Provenance label) const;
   OpTime Gemm(const Operator& op) const;
   OpTime Moe(const Operator& op) const;

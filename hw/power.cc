@@ -9,7 +9,7 @@ namespace {
 
 // H200 SXM GEMM fit over boards of 700 W with 129 W idle.
 constexpr double kFitIdle = 129, kFitTdp = 700;
-constexpr double kFixed = 35, kCompute = 625, kMemory = 459;   // W
+constexpr double kFixed = 35, kCompute = 625, kMemory = 459;  // W
 constexpr double kComputeExponent = 0.62;
 constexpr double kRampSeconds = 9.5e-6;
 // Medians on H200 and B200: decode 0.45 x TDP, prefill 0.58-0.78 x TDP.

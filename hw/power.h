@@ -5,8 +5,8 @@
 // for kernels longer than 200 us); other devices scale p1, pc and pm by (TDP - idle). Attention draws a constant
 // fraction of TDP; communication and elementwise kernels follow the formula with uc = 0.
 //
-// A power limit below what a kernel would draw lowers the clock: dynamic power falls as clock^2.4 (between the square of
-// fixed voltage and the cube of ideal voltage scaling; assumed), compute, serial and launch time grow as 1 / clock,
+// A power limit below what a kernel would draw lowers the clock: dynamic power falls as clock^2.4 (between the square
+// of fixed voltage and the cube of ideal voltage scaling; assumed), compute, serial and launch time grow as 1 / clock,
 // memory time stays.
 #pragma once
 
@@ -43,7 +43,7 @@ class PowerModel {
   bool limited() const { return limit_ < tdp_; }
 
   static constexpr double kClockExponent = 2.4;
-  static constexpr double kMinClock = 0.15;   // lowest to highest graphics clock of current boards
+  static constexpr double kMinClock = 0.15;  // lowest to highest graphics clock of current boards
 
  private:
   double idle_ = 0, tdp_ = 0, limit_ = 0;

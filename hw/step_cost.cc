@@ -4,13 +4,20 @@ namespace simrun {
 
 std::string_view BoundName(Bound b) {
   switch (b) {
-    case Bound::kCompute: return "compute";
-    case Bound::kMemory: return "memory_bandwidth";
-    case Bound::kSerial: return "serial_depth";
-    case Bound::kLink: return "link";
-    case Bound::kLaunch: return "kernel_launch";
-    case Bound::kHost: return "host";
-    case Bound::kWaiting: return "waiting";
+    case Bound::kCompute:
+      return "compute";
+    case Bound::kMemory:
+      return "memory_bandwidth";
+    case Bound::kSerial:
+      return "serial_depth";
+    case Bound::kLink:
+      return "link";
+    case Bound::kLaunch:
+      return "kernel_launch";
+    case Bound::kHost:
+      return "host";
+    case Bound::kWaiting:
+      return "waiting";
   }
   return "unknown";
 }

@@ -67,19 +67,23 @@ class LazyTable {
 
 struct Stage {
   std::vector<AttentionShape> shapes;
-  std::vector<AttentionCost> attention;   // one per shape
-  LazyTable rank;                         // by tokens of an attention rank
-  LazyTable engine;                       // experts by tokens of all ranks, when the ranks exchange tokens
-  LazyTable head;                         // by logits rows
+  std::vector<AttentionCost> attention;  // one per shape
+  LazyTable rank;                        // by tokens of an attention rank
+  LazyTable engine;                      // experts by tokens of all ranks, when the ranks exchange tokens
+  LazyTable head;                        // by logits rows
   CommPath tensor, expert, pipeline;
-  double launches = 0;                    // kernels of a step in eager mode, attention included
+  double launches = 0;  // kernels of a step in eager mode, attention included
 };
 
 class Compiled final : public CompiledStepCost {
  public:
   Compiled(ModelSpec model, ParallelPlan plan, OperatorCosts costs, EngineProfile profile, double imbalance)
-      : model_(std::move(model)), plan_(plan), costs_(std::move(costs)), profile_(std::move(profile)),
-        imbalance_(imbalance), exchange_(model_.moe.has_value() && plan.ep > 1 && plan.dp > 1) {}
+      : model_(std::move(model)),
+        plan_(plan),
+        costs_(std::move(costs)),
+        profile_(std::move(profile)),
+        imbalance_(imbalance),
+        exchange_(model_.moe.has_value() && plan.ep > 1 && plan.dp > 1) {}
 
   void Build(const Machine& machine, const StepCostOptions& options);
 
@@ -103,7 +107,9 @@ class Compiled final : public CompiledStepCost {
   void StageCost(int s, std::span<const StepWork> ranks, Entry* out);
   bool UsesGraph(const StepWork& work) const;
   int64_t Padded(const StepWork& work) const;
-  struct Host { double prepare = 0, issue = 0, post = 0; };
+  struct Host {
+    double prepare = 0, issue = 0, post = 0;
+  };
   Host HostOf(int s, std::span<const StepWork> ranks) const;
   void Note(ProvenanceNote note, double share);
   void NoteOperators();
@@ -115,11 +121,14 @@ class Compiled final : public CompiledStepCost {
   double imbalance_;
   bool exchange_;
   std::vector<Stage> stages_;
-  std::vector<int32_t> graph_tokens_;   // by tokens, up to the largest graph
+  std::vector<int32_t> graph_tokens_;  // by tokens, up to the largest graph
   // Host terms as plain seconds.
   double step_host_ = 0, sequence_host_ = 0, token_host_ = 0, launch_ = 0, graph_launch_ = 0, post_step_ = 0,
          post_sequence_ = 0, factor_ = 1;
-  struct Noted { ProvenanceNote note; double share = 0; };   // largest share of a usual step
+  struct Noted {
+    ProvenanceNote note;
+    double share = 0;
+  };  // largest share of a usual step
   std::vector<Noted> noted_;
   std::vector<ProvenanceNote> provenance_;
   // Largest sizes seen, and those measured (0: not stated).
@@ -181,10 +190,14 @@ std::vector<Operator> Compiled::TokenOperators(int stage, int64_t rank_tokens, i
 
 const CommPath* Compiled::PathOf(const Stage& stage, const Operator& op) const {
   switch (op.group) {
-    case CommGroup::kTensor: return &stage.tensor;
-    case CommGroup::kExpert: return &stage.expert;
-    case CommGroup::kPipeline: return &stage.pipeline;
-    case CommGroup::kData: return nullptr;
+    case CommGroup::kTensor:
+      return &stage.tensor;
+    case CommGroup::kExpert:
+      return &stage.expert;
+    case CommGroup::kPipeline:
+      return &stage.pipeline;
+    case CommGroup::kData:
+      return nullptr;
   }
   return nullptr;
 }
@@ -290,8 +303,8 @@ Compiled::Host Compiled::HostOf(int s, std::span<const StepWork> ranks) const {
   for (const StepWork& work : ranks) {
     const double sequences = static_cast<double>(work.decode_seqs) + static_cast<double>(work.chunks.size());
     if (first) {
-      host.prepare = std::max(host.prepare, step_host_ + sequence_host_ * sequences +
-                                                token_host_ * static_cast<double>(work.tokens));
+      host.prepare = std::max(host.prepare,
+                              step_host_ + sequence_host_ * sequences + token_host_ * static_cast<double>(work.tokens));
     }
     const double issue = UsesGraph(work) ? graph_launch_ : launch_ * stages_[static_cast<size_t>(s)].launches;
     host.issue = std::max(host.issue, issue);
@@ -325,7 +338,9 @@ void Compiled::Predict(std::span<const StepWork> ranks, StepCost* cost) {
 
 std::string ShapeText(const Operator& op) {
   switch (op.kind) {
-    case OpKind::kGemm: return fmt::format("m {}, n {}, k {}, {} x {}", op.m, op.n, op.k, DTypeName(op.activations), DTypeName(op.weights));
+    case OpKind::kGemm:
+      return fmt::format("m {}, n {}, k {}, {} x {}", op.m, op.n, op.k, DTypeName(op.activations),
+                         DTypeName(op.weights));
     case OpKind::kMoe:
       return fmt::format("{} tokens, {} of {} experts, {} x {}, tp {}, ep {}, imbalance {:.2f}", op.tokens, op.topk,
                          op.experts, op.hidden, op.inter, op.tp, op.ep, op.imbalance);
@@ -333,8 +348,10 @@ std::string ShapeText(const Operator& op) {
     case OpKind::kAllGather:
     case OpKind::kReduceScatter:
     case OpKind::kAllToAll:
-    case OpKind::kSendRecv: return fmt::format("{} over {} ranks", Human(Bytes(op.bytes)), op.ranks);
-    default: return Human(Bytes(op.bytes));
+    case OpKind::kSendRecv:
+      return fmt::format("{} over {} ranks", Human(Bytes(op.bytes)), op.ranks);
+    default:
+      return Human(Bytes(op.bytes));
   }
 }
 
@@ -377,7 +394,8 @@ std::vector<StepOperator> Compiled::Explain(std::span<const StepWork> ranks) {
         const bool windowed = attention.window() > 0;
         const int64_t sum = windowed ? work.decode_kv_sum_windowed : work.decode_kv_sum;
         const int64_t most = windowed ? std::min(work.decode_kv_max, attention.window()) : work.decode_kv_max;
-        attention.AddDecode(static_cast<double>(work.decode_seqs), static_cast<double>(sum), static_cast<double>(most), &a);
+        attention.AddDecode(static_cast<double>(work.decode_seqs), static_cast<double>(sum), static_cast<double>(most),
+                            &a);
         text = fmt::format("{} sequences, {} KV tokens, longest {}", work.decode_seqs, sum, most);
       }
       text += fmt::format(", {} heads, {} KV heads, width {}", shape.heads, shape.kv_heads, shape.head_dim);
@@ -395,8 +413,9 @@ std::vector<StepOperator> Compiled::Explain(std::span<const StepWork> ranks) {
 
     const int64_t padded = Padded(work);
     const std::vector<Operator> token_ops = TokenOperators(s, padded, padded);
-    const std::vector<Operator> engine_ops = exchange_ ? TokenOperators(s, (engine_tokens + plan_.dp - 1) / plan_.dp, engine_tokens)
-                                                       : std::vector<Operator>();
+    const std::vector<Operator> engine_ops =
+        exchange_ ? TokenOperators(s, (engine_tokens + plan_.dp - 1) / plan_.dp, engine_tokens)
+                  : std::vector<Operator>();
     size_t engine_next = 0;
     bool attention_done = false;
     const auto add_all_attention = [&] {
@@ -414,7 +433,8 @@ std::vector<StepOperator> Compiled::Explain(std::span<const StepWork> ranks) {
           while (engine_next < engine_ops.size() && !OnEngine(engine_ops[engine_next])) ++engine_next;
           priced = &engine_ops[engine_next++];
         }
-        add(priced->name, ShapeText(*priced), priced->count, costs_.Cost(*priced, PathOf(stage, *priced)), priced->count * factor_);
+        add(priced->name, ShapeText(*priced), priced->count, costs_.Cost(*priced, PathOf(stage, *priced)),
+            priced->count * factor_);
       }
     }
     if (!attention_done) add_all_attention();
@@ -431,8 +451,9 @@ std::vector<StepOperator> Compiled::Explain(std::span<const StepWork> ranks) {
     rest.bound[Index(Bound::kHost)] = rest.seconds;
     rest.provenance = Provenance::kAssumed;
     if (rest.seconds > 0) {
-      add("host", fmt::format("{} of preparation, {} of launches, {} afterwards; what the GPU does not hide",
-                              Human(Seconds(host.prepare)), Human(Seconds(host.issue)), Human(Seconds(host.post))),
+      add("host",
+          fmt::format("{} of preparation, {} of launches, {} afterwards; what the GPU does not hide",
+                      Human(Seconds(host.prepare)), Human(Seconds(host.issue)), Human(Seconds(host.post))),
           1, rest, 1);
     }
   }
@@ -495,7 +516,8 @@ void Compiled::NoteOperators() {
   }
   for (const EngineSource& source : profile_.sources) {
     Provenance label = Provenance::kAssumed;
-    for (const Provenance p : {Provenance::kMeasured, Provenance::kCalibrated, Provenance::kTransferred, Provenance::kDatasheet}) {
+    for (const Provenance p :
+         {Provenance::kMeasured, Provenance::kCalibrated, Provenance::kTransferred, Provenance::kDatasheet}) {
       if (ProvenanceName(p) == source.provenance) label = p;
     }
     Note({fmt::format("engine {}, {}", profile_.name, source.of), label, source.source}, 0);
@@ -517,7 +539,8 @@ std::vector<std::string> Compiled::Warnings() const {
   }
   const auto beyond = [&](const char* what, double seen, double measured) {
     if (measured > 0 && seen > measured) {
-      out.push_back(fmt::format("{} of up to {:.0f} tokens, measured up to {:.0f}: extrapolated", what, seen, measured));
+      out.push_back(
+          fmt::format("{} of up to {:.0f} tokens, measured up to {:.0f}: extrapolated", what, seen, measured));
     }
   };
   beyond("steps", static_cast<double>(seen_tokens_), measured_tokens_);
@@ -530,7 +553,8 @@ std::vector<std::string> Compiled::Warnings() const {
 
 absl::StatusOr<std::unique_ptr<CompiledStepCost>> CompileStepCost(const ModelSpec& model, const ParallelPlan& plan,
                                                                   const Machine& machine, const EngineProfile& profile,
-                                                                  const Catalog& catalog, const StepCostOptions& options) {
+                                                                  const Catalog& catalog,
+                                                                  const StepCostOptions& options) {
   if (plan.pp < 1 || plan.pp > kMaxStages || plan.tp < 1 || plan.dp < 1 || plan.ep < 1) {
     return absl::InvalidArgumentError(fmt::format("plan: tp, dp and ep must be at least 1 and pp 1 to {}", kMaxStages));
   }
@@ -538,7 +562,9 @@ absl::StatusOr<std::unique_ptr<CompiledStepCost>> CompileStepCost(const ModelSpe
   cost_options.backend = profile.backend;
   cost_options.custom_all_reduce = profile.custom_all_reduce;
   cost_options.deepep = profile.deepep;
-  SIMRUN_ASSIGN_OR_RETURN(OperatorCosts costs, OperatorCosts::Create(machine, catalog, cost_options));
+  SIMRUN_ASSIGN_OR_RETURN(OperatorCosts costs, options.operators != nullptr
+                                                   ? OperatorCosts::Create(machine, options.operators, cost_options)
+                                                   : OperatorCosts::Create(machine, catalog, cost_options));
   const double imbalance = options.expert_imbalance > 0 ? options.expert_imbalance : profile.expert_imbalance;
   auto compiled = std::make_unique<Compiled>(model, plan, std::move(costs), profile, imbalance);
   compiled->Build(machine, options);

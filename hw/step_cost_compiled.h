@@ -19,18 +19,21 @@
 namespace simrun {
 
 struct StepCostOptions {
-  int64_t max_tokens = 8192;     // new tokens of a step that are tabulated; larger steps work, a little slower
-  int64_t max_rows = 1024;       // logits rows, likewise
-  double expert_imbalance = 0;   // load of the busiest expert-parallel rank over the mean; 0: from the model
+  int64_t max_tokens = 8192;    // new tokens of a step that are tabulated; larger steps work, a little slower
+  int64_t max_rows = 1024;      // logits rows, likewise
+  double expert_imbalance = 0;  // load of the busiest expert-parallel rank over the mean; 0: from the model
+  // Operator parameters loaded before (LoadOperatorParams of OperatorEntryFor the GPU), for callers that compile many
+  // plans: reading them is most of the time of CompileStepCost. Null: read from the catalogue.
+  std::shared_ptr<const OperatorParamSet> operators;
 };
 
 // One operator of a step, all its executions together.
 struct StepOperator {
   int stage = 0;
-  std::string name;      // "gate_up_proj", "decode attention", "host"
-  std::string shape;     // "m 32, n 14336, k 8192"
-  double count = 1;      // executions
-  OpTime time;           // of all of them
+  std::string name;   // "gate_up_proj", "decode attention", "host"
+  std::string shape;  // "m 32, n 14336, k 8192"
+  double count = 1;   // executions
+  OpTime time;        // of all of them
 };
 
 class CompiledStepCost : public StepCostModel {
@@ -47,6 +50,7 @@ class CompiledStepCost : public StepCostModel {
 // cannot be lowered for.
 absl::StatusOr<std::unique_ptr<CompiledStepCost>> CompileStepCost(const ModelSpec& model, const ParallelPlan& plan,
                                                                   const Machine& machine, const EngineProfile& profile,
-                                                                  const Catalog& catalog, const StepCostOptions& options);
+                                                                  const Catalog& catalog,
+                                                                  const StepCostOptions& options);
 
 }  // namespace simrun

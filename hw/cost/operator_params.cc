@@ -9,12 +9,31 @@
 namespace simrun {
 namespace {
 
-constexpr std::array<std::string_view, 25> kOperators = {
-    "gemm",           "prefill",     "decode",     "mla_prefill",        "mla_decode",
-    "moe",            "all_reduce",  "all_gather", "reduce_scatter",     "all_to_all",
-    "custom_all_reduce", "p2p",      "network_p2p", "deepep_ll_dispatch", "deepep_ll_combine",
-    "deepep_dispatch", "deepep_combine", "norm",   "add",                "activation",
-    "rope",           "embedding",   "sampling",   "quantize",           "elementwise"};
+constexpr std::array<std::string_view, 25> kOperators = {"gemm",
+                                                         "prefill",
+                                                         "decode",
+                                                         "mla_prefill",
+                                                         "mla_decode",
+                                                         "moe",
+                                                         "all_reduce",
+                                                         "all_gather",
+                                                         "reduce_scatter",
+                                                         "all_to_all",
+                                                         "custom_all_reduce",
+                                                         "p2p",
+                                                         "network_p2p",
+                                                         "deepep_ll_dispatch",
+                                                         "deepep_ll_combine",
+                                                         "deepep_dispatch",
+                                                         "deepep_combine",
+                                                         "norm",
+                                                         "add",
+                                                         "activation",
+                                                         "rope",
+                                                         "embedding",
+                                                         "sampling",
+                                                         "quantize",
+                                                         "elementwise"};
 
 constexpr int kMaxFallbacks = 4;
 
@@ -47,9 +66,7 @@ void CheckEntry(const OperatorParams& p, const SourceLocation& where, const std:
 
 std::vector<std::string> OperatorNames() { return {kOperators.begin(), kOperators.end()}; }
 
-std::vector<std::string> ProvenanceNames() {
-  return {"measured", "calibrated", "transferred", "datasheet", "assumed"};
-}
+std::vector<std::string> ProvenanceNames() { return {"measured", "calibrated", "transferred", "datasheet", "assumed"}; }
 
 const OperatorParams* OperatorParamSet::Find(std::string_view op, std::string_view dtype,
                                              std::string_view backend) const {
@@ -100,9 +117,15 @@ absl::StatusOr<OperatorParamSet> LoadOperatorParams(std::string_view name, const
 
 std::string OperatorEntryFor(const GpuSpec& gpu) {
   if (!gpu.operators.empty()) return gpu.operators;
-  constexpr std::array<std::pair<std::string_view, std::string_view>, 9> kByArchitecture = {{
-      {"volta", "v100"}, {"turing", "v100"}, {"ampere", "a100"}, {"ada", "l40s"}, {"hopper", "h100"},
-      {"blackwell", "b200"}, {"cdna2", "generic-amd"}, {"cdna3", "generic-amd"}, {"rdna3", "generic-amd"}}};
+  constexpr std::array<std::pair<std::string_view, std::string_view>, 9> kByArchitecture = {{{"volta", "v100"},
+                                                                                             {"turing", "v100"},
+                                                                                             {"ampere", "a100"},
+                                                                                             {"ada", "l40s"},
+                                                                                             {"hopper", "h100"},
+                                                                                             {"blackwell", "b200"},
+                                                                                             {"cdna2", "generic-amd"},
+                                                                                             {"cdna3", "generic-amd"},
+                                                                                             {"rdna3", "generic-amd"}}};
   for (const auto& [architecture, entry] : kByArchitecture) {
     if (gpu.architecture == architecture) return std::string(entry);
   }

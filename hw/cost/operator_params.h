@@ -19,8 +19,8 @@ namespace simrun {
 // A measured curve that replaces the formula along one axis: log-log interpolation between the points, the formula
 // scaled to meet the curve's ends outside them.
 struct OperatorCurve {
-  double key = 0;                  // ranks for collectives; 0: any
-  std::vector<double> at;          // bytes, ascending
+  double key = 0;          // ranks for collectives; 0: any
+  std::vector<double> at;  // bytes, ascending
   std::vector<Seconds> time;
   template <class Visitor>
   void Describe(Visitor& v) {
@@ -32,46 +32,47 @@ struct OperatorCurve {
 
 // One measured point of a multi-dimensional operator: measured / formula at these coordinates.
 struct ResidualAnchor {
-  std::vector<double> at;          // gemm: m, n, k; moe: tokens, hidden, inter, experts; others: bytes
+  std::vector<double> at;  // gemm: m, n, k; moe: tokens, hidden, inter, experts; others: bytes
   double factor = 1;
   template <class Visitor>
   void Describe(Visitor& v) {
-    v.Field("at", at, {.help = "coordinates: gemm m, n, k; moe tokens, hidden, inter, experts; others bytes", .min = 0});
+    v.Field("at", at,
+            {.help = "coordinates: gemm m, n, k; moe tokens, hidden, inter, experts; others bytes", .min = 0});
     v.Field("factor", factor, {.help = "measured time over formula", .min = 0, .above_min = true});
   }
 };
 
 struct OperatorParams {
-  std::string op;                  // one of OperatorNames()
-  std::string dtype;               // format of the multiply ("bf16", "fp8"); empty: any
-  std::string backend = "vllm";    // kernels measured: vllm, sglang, trtllm, nccl, ...
-  int q = 2;                       // how the terms combine: (sum T^q)^(1/q)
-  Seconds t0{0};                   // fixed time of a launch
-  double ec = 1;                   // reached fraction of the peak rate
-  double em = 1;                   // reached fraction of the memory bandwidth
-  Seconds d{0};                    // serial walk of the inner dimension: d x / (x + k0), or d x / 1024 when k0 = 0
+  std::string op;                // one of OperatorNames()
+  std::string dtype;             // format of the multiply ("bf16", "fp8"); empty: any
+  std::string backend = "vllm";  // kernels measured: vllm, sglang, trtllm, nccl, ...
+  int q = 2;                     // how the terms combine: (sum T^q)^(1/q)
+  Seconds t0{0};                 // fixed time of a launch
+  double ec = 1;                 // reached fraction of the peak rate
+  double em = 1;                 // reached fraction of the memory bandwidth
+  Seconds d{0};                  // serial walk of the inner dimension: d x / (x + k0), or d x / 1024 when k0 = 0
   double k0 = 0;
-  double kappa = 0;                // attention: rows (prefill) or tokens (decode) added by tile rounding
-  double eq = 0;                   // fp8 gemm: bandwidth fraction of the quantisation of the input; 0: none
-  double bm = 0, r2 = 0, kh = 0;   // moe: rows of tile rounding per expert, passes over routed rows, hidden overhead
-  Seconds a{0}, b{0};              // collectives: latency, and latency per further rank (deepep: per doubling of nodes)
-  double eb = 1;                   // collectives: reached fraction of the link bandwidth
-  Seconds s{0};                    // collectives: times the square root of the wire volume in MB
-  double en = 1;                   // deepep: reached fraction of the network bandwidth
-  std::string link;                // collectives: kind of link measured; empty: any
-  double max_size = 0;             // largest m, kv length or bytes measured; 0: not stated
+  double kappa = 0;               // attention: rows (prefill) or tokens (decode) added by tile rounding
+  double eq = 0;                  // fp8 gemm: bandwidth fraction of the quantisation of the input; 0: none
+  double bm = 0, r2 = 0, kh = 0;  // moe: rows of tile rounding per expert, passes over routed rows, hidden overhead
+  Seconds a{0}, b{0};             // collectives: latency, and latency per further rank (deepep: per doubling of nodes)
+  double eb = 1;                  // collectives: reached fraction of the link bandwidth
+  Seconds s{0};                   // collectives: times the square root of the wire volume in MB
+  double en = 1;                  // deepep: reached fraction of the network bandwidth
+  std::string link;               // collectives: kind of link measured; empty: any
+  double max_size = 0;            // largest m, kv length or bytes measured; 0: not stated
   std::string provenance = "calibrated";
   std::string source;
-  std::string confidence = "A";    // A read in a source, B vendor figure from prior knowledge, C estimate
+  std::string confidence = "A";                  // A read in a source, B vendor figure from prior knowledge, C estimate
   double mape = 0, median_ape = 0, p90_ape = 0;  // of the fit on unseen rows, per cent; 0: not stated
-  int rows = 0;                    // measured rows
+  int rows = 0;                                  // measured rows
   std::string note;
   std::vector<OperatorCurve> curves;
   std::vector<ResidualAnchor> anchors;
 
   // Set by LoadOperatorParams.
   Provenance label = Provenance::kAssumed;
-  std::string device;              // catalogue entry it comes from
+  std::string device;  // catalogue entry it comes from
 
   template <class Visitor>
   void Describe(Visitor& v);
@@ -96,7 +97,7 @@ struct OperatorReference {
 
 struct OperatorFile {
   std::string description;
-  std::string fallback;            // entry that supplies operators missing here, labelled transferred
+  std::string fallback;  // entry that supplies operators missing here, labelled transferred
   OperatorReference reference;
   std::vector<OperatorParams> operators;
   template <class Visitor>

@@ -31,7 +31,7 @@ TEST(CollectivesTest, GroupsKnowTheirNodes) {
   EXPECT_EQ(GroupPath(machine, 16).ranks_per_node, 8);
   EXPECT_EQ(GroupPath(machine, 2, 8).nodes, 2);
   EXPECT_EQ(GroupPath(machine, 2, 8).ranks_per_node, 1);
-  EXPECT_EQ(GroupPath(machine, 2, 4, 4).nodes, 2);   // GPUs 4 and 8
+  EXPECT_EQ(GroupPath(machine, 2, 4, 4).nodes, 2);  // GPUs 4 and 8
   EXPECT_EQ(GroupPath(machine, 12).ranks_per_node, 8);
 }
 
@@ -57,7 +57,8 @@ TEST(CollectivesTest, NvlinkMatchesTheFit) {
 TEST(CollectivesTest, TheOneShotKernelWinsForSmallMessagesOnly) {
   const Machine machine = TestMachine("h100-sxm-80gb");
   const Collectives nccl = Make(machine), both = Make(machine, true);
-  EXPECT_LT(both.Seconds(OpKind::kAllReduce, 16384, {8, 8, 1}), 0.5 * nccl.Seconds(OpKind::kAllReduce, 16384, {8, 8, 1}));
+  EXPECT_LT(both.Seconds(OpKind::kAllReduce, 16384, {8, 8, 1}),
+            0.5 * nccl.Seconds(OpKind::kAllReduce, 16384, {8, 8, 1}));
   EXPECT_EQ(both.Seconds(OpKind::kAllReduce, 20e6, {8, 8, 1}), nccl.Seconds(OpKind::kAllReduce, 20e6, {8, 8, 1}));
   EXPECT_EQ(both.Seconds(OpKind::kAllReduce, 16384, {9, 9, 1}), nccl.Seconds(OpKind::kAllReduce, 16384, {9, 9, 1}));
 }
@@ -76,8 +77,8 @@ TEST(CollectivesTest, TimesGrowWithBytesAndRanks) {
         }
       }
     }
-    if (machine.scale_up_topology == ScaleUpTopology::kPcie) continue;   // measured curves are not ordered by ranks
-    if (machine.scale_up_topology == ScaleUpTopology::kMesh) continue;   // more ranks use more links
+    if (machine.scale_up_topology == ScaleUpTopology::kPcie) continue;  // measured curves are not ordered by ranks
+    if (machine.scale_up_topology == ScaleUpTopology::kMesh) continue;  // more ranks use more links
     for (double bytes : {1e3, 1e5, 1e7, 1e9}) {
       double last = 0;
       for (int n = 2; n <= 16; ++n) {
@@ -95,8 +96,10 @@ TEST(CollectivesTest, NothingBeatsTheWire) {
     const Collectives c = Make(machine, true);
     for (const int n : {2, 4, 8}) {
       const double s = 1e9;
-      EXPECT_GE(c.Seconds(OpKind::kAllReduce, s, {n, n, 1}), s * 2 * (n - 1) / n / machine.scale_up.bandwidth.value()) << gpu;
-      EXPECT_GE(c.Seconds(OpKind::kAllGather, s, {n, n, 1}), s * (n - 1) / n / machine.scale_up.bandwidth.value()) << gpu;
+      EXPECT_GE(c.Seconds(OpKind::kAllReduce, s, {n, n, 1}), s * 2 * (n - 1) / n / machine.scale_up.bandwidth.value())
+          << gpu;
+      EXPECT_GE(c.Seconds(OpKind::kAllGather, s, {n, n, 1}), s * (n - 1) / n / machine.scale_up.bandwidth.value())
+          << gpu;
     }
   }
 }
@@ -145,13 +148,14 @@ TEST(CollectivesTest, DeepEpMatchesTheFit) {
   for (const int nodes : {1, 2, 4}) {
     op.ep = op.ranks = 8 * nodes;
     const double copies = RanksPerToken(256, 8, op.ep) * (op.ep - 1) / op.ep;
-    op.bytes = 128 * copies * 7168;   // fp8
+    op.bytes = 128 * copies * 7168;  // fp8
     // Low-latency kernels: one copy per chosen expert.
     const double s = 128.0 * 8 * 7168;
-    const double a = (17 + 6.8 * std::log2(nodes)) * kUs, local = s / nodes / 212e9, remote = s * (nodes - 1) / nodes / 38e9;
+    const double a = (17 + 6.8 * std::log2(nodes)) * kUs, local = s / nodes / 212e9,
+                 remote = s * (nodes - 1) / nodes / 38e9;
     const double low_latency = std::sqrt(a * a + local * local + remote * remote);
     const double t = c.Seconds(op, {op.ranks, 8, nodes});
-    EXPECT_LE(t, low_latency * 1.01) << nodes;   // or the normal kernels, if those are faster
+    EXPECT_LE(t, low_latency * 1.01) << nodes;  // or the normal kernels, if those are faster
     EXPECT_GT(t, 0.4 * low_latency) << nodes;
     if (nodes == 1) {
       EXPECT_NEAR(t, low_latency, 0.01 * low_latency);

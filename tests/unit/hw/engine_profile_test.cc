@@ -79,7 +79,7 @@ TEST(EngineProfileTest, ArchitecturesAndUserSettingsOverride) {
   Machine machine = TestMachine("h100-sxm-80gb");
   machine.host.single_thread = 0.1;
   const EngineProfile set = ApplyEngineConfig(p, config, machine);
-  EXPECT_EQ(set.step_host.value(), 0.1);   // taken as given, whatever the host
+  EXPECT_EQ(set.step_host.value(), 0.1);  // taken as given, whatever the host
   EXPECT_FALSE(set.cuda_graphs);
   EXPECT_EQ(set.gpu_memory_utilization, 0.5);
   EXPECT_EQ(set.expert_imbalance, 2);
@@ -87,8 +87,9 @@ TEST(EngineProfileTest, ArchitecturesAndUserSettingsOverride) {
 
 TEST(EngineProfileTest, IdealHasNoOverhead) {
   const EngineProfile p = ApplyEngineConfig(Load("ideal"), {}, TestMachine("h100-sxm-80gb"));
-  EXPECT_EQ(p.step_host.value() + p.sequence_host.value() + p.launch.value() + p.graph_launch.value() + p.post_step.value() +
-                p.post_sequence.value() + p.front_end.value(), 0);
+  EXPECT_EQ(p.step_host.value() + p.sequence_host.value() + p.launch.value() + p.graph_launch.value() +
+                p.post_step.value() + p.post_sequence.value() + p.front_end.value(),
+            0);
   EXPECT_EQ(p.gpu_time_factor, 1);
   EXPECT_EQ(GraphTokens(p, 5), 5);
 }
@@ -97,7 +98,8 @@ TEST(EngineProfileTest, GraphsPadToCapturedSizes) {
   EngineProfile p;
   p.graph_max_tokens = 100;
   p.graph_step = 8;
-  for (auto [tokens, padded] : std::vector<std::array<int64_t, 2>>{{0, 0}, {1, 1}, {2, 2}, {3, 4}, {5, 8}, {9, 16}, {97, 100}, {101, 101}}) {
+  for (auto [tokens, padded] :
+       std::vector<std::array<int64_t, 2>>{{0, 0}, {1, 1}, {2, 2}, {3, 4}, {5, 8}, {9, 16}, {97, 100}, {101, 101}}) {
     EXPECT_EQ(GraphTokens(p, tokens), padded) << tokens;
   }
 }

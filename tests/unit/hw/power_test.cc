@@ -20,7 +20,7 @@ TEST(PowerTest, MatchesTheH200Fit) {
     const double duty = t / (t + 9.5e-6);
     EXPECT_NEAR(power.KernelWatts(t, uc, um), duty * (35 + 625 * std::pow(uc, 0.62) + 459 * um), 1e-6);
   }
-  EXPECT_EQ(power.KernelWatts(1, 1, 1), 700 - 129);   // never above TDP
+  EXPECT_EQ(power.KernelWatts(1, 1, 1), 700 - 129);  // never above TDP
   EXPECT_EQ(power.KernelWatts(0, 1, 1), 0);
 }
 
@@ -39,10 +39,10 @@ TEST(PowerTest, AttentionDrawsItsShareOfTdp) {
 TEST(PowerTest, ALimitLowersTheClock) {
   const PowerModel power(Board(700, 100), Watts(400));
   EXPECT_TRUE(power.limited());
-  EXPECT_EQ(power.Clock(250), 1);                       // draws less than the limit allows
+  EXPECT_EQ(power.Clock(250), 1);  // draws less than the limit allows
   EXPECT_NEAR(power.Clock(600), std::pow(0.5, 1 / 2.4), 1e-9);
   EXPECT_EQ(power.Limited(600), 300);
-  EXPECT_EQ(PowerModel(Board(700, 100), Watts(90)).Clock(600), PowerModel::kMinClock);   // below idle
+  EXPECT_EQ(PowerModel(Board(700, 100), Watts(90)).Clock(600), PowerModel::kMinClock);  // below idle
   EXPECT_FALSE(PowerModel(Board(700, 100), Watts(900)).limited());
 }
 

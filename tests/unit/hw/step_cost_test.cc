@@ -46,15 +46,18 @@ TEST(StepCostTest, DecodeOfA70BModelMatchesTheReferenceSums) {
   const ModelSpec model = TestModel("llama-3.1-70b");
   ParallelPlan plan;
   plan.tp = 4;
-  for (auto [gpu, expected] : std::vector<std::pair<const char*, double>>{
-           {"a100-sxm-80gb", 34.1e-3}, {"h100-sxm-80gb", 18.0e-3}, {"h200-sxm-141gb", 13.8e-3}, {"b200-sxm-180gb", 10.6e-3}}) {
+  for (auto [gpu, expected] : std::vector<std::pair<const char*, double>>{{"a100-sxm-80gb", 34.1e-3},
+                                                                          {"h100-sxm-80gb", 18.0e-3},
+                                                                          {"h200-sxm-141gb", 13.8e-3},
+                                                                          {"b200-sxm-180gb", 10.6e-3}}) {
     const Machine machine = TestMachine(gpu);
     auto compiled = Compile(model, plan, machine, Profile("ideal", machine));
     const StepCost cost = Predict(*compiled, Decode(32, 2048));
     EXPECT_NEAR(cost.stage_seconds[0], expected, 0.07 * expected) << gpu;
     // No faster than reading the weights of a GPU and the KV cache once.
-    const double bytes = WeightBytesPerGpu(model, plan, 0).value() + 32 * 2048 * KvBytesPerGpu(model, plan, 0).per_token.value();
-    const double embedding = 128256.0 * 8192 / 4 * 2;   // gathered, not read through
+    const double bytes =
+        WeightBytesPerGpu(model, plan, 0).value() + 32 * 2048 * KvBytesPerGpu(model, plan, 0).per_token.value();
+    const double embedding = 128256.0 * 8192 / 4 * 2;  // gathered, not read through
     EXPECT_GT(cost.stage_seconds[0], (bytes - embedding) / machine.gpu.memory_bandwidth.value());
   }
 }
@@ -69,7 +72,8 @@ TEST(StepCostTest, EqualsTheSumOfItsOperators) {
     auto compiled = Compile(model, plan, machine, Profile("ideal", machine));
     const std::vector<PrefillChunk> chunks = {{300, 0}, {128, 4096}};
     StepWork work = Decode(20, 3000);
-    work.decode_kv_sum_windowed = 20 * std::min<int64_t>(3000, model.attention.window > 0 ? model.attention.window : 3000);
+    work.decode_kv_sum_windowed =
+        20 * std::min<int64_t>(3000, model.attention.window > 0 ? model.attention.window : 3000);
     work.tokens += 428;
     work.logits_rows += 1;
     work.chunks = chunks;
@@ -94,7 +98,7 @@ TEST(StepCostTest, EqualsTheSumOfItsOperators) {
     }
     const StepCost cost = Predict(*compiled, work);
     EXPECT_NEAR(cost.stage_seconds[0], seconds, 1e-9 * seconds) << name;
-    EXPECT_NEAR(cost.dynamic_joules, 2 * joules, 1e-9 * joules) << name;   // two GPUs
+    EXPECT_NEAR(cost.dynamic_joules, 2 * joules, 1e-9 * joules) << name;  // two GPUs
     // Again from the filled table, and the explanation adds up to it.
     EXPECT_EQ(Predict(*compiled, work).stage_seconds[0], cost.stage_seconds[0]);
     double explained = 0;
@@ -145,7 +149,8 @@ TEST(StepCostTest, HostTermsAct) {
   p.overlap = true;
   EXPECT_NEAR(Predict(*Compile(model, {}, machine, p), Decode(16, 500)).stage_seconds[0], gpu + 1e-3 + 16 * 1e-4, 1e-9);
   p.step_host = Seconds(0.1);
-  EXPECT_NEAR(Predict(*Compile(model, {}, machine, p), Decode(16, 500)).stage_seconds[0], 0.1 + 16 * 1e-5 + 1e-3 + 16 * 1e-4, 1e-9);
+  EXPECT_NEAR(Predict(*Compile(model, {}, machine, p), Decode(16, 500)).stage_seconds[0],
+              0.1 + 16 * 1e-5 + 1e-3 + 16 * 1e-4, 1e-9);
   // Eager mode launches every kernel: twice the cost, twice the time when launches bound the step.
   p = Profile("ideal", machine);
   p.cuda_graphs = false;
@@ -153,7 +158,7 @@ TEST(StepCostTest, HostTermsAct) {
   const double once = Predict(*Compile(model, {}, machine, p), Decode(1, 10)).stage_seconds[0];
   p.launch = Seconds(2e-4);
   EXPECT_NEAR(Predict(*Compile(model, {}, machine, p), Decode(1, 10)).stage_seconds[0], 2 * once, 1e-9);
-  EXPECT_GT(once, 32 * 8 * 1e-4);   // at least 8 kernels a layer
+  EXPECT_GT(once, 32 * 8 * 1e-4);  // at least 8 kernels a layer
   p.gpu_time_factor = 2;
   p.launch = Seconds(0);
   EXPECT_NEAR(Predict(*Compile(model, {}, machine, p), Decode(16, 500)).stage_seconds[0], 2 * gpu, 1e-9);
@@ -210,7 +215,8 @@ TEST(StepCostTest, TablesAndDirectEvaluationAgree) {
   auto tabulated = Compile(TestModel("llama-3.1-8b"), {}, machine, p);
   auto direct = Compile(TestModel("llama-3.1-8b"), {}, machine, p, small);
   for (const int64_t seqs : {1, 16, 17, 400, 20000}) {
-    EXPECT_EQ(Predict(*tabulated, Decode(seqs, 64)).stage_seconds[0], Predict(*direct, Decode(seqs, 64)).stage_seconds[0]);
+    EXPECT_EQ(Predict(*tabulated, Decode(seqs, 64)).stage_seconds[0],
+              Predict(*direct, Decode(seqs, 64)).stage_seconds[0]);
   }
 }
 
@@ -227,7 +233,7 @@ TEST(StepCostTest, PipelineStagesSplitTheLayers) {
   // The same layers plus three hand-overs of 0.5 MB.
   EXPECT_GT(sum, a.stage_seconds[0]);
   EXPECT_LT(sum, a.stage_seconds[0] + 3 * 100e-6);
-  EXPECT_GT(b.stage_seconds[3], b.stage_seconds[1]);   // LM head
+  EXPECT_GT(b.stage_seconds[3], b.stage_seconds[1]);  // LM head
   EXPECT_NEAR(b.dynamic_joules, a.dynamic_joules, 0.02 * a.dynamic_joules);
 }
 
@@ -262,7 +268,8 @@ TEST(StepCostTest, AttentionRanksWaitForTheSlowestAndShareExperts) {
   const StepCost with = Predict(*uneven, many), without = Predict(*uniform, many);
   EXPECT_GT(with.stage_seconds[0], without.stage_seconds[0]);
   EXPECT_EQ(without.bound_seconds[static_cast<size_t>(Bound::kWaiting)], 0);
-  EXPECT_NEAR(with.bound_seconds[static_cast<size_t>(Bound::kWaiting)], with.stage_seconds[0] - without.stage_seconds[0], 1e-9);
+  EXPECT_NEAR(with.bound_seconds[static_cast<size_t>(Bound::kWaiting)],
+              with.stage_seconds[0] - without.stage_seconds[0], 1e-9);
 }
 
 TEST(StepCostTest, LongerContextsAndBiggerBatchesTakeLonger) {
@@ -298,6 +305,18 @@ TEST(StepCostTest, SourcesAndExtrapolationAreReported) {
   EXPECT_THAT(compiled->Warnings()[0], ::testing::HasSubstr("1000000"));
   const Machine mi300x = TestMachine("mi300x-192gb");
   EXPECT_FALSE(Compile(TestModel("llama-3.1-8b"), {}, mi300x, Profile("vllm-0.19", mi300x))->Warnings().empty());
+}
+
+TEST(StepCostTest, ParametersLoadedBeforeGiveTheSameCosts) {
+  const Machine machine = TestMachine("h100-sxm-80gb");
+  const ModelSpec model = TestModel("llama-3.1-8b");
+  auto set = LoadOperatorParams(OperatorEntryFor(machine.gpu), TestCatalog());
+  ASSERT_TRUE(set.ok());
+  StepCostOptions options;
+  options.operators = std::make_shared<const OperatorParamSet>(*std::move(set));
+  EXPECT_EQ(
+      Predict(*Compile(model, {}, machine, Profile("vllm-0.19", machine), options), Decode(8, 900)).stage_seconds[0],
+      Predict(*Compile(model, {}, machine, Profile("vllm-0.19", machine)), Decode(8, 900)).stage_seconds[0]);
 }
 
 TEST(StepCostTest, BadPlansAreErrors) {
