@@ -252,7 +252,7 @@ std::optional<double> ToDouble(const Decimal& d, int shift) {
   const std::string text = fmt::format("{}e{}", d.mantissa, d.exponent + shift);
   double value = 0;
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-  if (error != std::errc() || end != text.data() + text.size() || !std::isfinite(value)) return std::nullopt;
+  if (error != std::errc() || end != text.data() + text.size()) return std::nullopt;
   return value;
 }
 

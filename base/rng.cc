@@ -64,11 +64,12 @@ double Ln(double x) {
     ++exponent;
   }
   // ln m = 2 atanh(s), s = f / (2 + f), f = m - 1 in [-0.293, 0.414]; the series stops below 2^-60. The leading term
-  // 2 s is written f - f^2/2 + s f^2/2: f is exact, so the division's rounding error only meets the small terms.
+  // 2 s is written f - f^2/2 + s f^2/2: f is exact, so the division's rounding error only meets the small terms
+  // (the arrangement of fdlibm's log by Sun Microsystems, 1993; the coefficients here are the plain series).
   const double f = m - 1;
   const double s = f / (2 + f);
   const double z = s * s, w = z * z;
-  const double even = 2.0 / 3 + w * (2.0 / 7 + w * (2.0 / 11 + w * (2.0 / 15 + w * (2.0 / 19 + w * (2.0 / 23)))));
+  const double even = 2.0 / 3 + w * (2.0 / 7 + w * (2.0 / 11 + w * (2.0 / 15 + w * (2.0 / 19))));
   const double odd = 2.0 / 5 + w * (2.0 / 9 + w * (2.0 / 13 + w * (2.0 / 17 + w * (2.0 / 21))));
   const double r = z * (even + z * odd);
   const double half_square = 0.5 * f * f;

@@ -34,7 +34,7 @@ TEST(NearestName, FindsTyposAndCutShortNames) {
   EXPECT_EQ(NearestName("h100-sxm-80g", names), "h100-sxm-80gb");
   EXPECT_EQ(NearestName("a100", names), "a100-sxm-80gb");
   EXPECT_EQ(NearestName("lama-3.1-70b", names), "llama-3.1-70b");
-  EXPECT_EQ(NearestName("orund-robin", names), "round-robin");  // a swap is one edit
+  EXPECT_EQ(NearestName("form", {"farms", "from"}), "from");  // a swap is one edit, not two
   EXPECT_EQ(NearestName("quantum", names), "");
   EXPECT_EQ(NearestName("", names), "");
   EXPECT_EQ(NearestName("x", {}), "");
