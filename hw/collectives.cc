@@ -86,7 +86,7 @@ CommPath GroupPath(const Machine& machine, int ranks, int stride, int first) {
 }
 
 Collectives::Collectives(const Machine& machine, std::shared_ptr<const OperatorParamSet> params, bool custom_all_reduce,
-                         bool deepep)
+                         bool deepep, std::string backend)
     : params_(std::move(params)),
       intra_(machine.scale_up),
       host_(machine.host_link),
@@ -94,7 +94,8 @@ Collectives::Collectives(const Machine& machine, std::shared_ptr<const OperatorP
       topology_(machine.scale_up_topology),
       peers_(machine.scale_up_peers),
       custom_(custom_all_reduce),
-      deepep_(deepep) {
+      deepep_(deepep),
+      backend_(std::move(backend)) {
   rail_ = inter_.bandwidth.value() * std::max(1, machine.nics_per_node) / std::max(1, machine.gpus_per_node);
 }
 
@@ -110,10 +111,13 @@ Collectives::Wires Collectives::InNodeWires(int ranks) const {
 const OperatorParams* Collectives::Entry(std::string_view name, std::string_view link_kind) const {
   // Entries of the device itself come first; one measured on another kind of link does not apply.
   if (params_ == nullptr) return nullptr;
+  const OperatorParams* first = nullptr;
   for (const OperatorParams& p : params_->entries) {
-    if (p.op == name && (p.link.empty() || p.link == link_kind)) return &p;
+    if (p.op != name || (!p.link.empty() && p.link != link_kind)) continue;
+    if (p.backend == backend_ && (first == nullptr || p.device == first->device)) return &p;
+    if (first == nullptr && p.backend.find("-eager") == std::string::npos) first = &p;
   }
-  return nullptr;
+  return first;
 }
 
 double Collectives::Fitted(const OperatorParams& p, OpKind kind, double bytes, int ranks, double bandwidth) {
@@ -171,12 +175,20 @@ double Collectives::InNodeSeconds(OpKind kind, double bytes, int ranks) const {
   const Wires wires = InNodeWires(ranks);
   const OperatorParams* p = Entry(EntryName(kind), wires.kind);
   double t = p != nullptr ? FittedOrCurve(*p, kind, bytes, ranks, wires.bandwidth) : Generic(kind, bytes, ranks, wires);
-  if (kind == OpKind::kAllReduce && custom_ && bytes <= kOneShotBytes && ranks <= kOneShotRanks) {
+  // Over PCIe engines use their own kernel for pairs only.
+  const int one_shot_ranks = wires.kind == "pcie" ? 2 : kOneShotRanks;
+  if (kind == OpKind::kAllReduce && custom_ && bytes <= kOneShotBytes && ranks <= one_shot_ranks) {
     if (const OperatorParams* one_shot = Entry("custom_all_reduce", wires.kind)) {
       t = std::min(t, FittedOrCurve(*one_shot, kind, bytes, ranks, wires.bandwidth));
     }
   }
   return t;
+}
+
+double Collectives::EntrySeconds(std::string_view entry, OpKind kind, double bytes, int ranks) const {
+  const Wires wires = InNodeWires(ranks);
+  const OperatorParams* p = Entry(entry, wires.kind);
+  return p == nullptr ? -1 : FittedOrCurve(*p, kind, bytes, ranks, wires.bandwidth);
 }
 
 bool Collectives::UsesDeepEp(const Operator& op) const {

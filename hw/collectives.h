@@ -44,13 +44,16 @@ class Collectives {
  public:
   Collectives() = default;
   Collectives(const Machine& machine, std::shared_ptr<const OperatorParamSet> params, bool custom_all_reduce,
-              bool deepep);
+              bool deepep, std::string backend = "");
 
   // Seconds of one collective; 0 for one rank or no bytes. `bytes` as Operator::bytes defines it for the kind.
   double Seconds(OpKind kind, double bytes, const CommPath& path) const;
   // The same for an operator; expert all-to-alls take DeepEP kernels where the engine has them.
   double Seconds(const Operator& op, const CommPath& path) const;
   CollectiveSource Source(const Operator& op, const CommPath& path) const;
+  // Seconds inside a node by one catalogue operator alone ("custom_all_reduce" at any size, "all_reduce", ...), for
+  // comparing entries with measurements. Negative when there is no such entry.
+  double EntrySeconds(std::string_view entry, OpKind kind, double bytes, int ranks) const;
 
  private:
   // The wires of `ranks` GPUs inside a node: kind and usable bandwidth per GPU.
@@ -76,6 +79,7 @@ class Collectives {
   double rail_ = 0;  // network bandwidth per GPU, raw
   bool custom_ = true;
   bool deepep_ = false;
+  std::string backend_;  // kernels preferred where several were measured
 };
 
 }  // namespace simrun

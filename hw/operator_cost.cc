@@ -22,6 +22,11 @@ constexpr double kMlaHeadTile = 16;
 // without it, others do not change.
 constexpr double kRowsPerPadding = 8;
 
+// Prompts of one step at most 2^this in the measurements.
+constexpr int kPrefillOctaves = 8;
+// A correction beyond this (a factor of about 5) would say that the formula does not apply.
+constexpr double kLargestCorrection = 1.6;
+
 double Capped(double efficiency) { return std::min(efficiency, 1.0); }
 
 // Formats to try when a device does not multiply in one: the next wider it has.
@@ -102,12 +107,20 @@ double ResidualFactor(const OperatorParams& p, std::initializer_list<double> at)
   return Exp(sum / weights);
 }
 
+// What the fitted corrections of an entry multiply its formula by.
+double TreeFactor(const OperatorParams& p, const Features& features) {
+  if (p.trees.empty()) return 1;
+  double sum = 0;
+  for (const ResidualTrees& trees : p.trees) sum += trees.Eval(features);
+  return Exp(std::clamp(sum, -kLargestCorrection, kLargestCorrection));
+}
+
 double D(int64_t x) { return static_cast<double>(x); }
 
 }  // namespace
 
 void AttentionCost::AddPrefill(std::span<const PrefillChunk> chunks, AttentionSplit* out) const {
-  double pairs = 0, keys = 0, queries = 0, past_sum = 0, longest = 0;
+  double pairs = 0, exact_pairs = 0, keys = 0, queries = 0, past_sum = 0, longest = 0;
   const double w = static_cast<double>(window_);
   for (const PrefillChunk& chunk : chunks) {
     const double q = static_cast<double>(chunk.tokens), past = static_cast<double>(chunk.past), kv = past + q;
@@ -132,13 +145,20 @@ void AttentionCost::AddPrefill(std::span<const PrefillChunk> chunks, AttentionSp
     // With very few rows the heads of a group share a tile, so the padding is not repeated per head.
     const double padding = std::min(kappa_, kRowsPerPadding * q);
     pairs += scored + padding * (kappa_on_keys_ ? seen : q) + padding * padding / 2;
+    exact_pairs += scored;
     keys += seen;
     queries += q;
     past_sum += past;
     longest = std::max(longest, window_ > 0 ? std::min(kv, w + 128) : kv);
   }
+  double factor = 1;
+  if (prefill_grid_ != nullptr && !chunks.empty()) {
+    // Measured without a past: a chunk with one stands for the prompt of as many query-key pairs.
+    const double count = static_cast<double>(chunks.size());
+    factor = prefill_grid_->Factor(count, std::sqrt(2 * exact_pairs / count));
+  }
   Combine(prefill_, prefill_.c_key * pairs + c_past_ * past_sum, prefill_.m_key * keys + prefill_.m_seq * queries,
-          prefill_.d * longest, out);
+          prefill_.d * longest, factor, out);
 }
 
 absl::StatusOr<OperatorCosts> OperatorCosts::Create(const Machine& machine, const Catalog& catalog,
@@ -153,7 +173,7 @@ absl::StatusOr<OperatorCosts> OperatorCosts::Create(const Machine& machine,
   OperatorCosts costs;
   costs.machine_ = machine;
   costs.params_ = std::move(params);
-  costs.collectives_ = Collectives(machine, costs.params_, options.custom_all_reduce, options.deepep);
+  costs.collectives_ = Collectives(machine, costs.params_, options.custom_all_reduce, options.deepep, options.backend);
   costs.power_ = PowerModel(machine.gpu, machine.power_limit);
   costs.options_ = options;
   costs.bandwidth_ = machine.gpu.memory_bandwidth.value();
@@ -297,7 +317,8 @@ OpTime OperatorCosts::Finish(const Term& term, Provenance label) const {
   const double parts = c + m + d;
   const double scale = parts > 0 ? n / parts : 0;
   // A correction never takes an operator below what the datasheet rates allow.
-  const double floor = std::max(achieved(term.flops, term.peak, 1), achieved(term.bytes, bandwidth_, 1));
+  const double floor = std::max(achieved(term.flops, term.peak, 1),
+                                options_.benchmark ? 0.0 : achieved(term.bytes, bandwidth_, 1));
   const double factor = term.factor == 1 ? 1 : std::max(term.factor, std::min(1.0, floor / seconds));
   out.bound[static_cast<size_t>(Bound::kCompute)] = c * scale * factor;
   out.bound[static_cast<size_t>(Bound::kMemory)] = (m * scale + term.extra) * factor;
@@ -308,10 +329,26 @@ OpTime OperatorCosts::Finish(const Term& term, Provenance label) const {
   return out;
 }
 
-OpTime OperatorCosts::Gemm(const Operator& op) const {
-  if (op.m <= 0 || op.n <= 0 || op.k <= 0) return {};
-  const Choice choice = ChooseFor(op);
-  const OperatorParams& p = *choice.params;
+double OperatorCosts::Rereading(const OperatorParams& p, double bytes) const {
+  const double room = p.l2_share * machine_.gpu.l2.value();
+  if (p.l2_gain <= 1 || room <= 0) return 1;
+  const double ratio = bytes / room, held = 1 / (1 + ratio * ratio * ratio * ratio);
+  return 1 - held * (1 - 1 / p.l2_gain);
+}
+
+FormulaParts OperatorCosts::PartsOf(const Term& term, const OperatorParams& p) const {
+  // As the benchmark saw it, in a simulation too: the features tell which kernel was chosen.
+  const double reread = options_.benchmark ? 1 : Rereading(p, term.bytes);
+  FormulaParts parts{term.t0, term.compute, term.memory * reread, term.serial, 0};
+  const double c = parts.compute, m = parts.memory, d = parts.serial;
+  const double n = term.q == 1   ? c + m + d
+                   : term.q == 2 ? std::sqrt(c * c + m * m + d * d)
+                                 : std::sqrt(std::sqrt(c * c * c * c + m * m * m * m + d * d * d * d));
+  parts.seconds = term.t0 + n + term.extra;
+  return parts;
+}
+
+OperatorCosts::Term OperatorCosts::GemmTerm(const Operator& op, const OperatorParams& p, Features* features) const {
   const DType compute = Supported(ComputeDType(op.weights, op.activations));
   const double m = D(op.m), n = D(op.n), k = D(op.k);
   const double wide = std::max(2.0, BytesPerElement(op.activations));  // of the output, and of inputs the device widens
@@ -330,13 +367,26 @@ OpTime OperatorCosts::Gemm(const Operator& op) const {
   // Batched products have more input than m x k and say so.
   term.bytes = std::max(op.bytes, input_bytes * m * k + weight_bytes * n * k + wide * m * n);
   term.memory = term.bytes / (bandwidth_ * Capped(p.em) * efficiency);
+  if (options_.benchmark) term.memory *= Rereading(p, term.bytes);
   term.serial = p.k0 > 0 ? p.d.value() * k / (k + p.k0) : p.d.value() * k / 1024;
   if (p.eq > 0 && narrow) term.extra = 3 * m * k / (bandwidth_ * Capped(p.eq));
-  term.factor = ResidualFactor(p, {m, n, k});
-  return Finish(term, choice.label);
+  if (features != nullptr || !p.trees.empty()) {
+    const Features f = GemmFeatures({m, n, k}, PartsOf(term, p), machine_.gpu.multiprocessors);
+    if (features != nullptr) *features = f;
+    term.factor = TreeFactor(p, f);
+  }
+  if (!p.anchors.empty()) term.factor *= ResidualFactor(p, {m, n, k});
+  return term;
 }
 
-OperatorCosts::Term OperatorCosts::MoeTerm(const Operator& op, const OperatorParams& p, double imbalance) const {
+OpTime OperatorCosts::Gemm(const Operator& op) const {
+  if (op.m <= 0 || op.n <= 0 || op.k <= 0) return {};
+  const Choice choice = ChooseFor(op);
+  return Finish(GemmTerm(op, *choice.params, nullptr), choice.label);
+}
+
+OperatorCosts::Term OperatorCosts::MoeTerm(const Operator& op, const OperatorParams& p, double imbalance,
+                                           Features* features) const {
   const DType compute = Supported(ComputeDType(op.weights, op.activations));
   const double h = D(op.hidden), inner = D(op.inter) / op.tp, matrices = op.gated ? 3 : 2;
   const double rows = D(op.tokens) * D(op.topk) / op.ep;
@@ -357,17 +407,27 @@ OperatorCosts::Term OperatorCosts::MoeTerm(const Operator& op, const OperatorPar
   const double moved = 2 * p.r2 * D(op.tokens) * D(op.topk) * h + 2 * rows * imbalance * (h + matrices * inner);
   term.extra = moved / bandwidth_;
   term.bytes += moved;
-  term.factor = ResidualFactor(p, {D(op.tokens), h, inner, D(op.experts)});
+  if (options_.benchmark) term.memory *= Rereading(p, term.bytes);
+  if (features != nullptr || !p.trees.empty()) {
+    MoePoint point;
+    point.tokens = D(op.tokens), point.hidden = h, point.inter = inner, point.topk = D(op.topk);
+    point.experts = D(op.experts), point.tp = op.tp, point.ep = op.ep;
+    point.active = active, point.imbalance = imbalance;
+    const Features f = MoeFeatures(point, PartsOf(term, p), machine_.gpu.multiprocessors);
+    if (features != nullptr) *features = f;
+    term.factor = TreeFactor(p, f);
+  }
+  if (!p.anchors.empty()) term.factor *= ResidualFactor(p, {D(op.tokens), h, inner, D(op.experts)});
   return term;
 }
 
 OpTime OperatorCosts::Moe(const Operator& op) const {
   if (op.tokens <= 0 || op.topk <= 0) return {};
   const Choice choice = ChooseFor(op);
-  const OpTime even = Finish(MoeTerm(op, *choice.params, 1), choice.label);
+  const OpTime even = Finish(MoeTerm(op, *choice.params, 1, nullptr), choice.label);
   if (op.imbalance <= 1) return even;
   // The busiest rank decides when the layer ends; the others wait, drawing little.
-  OpTime busiest = Finish(MoeTerm(op, *choice.params, op.imbalance), choice.label);
+  const OpTime busiest = Finish(MoeTerm(op, *choice.params, op.imbalance, nullptr), choice.label);
   const double waiting = std::max(0.0, busiest.seconds - even.seconds);
   OpTime out = even;
   out.seconds += waiting;
@@ -375,15 +435,7 @@ OpTime OperatorCosts::Moe(const Operator& op) const {
   return out;
 }
 
-OpTime OperatorCosts::Elementwise(const Operator& op) const {
-  if (op.bytes <= 0) return {};
-  if (op.kind == OpKind::kQuantize) {
-    // Measured GEMM times in 8-bit formats contain the quantisation of their input.
-    const OperatorParams* gemm = Choose("gemm", Supported(op.activations)).params;
-    if (BitsPerElement(Supported(op.activations)) >= 16 || (gemm != nullptr && gemm->eq > 0)) return {};
-  }
-  const Choice choice = ChooseFor(op);
-  const OperatorParams& p = *choice.params;
+OperatorCosts::Term OperatorCosts::RowTerm(const Operator& op, const OperatorParams& p, Features* features) const {
   Term term;
   term.q = p.q;
   term.bytes = op.bytes;
@@ -392,11 +444,49 @@ OpTime OperatorCosts::Elementwise(const Operator& op) const {
   term.memory = cached / (bandwidth_ * p.em) + (op.bytes - cached) / bandwidth_;
   // N_q of the fixed time and the transfer, so that launch takes its share of a combined term.
   term.serial = p.t0.value();
-  term.factor = ResidualFactor(p, {op.bytes});
+  if (op.kind == OpKind::kQuantize && (features != nullptr || !p.trees.empty())) {
+    const Features f = RowFeatures(D(op.m), D(op.k), PartsOf(term, p));
+    if (features != nullptr) *features = f;
+    term.factor = TreeFactor(p, f);
+  }
+  if (!p.anchors.empty()) term.factor *= ResidualFactor(p, {op.bytes});
   if (cached < op.bytes || p.em > 1) term.bytes = std::max(0.0, op.bytes - cached);
-  OpTime out = Finish(term, choice.label);
+  return term;
+}
+
+OpTime OperatorCosts::Elementwise(const Operator& op) const {
+  if (op.bytes <= 0) return {};
+  if (op.kind == OpKind::kQuantize && !options_.benchmark) {
+    // Measured GEMM times in 8-bit formats contain the quantisation of their input.
+    const OperatorParams* gemm = Choose("gemm", Supported(op.activations)).params;
+    if (BitsPerElement(Supported(op.activations)) >= 16 || (gemm != nullptr && gemm->eq > 0)) return {};
+  }
+  const Choice choice = ChooseFor(op);
+  OpTime out = Finish(RowTerm(op, *choice.params, nullptr), choice.label);
   std::swap(out.bound[static_cast<size_t>(Bound::kSerial)], out.bound[static_cast<size_t>(Bound::kLaunch)]);
   return out;
+}
+
+OperatorCosts::Sample OperatorCosts::Probe(const Operator& op) const {
+  Sample sample;
+  const Choice choice = ChooseFor(op);
+  if (choice.params == nullptr) return sample;
+  Term term;
+  switch (op.kind) {
+    case OpKind::kGemm:
+      term = GemmTerm(op, *choice.params, &sample.features);
+      break;
+    case OpKind::kMoe:
+      term = MoeTerm(op, *choice.params, std::max(1.0, op.imbalance), &sample.features);
+      break;
+    default:
+      term = RowTerm(op, *choice.params, &sample.features);
+      break;
+  }
+  sample.factor = term.factor;
+  term.factor = 1;
+  sample.formula = Finish(term, choice.label).seconds;
+  return sample;
 }
 
 CommPath OperatorCosts::PathOf(const Operator& op, const CommPath* path) const {
@@ -431,7 +521,85 @@ OpTime OperatorCosts::Cost(const Operator& op, const CommPath* path) const {
   }
 }
 
+OperatorCosts::Sample OperatorCosts::ProbeWith(const AttentionCost& cost, const AttentionShape& shape,
+                                               const AttentionPoint& point, bool prefill) const {
+  const char* name = shape.mla ? (prefill ? "mla_prefill" : "mla_decode") : (prefill ? "prefill" : "decode");
+  const OperatorParams& p = *Choose(name, shape.kv).params;
+  // Once with all of the memory traffic to know its bytes, then with what the cache did not serve.
+  AttentionCost once = cost;
+  once.decode_grid_ = once.prefill_grid_ = nullptr;
+  AttentionCost::Terms& terms = prefill ? once.prefill_ : once.decode_;
+  const auto price = [&](AttentionSplit* split) {
+    if (prefill) {
+      const PrefillChunk chunk{static_cast<int64_t>(point.queries), static_cast<int64_t>(point.keys - point.queries)};
+      const std::vector<PrefillChunk> chunks(static_cast<size_t>(point.sequences), chunk);
+      once.AddPrefill(chunks, split);
+    } else {
+      once.AddDecode(point.sequences, point.sequences * point.keys, point.keys, split);
+    }
+  };
+  Sample sample;
+  AttentionSplit cold;
+  if (!options_.benchmark || p.l2_gain <= 1) price(&cold);
+  sample.formula = cold.seconds();
+  FormulaParts parts{cold.launch, cold.compute, cold.memory, cold.serial, cold.seconds()};
+  if (p.l2_gain > 1) {
+    const double bytes = (prefill ? terms.m_key * point.sequences * point.keys + terms.m_seq * point.sequences * point.queries
+                                  : terms.m_key * point.sequences * point.keys + terms.m_seq * point.sequences) *
+                         terms.em * bandwidth_ / std::max(1.0, shape.layers);
+    const double left = Rereading(p, bytes);
+    terms.m_key *= left;
+    terms.m_seq *= left;
+    AttentionSplit warm;
+    price(&warm);
+    if (options_.benchmark) sample.formula = warm.seconds();
+    parts = {warm.launch, warm.compute, warm.memory, warm.serial, warm.seconds()};
+  }
+  const double layers = std::max(shape.layers, 1e-9);
+  parts.seconds /= layers;
+  parts.compute /= layers, parts.memory /= layers, parts.serial /= layers;
+  sample.features = AttentionFeatures(point, parts, machine_.gpu.multiprocessors);
+  sample.factor = TreeFactor(p, sample.features);
+  return sample;
+}
+
+OperatorCosts::Sample OperatorCosts::Probe(const AttentionShape& shape, const AttentionPoint& point, bool prefill) const {
+  return ProbeWith(AttentionFormula(shape), shape, point, prefill);
+}
+
 AttentionCost OperatorCosts::Attention(const AttentionShape& shape) const {
+  AttentionCost cost = AttentionFormula(shape);
+  for (const bool prefill : {false, true}) {
+    const char* name = shape.mla ? (prefill ? "mla_prefill" : "mla_decode") : (prefill ? "prefill" : "decode");
+    const OperatorParams* p = Choose(name, shape.kv).params;
+    if (p->trees.empty()) continue;
+    auto grid = std::make_shared<AttentionGrid>();
+    AttentionPoint point;
+    point.heads = D(shape.heads), point.kv_heads = D(shape.kv_heads), point.head_dim = D(shape.head_dim);
+    point.kv_bytes = BytesPerElement(shape.kv);
+    AttentionShape one = shape;
+    one.window = 0;
+    AttentionCost formula = cost;
+    formula.window_ = 0;
+    for (int i = 0; i < AttentionGrid::kSequences; ++i) {
+      for (int j = 0; j < AttentionGrid::kLengths; ++j) {
+        // More prompts in one step than were ever measured: as the largest count that was.
+        if (prefill && i > kPrefillOctaves) {
+          grid->At(i, j) = grid->At(kPrefillOctaves, j);
+          continue;
+        }
+        point.sequences = D(int64_t{1} << i);
+        point.keys = D(int64_t{1} << j);
+        point.queries = prefill ? point.keys : 1;
+        grid->At(i, j) = ProbeWith(formula, one, point, prefill).factor;
+      }
+    }
+    (prefill ? cost.prefill_grid_ : cost.decode_grid_) = std::move(grid);
+  }
+  return cost;
+}
+
+AttentionCost OperatorCosts::AttentionFormula(const AttentionShape& shape) const {
   // Entries of attention are told apart by the format of the cache.
   const OperatorParams& pre = *Choose(shape.mla ? "mla_prefill" : "prefill", shape.kv).params;
   const OperatorParams& dec = *Choose(shape.mla ? "mla_decode" : "decode", shape.kv).params;
@@ -454,6 +622,8 @@ AttentionCost OperatorCosts::Attention(const AttentionShape& shape) const {
   // Half a row of padding is what turns q^2/2 into the exact q (q+1)/2.
   cost.kappa_ = std::max(0.5, pre.kappa);
   cost.kappa_on_keys_ = !shape.mla;
+  p.ec = ec;
+  p.em = Capped(pre.em);
   p.t0 = pre.t0.value() * layers;
   p.c_key = 2 * heads * widths / (peak * ec) * layers;
   const double em = bandwidth_ * Capped(pre.em);
@@ -473,6 +643,8 @@ AttentionCost OperatorCosts::Attention(const AttentionShape& shape) const {
 
   AttentionCost::Terms& d = cost.decode_;
   d.q = dec.q;
+  d.ec = Capped(dec.ec);
+  d.em = Capped(dec.em);
   d.t0 = dec.t0.value() * layers;
   d.d = dec.d.value() * layers;
   d.k0 = std::max(1.0, dec.k0);

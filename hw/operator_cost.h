@@ -1,6 +1,6 @@
 // The time and energy of one operator on one device.
 //
-// Form of every operator (all symbols in docs/models.md; parameters fitted per device, backend, operator and format):
+// Form of every operator (parameters fitted per device, backend, operator and format, hw/cost/operator_params.h):
 //     t = t0 + (Tc^q + Tm^q + Td^q)^(1/q),   q in {1, 2, 4}
 // Tc compute, Tm memory, Td serial depth (walking the inner dimension with few thread blocks). Efficiencies are capped
 // at 1, so no operator beats the device's peak rate or bandwidth. Peaks and bandwidth are the machine's own: overriding
@@ -11,8 +11,11 @@
 // balanced time is charged to waiting.
 #pragma once
 
+#include <algorithm>
 #include <array>
+#include <bit>
 #include <cmath>
+#include <cstdint>
 #include <memory>
 #include <span>
 #include <string>
@@ -21,6 +24,7 @@
 #include "absl/status/statusor.h"
 #include "base/catalog.h"
 #include "hw/collectives.h"
+#include "hw/cost/features.h"
 #include "hw/cost/operator_params.h"
 #include "hw/machine.h"
 #include "hw/power.h"
@@ -47,6 +51,9 @@ struct ProvenanceNote {
 struct OperatorCostOptions {
   std::string backend = "vllm";   // preferred kernels
   bool custom_all_reduce = true;  // the engine has a one-shot all-reduce kernel besides NCCL
+  // Operators timed alone, over and over on the same data, as calibration benchmarks do: what fits the last-level cache
+  // is read from there, and the quantisation of a GEMM's input is an operator of its own.
+  bool benchmark = false;
   bool deepep = false;            // expert all-to-all by DeepEP kernels instead of NCCL
 };
 
@@ -54,6 +61,35 @@ struct OperatorCostOptions {
 struct AttentionSplit {
   double launch = 0, compute = 0, memory = 0, serial = 0, joules = 0;
   double seconds() const { return launch + compute + memory + serial; }
+};
+
+// Correction of attention over batch and length, at powers of two; between them linear in both.
+class AttentionGrid {
+ public:
+  static constexpr int kSequences = 13;   // 1 .. 4096
+  static constexpr int kLengths = 21;     // 1 .. 1 M tokens
+  double& At(int i, int j) { return factor_[static_cast<size_t>(i * kLengths + j)]; }
+  double Factor(double sequences, double length) const {
+    const auto [i, x] = Place(sequences, kSequences);
+    const auto [j, y] = Place(length, kLengths);
+    const double* f = factor_.data() + i * kLengths + j;
+    const double low = f[0] + y * (f[1] - f[0]), high = f[kLengths] + y * (f[kLengths + 1] - f[kLengths]);
+    return low + x * (high - low);
+  }
+
+ private:
+  struct Spot {
+    int index = 0;
+    double fraction = 0;
+  };
+  // The octave of v >= 1 and the place in it, from the exponent and the mantissa.
+  static Spot Place(double v, int points) {
+    const uint64_t bits = std::bit_cast<uint64_t>(std::max(v, 1.0));
+    const int octave = static_cast<int>(bits >> 52) - 1023;
+    if (octave >= points - 1) return {points - 2, 1.0};
+    return {octave, static_cast<double>(bits & ((uint64_t{1} << 52) - 1)) * 0x1p-52};
+  }
+  std::array<double, static_cast<size_t>(kSequences) * kLengths> factor_{};
 };
 
 // Attention over one kind of layer as running sums: a few nanoseconds, no table. Times are for all layers of the shape.
@@ -69,7 +105,8 @@ class AttentionCost {
     const double tm = decode_.m_key * kv_sum + decode_.m_seq * seqs;
     const double tc = decode_.c_key * kv_sum + decode_.c_seq * seqs;
     const double td = decode_.d * kv_max / (kv_max + decode_.k0);
-    Combine(decode_, tc, tm, td, out);
+    const double factor = decode_grid_ == nullptr || seqs <= 0 ? 1 : decode_grid_->Factor(seqs, kv_sum / seqs);
+    Combine(decode_, tc, tm, td, factor, out);
   }
   // One launch over all chunks.
   void AddPrefill(std::span<const PrefillChunk> chunks, AttentionSplit* out) const;
@@ -81,11 +118,13 @@ class AttentionCost {
     double t0 = 0, d = 0, k0 = 0;
     double c_key = 0, c_seq = 0;  // seconds of compute per KV token and per sequence; prefill: per pair
     double m_key = 0, m_seq = 0;  // seconds of memory per KV token and per sequence; prefill: per new token
+    double ec = 1, em = 1;        // reached fractions of the datasheet rates
     double watts = 0;
     int q = 1;
   };
-  static void Combine(const Terms& terms, double tc, double tm, double td, AttentionSplit* out) {
+  static void Combine(const Terms& terms, double tc, double tm, double td, double factor, AttentionSplit* out) {
     double scale = 1;
+    const double floor = std::max(tc * terms.ec, tm * terms.em);
     if (terms.q == 2) {
       const double c2 = tc * tc, m2 = tm * tm, d2 = td * td;
       scale = 1 / std::sqrt(c2 + m2 + d2 + kTiny);
@@ -97,15 +136,19 @@ class AttentionCost {
       tc = c4, tm = m4, td = d4;
     }
     tc *= scale, tm *= scale, td *= scale;
-    out->launch += terms.t0;
-    out->compute += tc;
-    out->memory += tm;
-    out->serial += td;
-    out->joules += terms.watts * (terms.t0 + tc + tm + td);
+    const double seconds = terms.t0 + tc + tm + td;
+    // A correction never takes attention below what the datasheet rates allow.
+    if (factor * seconds < floor) factor = std::min(1.0, floor / (seconds + kTiny));
+    out->launch += terms.t0 * factor;
+    out->compute += tc * factor;
+    out->memory += tm * factor;
+    out->serial += td * factor;
+    out->joules += terms.watts * seconds * factor;
   }
   static constexpr double kTiny = 1e-120;  // keeps 0/0 away when a step has no work of this kind
 
   Terms decode_, prefill_;
+  std::shared_ptr<const AttentionGrid> decode_grid_, prefill_grid_;
   double kappa_ = 0;           // prefill
   double c_past_ = 0;          // MLA: seconds to expand one cached token
   bool kappa_on_keys_ = true;  // dense: tile rounding also pads the keys of the past
@@ -127,6 +170,16 @@ class OperatorCosts {
   // `path` gives the wires of a collective; null: the group lies in consecutive GPUs from the start of a node.
   OpTime Cost(const Operator& op, const CommPath* path = nullptr) const;
   AttentionCost Attention(const AttentionShape& shape) const;
+
+  // One execution as a calibration sees it: the time by the formula alone, what its correction multiplies it by, and the
+  // features the correction looks at. Of attention, `point.sequences` sequences of `past` cached keys each. GEMM, MoE,
+  // quantisation and attention; other kinds have no features.
+  struct Sample {
+    double formula = 0, factor = 1;
+    Features features{};
+  };
+  Sample Probe(const Operator& op) const;
+  Sample Probe(const AttentionShape& shape, const AttentionPoint& point, bool prefill) const;
 
   // The dense peak used for a format, and the format itself after fallback (fp8 -> bf16 where unsupported, ...).
   // Zero only for a device without any rate.
@@ -159,11 +212,18 @@ class OperatorCosts {
     std::string why;
   };
   OpTime Finish(const Term& term, Provenance label) const;
+  // How much of the memory time is left when a benchmark repeats the kernel on `bytes` of data.
+  double Rereading(const OperatorParams& p, double bytes) const;
+  FormulaParts PartsOf(const Term& term, const OperatorParams& p) const;
+  Term GemmTerm(const Operator& op, const OperatorParams& p, Features* features) const;
+  Term RowTerm(const Operator& op, const OperatorParams& p, Features* features) const;
+  AttentionCost AttentionFormula(const AttentionShape& shape) const;
+  Sample ProbeWith(const AttentionCost& cost, const AttentionShape& shape, const AttentionPoint& point, bool prefill) const;
   OpTime Gemm(const Operator& op) const;
   OpTime Moe(const Operator& op) const;
   OpTime Elementwise(const Operator& op) const;
   OpTime Collective(const Operator& op, const CommPath* path) const;
-  Term MoeTerm(const Operator& op, const OperatorParams& p, double imbalance) const;
+  Term MoeTerm(const Operator& op, const OperatorParams& p, double imbalance, Features* features) const;
   Choice Choose(std::string_view name, DType dtype) const;
   Choice ChooseFor(const Operator& op) const;
   CommPath PathOf(const Operator& op, const CommPath* path) const;

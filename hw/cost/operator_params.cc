@@ -6,6 +6,8 @@
 #include <array>
 #include <utility>
 
+#include "hw/cost/features.h"
+
 namespace simrun {
 namespace {
 
@@ -45,7 +47,7 @@ Provenance ParseProvenance(const std::string& name) {
   return Provenance::kAssumed;
 }
 
-void CheckEntry(const OperatorParams& p, const SourceLocation& where, const std::string& path, Problems* problems) {
+void CheckEntry(OperatorParams& p, const SourceLocation& where, const std::string& path, Problems* problems) {
   if (p.q == 3) problems->Add(where, path + ".q", "must be 1, 2 or 4");
   for (const OperatorCurve& c : p.curves) {
     const bool ascending = std::is_sorted(c.at.begin(), c.at.end(), [](double x, double y) { return x <= y; });
@@ -53,6 +55,14 @@ void CheckEntry(const OperatorParams& p, const SourceLocation& where, const std:
     if (c.at.size() < 2 || c.at.size() != c.time.size() || !ascending || c.at.front() <= 0 || !positive) {
       problems->Add(where, path + ".curves", "need two or more ascending positive sizes and as many positive times");
     }
+  }
+  for (const ResidualTable& table : p.residuals) {
+    absl::StatusOr<ResidualTrees> trees = ResidualTrees::Parse(table, FeatureNames(p.op));
+    if (!trees.ok()) {
+      problems->Add(where, path + ".residuals", std::string(trees.status().message()));
+      break;
+    }
+    p.trees.push_back(*std::move(trees));
   }
   for (const ResidualAnchor& a : p.anchors) {
     if (a.at.empty() || a.at.size() != p.anchors.front().at.size()) {

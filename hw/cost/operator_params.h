@@ -12,6 +12,7 @@
 #include "base/catalog.h"
 #include "base/params.h"
 #include "base/units.h"
+#include "hw/cost/residual_trees.h"
 #include "hw/machine.h"
 
 namespace simrun {
@@ -59,6 +60,9 @@ struct OperatorParams {
   double eb = 1;                  // collectives: reached fraction of the link bandwidth
   Seconds s{0};                   // collectives: times the square root of the wire volume in MB
   double en = 1;                  // deepep: reached fraction of the network bandwidth
+  // Benchmarks repeat a kernel on the same data. What a share l2_share of the last-level cache holds was then read
+  // l2_gain times as fast as memory; a serving step streams everything, so this is left out of it.
+  double l2_gain = 1, l2_share = 0.5;
   std::string link;               // collectives: kind of link measured; empty: any
   double max_size = 0;            // largest m, kv length or bytes measured; 0: not stated
   std::string provenance = "calibrated";
@@ -69,10 +73,12 @@ struct OperatorParams {
   std::string note;
   std::vector<OperatorCurve> curves;
   std::vector<ResidualAnchor> anchors;
+  std::vector<ResidualTable> residuals;
 
   // Set by LoadOperatorParams.
   Provenance label = Provenance::kAssumed;
   std::string device;  // catalogue entry it comes from
+  std::vector<ResidualTrees> trees;  // of `residuals`
 
   template <class Visitor>
   void Describe(Visitor& v);
@@ -145,6 +151,8 @@ void OperatorParams::Describe(Visitor& v) {
   v.Field("eb", eb, {.help = "collectives: reached fraction of the link bandwidth", .min = 0, .above_min = true});
   v.Field("s", s, {.help = "collectives: per square root of MB on the wire", .min = 0});
   v.Field("en", en, {.help = "deepep: reached fraction of the network bandwidth", .min = 0, .above_min = true});
+  v.Field("l2_gain", l2_gain, {.help = "speed of the last-level cache over memory in the benchmark", .min = 1});
+  v.Field("l2_share", l2_share, {.help = "share of the last-level cache a benchmark can keep", .min = 0});
   v.Field("link", link, {.help = "kind of link measured"});
   v.Field("max_size", max_size, {.help = "largest m, kv length or bytes measured", .min = 0});
   v.Field("provenance", provenance, {.help = "how the numbers were found", .choices = ProvenanceNames});
@@ -157,6 +165,7 @@ void OperatorParams::Describe(Visitor& v) {
   v.Field("note", note, {.help = "remarks"});
   v.Field("curves", curves, {.help = "measured curves that replace the formula along one axis"});
   v.Field("anchors", anchors, {.help = "measured points that correct the formula nearby"});
+  v.Field("residuals", residuals, {.help = "fitted corrections of the formula, added up"});
 }
 
 }  // namespace simrun
