@@ -129,21 +129,24 @@ absl::Status Cluster::AdvanceTo(SimTime limit) {
       for (int i = 0; i < finished; ++i) source_->OnFinished(now);
       Touch(target);
     }
-    while (source_->next_time() <= now) {
-      Arrival arrival;
-      SIMRUN_ASSIGN_OR_RETURN(const NextResult next, source_->Next(&arrival));
-      if (next != NextResult::kArrival) break;
-      ++events_;
-      metrics_->OnArrived(arrival.at);
-      EnterFrontEnd(arrival);
-    }
-    while (front_end_.NextTime() <= now) {
-      const Arrival arrival = LeaveFrontEnd();
-      const uint32_t target = static_cast<uint32_t>(replicas_.size() == 1 ? 0 : router_->Route(Loads()));
-      if (replicas_[target]->Enqueue(arrival)) {
-        Touch(target);
-      } else {
-        source_->OnFinished(now);
+    // A refused request may bring its client's next one at this very instant, so both loops go on until nothing comes.
+    while (source_->next_time() <= now || front_end_.NextTime() <= now) {
+      while (source_->next_time() <= now) {
+        Arrival arrival;
+        SIMRUN_ASSIGN_OR_RETURN(const NextResult next, source_->Next(&arrival));
+        if (next != NextResult::kArrival) break;
+        ++events_;
+        metrics_->OnArrived(arrival.at);
+        EnterFrontEnd(arrival);
+      }
+      while (front_end_.NextTime() <= now) {
+        const Arrival arrival = LeaveFrontEnd();
+        const uint32_t target = static_cast<uint32_t>(replicas_.size() == 1 ? 0 : router_->Route(Loads()));
+        if (replicas_[target]->Enqueue(arrival)) {
+          Touch(target);
+        } else {
+          source_->OnFinished(now);
+        }
       }
     }
     for (const uint32_t target : touched_) {

@@ -138,7 +138,7 @@ void Replica::Issue(SimTime now) {
 }
 
 bool Replica::IssueLane(Lane& lane, SimTime now) {
-  double swap_seconds = 0;
+  double swap_seconds = lane.owed_swap_seconds;
   bool steady = params_.fast_forward && lanes_.size() == 1;
   int64_t tokens = 0;
   bool swap_ins = false;
@@ -148,7 +148,9 @@ bool Replica::IssueLane(Lane& lane, SimTime now) {
     tokens += lane.groups[rank].work.tokens;
     swap_ins = swap_ins || !lane.groups[rank].swap_ins.empty();
   }
+  lane.owed_swap_seconds = swap_seconds;
   if (tokens == 0 && !swap_ins) return false;
+  lane.owed_swap_seconds = 0;
   lane.steady = steady;
   StartStep(lane, now, swap_seconds);
   return true;
@@ -183,7 +185,9 @@ void Replica::PlanGroup(size_t lane_index, size_t rank_index, SimTime now, doubl
       // Spread the sequences evenly over the micro-batches, or the first one would take them all.
       const int64_t lanes = static_cast<int64_t>(lanes_.size());
       const int64_t total = rank.running + static_cast<int64_t>(rank.waiting.size());
-      view.limits.max_num_seqs = (std::min(params_.limits.max_num_seqs, total) + lanes - 1) / lanes;
+      const int64_t share = (std::min(params_.limits.max_num_seqs, total) + lanes - 1) / lanes;
+      const int64_t own = static_cast<int64_t>(g.members.size());
+      view.limits.max_num_seqs = std::min(share, own + params_.limits.max_num_seqs - rank.running);
     }
     view.held_seqs = g.held;
     view.decode_seqs = g.decodes.seqs() - g.held;
@@ -197,7 +201,7 @@ void Replica::PlanGroup(size_t lane_index, size_t rank_index, SimTime now, doubl
   if (g.batch.decode && !whole_life_ && g.decodes.next_blocks() > rank.free_blocks) {
     // Not enough memory for the next token of everyone. Whoever is preempted now is not admitted again in this step.
     *steady = false;
-    const bool room = MakeRoomForDecodes(g, rank, swap_seconds);
+    const bool room = MakeRoomForDecodes(g, rank_index, swap_seconds);
     g.batch.Clear();
     if (room) policy_.Plan(view_now(&no_waiting_), &g.batch);
   }
@@ -268,20 +272,33 @@ void Replica::Admit(size_t lane_index, size_t rank_index, int64_t tokens, SimTim
   }
 }
 
-bool Replica::MakeRoomForDecodes(Group& g, Rank& rank, double* swap_seconds) {
+bool Replica::MakeRoomForDecodes(Group& g, size_t rank_index, double* swap_seconds) {
+  Rank& rank = ranks_[rank_index];
   while (g.decodes.next_blocks() > rank.free_blocks) {
-    if (g.members.size() <= 1 && rank.running > 1) return false;  // the rest is held by batches in flight
-    SIM_CHECK(g.members.size() > 1);  // a request that cannot fit alone is refused on arrival
-    uint32_t victim = g.members[0];
-    for (const uint32_t id : g.members) {
-      const Request& a = requests_[id];
-      const Request& b = requests_[victim];
-      const bool later = params_.queue_order == QueueOrder::kPriority && a.priority != b.priority
-                             ? a.priority > b.priority
-                             : a.order > b.order;
-      if (later) victim = id;
+    // The victim is the sequence that matters least among those that no step in flight works on, in whatever lane: were
+    // idle lanes spared, two of them could wait for each other's blocks for ever.
+    Group* victim_group = nullptr;
+    uint32_t victim = 0;
+    size_t candidates = 0;
+    for (Lane& lane : lanes_) {
+      Group& other = lane.groups[rank_index];
+      if (&other != &g && lane.end != SimTime::Infinite() && !other.Resting()) continue;
+      candidates += other.members.size();
+      for (const uint32_t id : other.members) {
+        const Request& a = requests_[id];
+        const Request& b = requests_[victim];
+        const bool later = params_.queue_order == QueueOrder::kPriority && a.priority != b.priority
+                               ? a.priority > b.priority
+                               : a.order > b.order;
+        if (victim_group == nullptr || later) {
+          victim = id;
+          victim_group = &other;
+        }
+      }
     }
-    Preempt(g, rank, victim, swap_seconds);
+    if (candidates <= 1 && rank.running > 1) return false;  // the rest is held by batches in flight
+    SIM_CHECK(candidates > 1);  // a request that cannot fit alone is refused on arrival
+    Preempt(*victim_group, rank, victim, swap_seconds);
   }
   return true;
 }
@@ -309,6 +326,7 @@ void Replica::Preempt(Group& g, Rank& rank, uint32_t id, double* swap_seconds) {
       r.last_token = g.last_decode;
     }
     g.decodes.Remove(r.member);
+    r.member = {};  // or a swapped-in sequence could be taken for the one whose entry is still in the finish heap
     if (params_.preemption == Preemption::kSwap && rank.free_swap_blocks >= blocks) {
       swapped = true;
       rank.free_swap_blocks -= blocks;

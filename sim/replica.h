@@ -135,11 +135,14 @@ class Replica {
     std::vector<uint32_t> chunk_ids;
     std::vector<uint32_t> swap_ins;        // resume decoding after the step in flight
     StepWork work;
+    // True when the step in flight, if there is one, works on none of the members.
+    bool Resting() const { return !batch.decode && chunks.empty() && swap_ins.empty(); }
   };
   struct Lane {
     SimTime end = SimTime::Infinite();     // of the step in flight
     SimTime start;
     std::vector<Group> groups;             // one per rank
+    double owed_swap_seconds = 0;          // swapped out for a step that then had nothing to do
     bool steady = false;                   // the step in flight is pure decode and planning again would repeat it
   };
   struct Rank {
@@ -158,7 +161,7 @@ class Replica {
   void PlanGroup(size_t lane_index, size_t rank_index, SimTime now, double* swap_seconds, bool* steady);
   void Admit(size_t lane_index, size_t rank_index, int64_t tokens, SimTime now, double* swap_seconds);
   // Preempts until the decodes of the next step have their blocks. False when they must wait for another lane.
-  bool MakeRoomForDecodes(Group& group, Rank& rank, double* swap_seconds);
+  bool MakeRoomForDecodes(Group& group, size_t rank_index, double* swap_seconds);
   void Preempt(Group& group, Rank& rank, uint32_t id, double* swap_seconds);
   void StartStep(Lane& lane, SimTime now, double extra_seconds);
   int CompleteLane(Lane& lane);
