@@ -563,7 +563,9 @@ absl::StatusOr<YamlNode> ParseYaml(std::string_view text, std::string_view file)
     problems.Add({std::string(file), 0, 0}, "", fmt::format("not valid YAML: {}", e.what()));
   }
   SIMRUN_RETURN_IF_ERROR(problems.ToStatus());
-  return builder.TakeRoot();
+  YamlNode root = builder.TakeRoot();
+  if (root.IsNull()) root.set_location({std::string(file), 1, 1});  // an empty document has no event of its own
+  return root;
 }
 
 absl::StatusOr<std::string> ReadTextFile(const std::string& path, size_t max_bytes) {

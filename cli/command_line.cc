@@ -47,16 +47,17 @@ int CheckConfigGiven(const ScenarioInput& input, const char* command, Terminal t
 std::function<int(Terminal)> DeclareRun(CLI::App& app) {
   auto options = std::make_shared<RunOptions>();
   AddScenario(app, &options->scenario);
-  app.add_option("--out", options->out, "write report.json, summary.txt and the effective config.yaml to this directory")->type_name("DIR");
+  const CLI::Option* out = app.add_option("--out", options->out, "write report.json, summary.txt and the effective config.yaml to this directory")->type_name("DIR");
   app.add_flag("--requests", options->requests, "with --out: also write requests.csv, one row per finished request");
   app.add_option("--format", options->format, "what to print: text (default) or json")->type_name("FORMAT");
   app.add_flag("--quiet", options->quiet, "print no remarks on standard error, only errors");
-  return [options](Terminal terminal) {
+  return [options, out](Terminal terminal) {
     if (const int code = CheckConfigGiven(options->scenario, "run", terminal); code != kDone) return code;
     const std::vector<std::string> formats = {"text", "json"};
     if (std::find(formats.begin(), formats.end(), options->format) == formats.end()) {
       return FailWith(kBadInput, fmt::format("--format: unknown name \"{}\"; {}", options->format, NameHint(options->format, formats)), terminal.err);
     }
+    if (!out->empty() && options->out.empty()) return FailWith(kBadInput, "--out: is empty; name a directory", terminal.err);
     if (options->requests && options->out.empty()) {
       return FailWith(kBadInput, "--requests: needs a directory to write to; add --out DIR", terminal.err);
     }

@@ -52,6 +52,21 @@ absl::Status CheckOverwrite(const RunOptions& options, const Scenario& scenario)
   return absl::OkStatus();
 }
 
+// A file of the workload that is not there, with the setting that names it and the place it was looked for.
+absl::Status NameSetting(const absl::Status& status, const Scenario& scenario) {
+  if (status.code() != absl::StatusCode::kNotFound) return status;
+  for (const char* path : {"workload.trace", "workload.input_tokens.empirical.file", "workload.output_tokens.empirical.file"}) {
+    const YamlNode* node = scenario.node().Get(path);
+    if (node == nullptr || node->text().empty()) continue;
+    std::error_code ignored;
+    if (std::filesystem::exists(ResolvePath(scenario.base_dir(), node->text()), ignored)) continue;
+    Problems problems;
+    problems.Add(node->location(), path, std::string(status.message()), "paths are relative to the folder of the scenario file");
+    return problems.ToStatus();
+  }
+  return status;
+}
+
 }  // namespace
 
 int RunCommand(const RunOptions& options, Terminal terminal) {
@@ -75,7 +90,7 @@ int RunCommand(const RunOptions& options, Terminal terminal) {
   }
 
   const absl::StatusOr<Report> report = Simulate(*scenario, std::move(simulate));
-  if (!report.ok()) return Fail(report.status(), terminal.err);
+  if (!report.ok()) return Fail(NameSetting(report.status(), *scenario), terminal.err);
   const std::string summary = SummaryText(*scenario, *report);
   const std::string json = report->ToJson();
 
