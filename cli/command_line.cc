@@ -13,6 +13,7 @@
 #include "cli/explain_command.h"
 #include "cli/explain_step_command.h"
 #include "cli/list_command.h"
+#include "cli/planner_commands.h"
 #include "cli/reference_command.h"
 #include "cli/run_command.h"
 
@@ -102,6 +103,9 @@ const std::vector<Command>& Commands() {
       {"list", "models, GPUs, engines, policies and other names a scenario may use", DeclareList},
       {"explain", "what is known about one name or setting, and where it comes from", DeclareExplain},
       {"explain-step", "operators of one engine step, their times and what bounds them", DeclareExplainStep},
+      {"sweep", "simulate every combination of some settings, into a results file", DeclareSweep},
+      {"query", "the best points and Pareto fronts of a results file", DeclareQuery},
+      {"merge", "put the results files of a sweep's parts together", DeclareMerge},
       {"reference", "every setting of a scenario file, as Markdown", DeclareReference},
   };
   return *commands;

@@ -1,0 +1,59 @@
+#include "cli/planner_commands.h"
+
+#include <memory>
+
+#include <CLI/CLI.hpp>
+
+#include "cli/query_command.h"
+#include "cli/sweep_command.h"
+
+namespace simrun {
+namespace {
+
+void AddMany(CLI::App& app, const std::string& name, std::vector<std::string>* values, const std::string& type, const std::string& help) {
+  app.add_option(name, *values, help)->type_name(type)->allow_extra_args(false);
+}
+
+}  // namespace
+
+std::function<int(Terminal)> DeclareSweep(CLI::App& app) {
+  auto options = std::make_shared<SweepCommandOptions>();
+  app.add_option("SWEEP", options->sweep, "sweep file (YAML): base, axes, repeats, sampling")->type_name("");
+  app.add_option("--db", options->db, "results file (SQLite); finished points in it are not run again; default: the sweep's name with .db")->type_name("FILE");
+  app.add_option("--csv", options->csv, "also write the results as CSV")->type_name("FILE");
+  app.add_option("--threads", options->threads, "runs at the same time; default: one per processor")->type_name("N");
+  app.add_option("--shard", options->shard, "run only the i-th of n parts; simrun merge puts the files together")->type_name("I/N");
+  app.add_option("--by", options->by, "metric: show the best so far, and the best points at the end")->type_name("METRIC");
+  app.add_flag("--dry-run", options->dry_run, "only count the points");
+  app.add_flag("--yes", options->yes, "run a sweep of more than 100,000 points");
+  app.add_flag("--quiet", options->quiet, "no progress and no remarks on standard error, only errors");
+  AddMany(app, "--catalog", &options->catalogs, "DIR", "directory with further catalogue entries; may be repeated");
+  return [options](Terminal terminal) {
+    if (options->sweep.empty()) return FailWith(kBadInput, "the sweep file is missing; write: simrun sweep SWEEP", terminal.err);
+    return SweepCommand(*options, terminal);
+  };
+}
+
+std::function<int(Terminal)> DeclareQuery(CLI::App& app) {
+  auto options = std::make_shared<QueryOptions>();
+  app.add_option("DB", options->db, "results file of simrun sweep")->type_name("");
+  app.add_option("--by", options->by, "metric to sort by, best first")->type_name("METRIC");
+  app.add_option("--top", options->top, "rows to show (default 10)")->type_name("N");
+  app.add_option("--pareto", options->pareto, "show the points that no other beats in all of these metrics")->type_name("METRIC,METRIC");
+  app.add_option("--csv", options->csv, "write every row as CSV")->type_name("FILE");
+  return [options](Terminal terminal) {
+    if (options->db.empty()) return FailWith(kBadInput, "the results file is missing; write: simrun query DB", terminal.err);
+    return QueryCommand(*options, terminal);
+  };
+}
+
+std::function<int(Terminal)> DeclareMerge(CLI::App& app) {
+  auto options = std::make_shared<MergeOptions>();
+  app.add_option("FILES", options->files, "the file to write, then the results files to read")->type_name("");
+  return [options](Terminal terminal) {
+    if (options->files.size() < 2) return FailWith(kBadInput, "the files are missing; write: simrun merge ALL.db PART1.db PART2.db", terminal.err);
+    return MergeCommand(*options, terminal);
+  };
+}
+
+}  // namespace simrun
