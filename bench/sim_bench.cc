@@ -31,7 +31,11 @@ void DecodeSetStep(benchmark::State& state) {
   DecodeSet set(16, 0);
   uint32_t id = 0;
   std::vector<DecodeSet::Member> members(static_cast<size_t>(seqs));
-  for (auto& m : members) m = set.Join(id++, 1000 + id % 500, 1 + static_cast<int64_t>(id) % 200, 1 + static_cast<int64_t>(id) % 200);
+  for (auto& m : members) {
+    const int64_t steps = 1 + static_cast<int64_t>(id) % 200;
+    m = set.Join(id, 1000 + static_cast<int64_t>(id) % 500, steps, steps);
+    ++id;
+  }
   for (auto _ : state) {
     set.Advance();
     set.PopDue([&](uint32_t due) {

@@ -49,7 +49,8 @@ find base models hw workload schedulers proto sim planner calibration cli exampl
         continue
       }
       target = text
-      if (sub(/^simrun\//, "", target)) {
+      # Examples are written as a user of the installed library would write them.
+      if (sub(/^simrun\//, "", target) && folder != "examples") {
         problem("includes the installed header \"" text "\"; inside the tree write \"" target "\"")
       }
       if (file ~ /\.h$/ && contains(library_folders, folder) && text ~ hidden) {
