@@ -36,7 +36,8 @@ std::string PlanText(const Report::Plan& p) {
     if (degree > 1) parallel.push_back(fmt::format("{} {}", name, degree));
   }
   const std::string how = parallel.empty() ? "one GPU" : Joined(parallel);
-  return fmt::format("{} with {} each, weights {}, KV cache {}", Plural(p.replicas, "engine"), how, p.weights, p.kv_cache);
+  return fmt::format("{} with {}{}, weights {}, KV cache {}", Plural(p.replicas, "engine"), how, p.replicas > 1 ? " each" : "",
+                     p.weights, p.kv_cache);
 }
 
 std::string SloText(const SloConfig& slo) {
@@ -82,10 +83,12 @@ std::string BottleneckText(const std::map<std::string, double>& shares) {
   return Joined(parts);
 }
 
-// "engine step_host" of "engine vllm-0.19, step_host".
+// Short names without commas: "engine step_host" of "engine vllm-0.19, step_host", "all_reduce over 4 ranks".
 std::string PartText(const std::string& part) {
   const size_t comma = part.find(", ");
-  return part.rfind("engine ", 0) == 0 && comma != std::string::npos ? "engine " + part.substr(comma + 2) : part;
+  if (comma == std::string::npos) return part;
+  const std::string rest = part.substr(comma + 2);
+  return part.rfind("engine ", 0) == 0 ? fmt::format("engine {}", rest) : fmt::format("{} over {}", part.substr(0, comma), rest);
 }
 
 // Worst kind first, with the parts of the two worst ones by name.
