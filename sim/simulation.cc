@@ -119,19 +119,23 @@ absl::StatusOr<std::unique_ptr<Simulation>> Simulation::Create(const absl::Statu
 }
 
 absl::StatusOr<uint64_t> Simulation::Submit(const Submission& request) {
+  constexpr double kMostTokens = 1e9;
+  // Written so that NaN is refused too.
+  if (!(request.at.value() <= kMaxWorkloadSeconds) || !(SimTime::From(request.at) >= impl_->now)) {
+    return absl::InvalidArgumentError(fmt::format("a request at {} s does not arrive between the simulated time {} s and {} s",
+                                                  request.at.value(), impl_->now.seconds().value(), kMaxWorkloadSeconds));
+  }
+  for (const Tokens tokens : {request.input, request.output}) {
+    if (!(tokens.value() >= 1 && tokens.value() <= kMostTokens)) {
+      return absl::InvalidArgumentError(fmt::format("a request needs 1 to {} input and output tokens, not {}", kMostTokens, tokens.value()));
+    }
+  }
   Arrival arrival;
   arrival.at = SimTime::From(request.at);
   arrival.input_tokens = static_cast<int64_t>(request.input.value());
   arrival.output_tokens = static_cast<int64_t>(request.output.value());
   arrival.priority = request.priority;
   if (request.deadline) arrival.deadline = SimTime::From(*request.deadline);
-  if (!(arrival.at >= impl_->now)) {
-    return absl::InvalidArgumentError(fmt::format("a request at {} s arrives before the simulated time {} s", request.at.value(),
-                                                  impl_->now.seconds().value()));
-  }
-  if (arrival.input_tokens < 1 || arrival.output_tokens < 1) {
-    return absl::InvalidArgumentError("a request needs at least one input and one output token");
-  }
   arrival.id = impl_->next_id++;
   impl_->source.Add(arrival);
   return arrival.id;
@@ -140,8 +144,9 @@ absl::StatusOr<uint64_t> Simulation::Submit(const Submission& request) {
 SimTime Simulation::NextEventTime() const { return impl_->run->cluster().NextEventTime(); }
 
 absl::Status Simulation::AdvanceTo(SimTime time) {
+  if (time == SimTime::Infinite()) return Drain();
   SIMRUN_RETURN_IF_ERROR(impl_->run->cluster().AdvanceTo(time));
-  if (time != SimTime::Infinite()) impl_->now = std::max(impl_->now, time);
+  impl_->now = std::max(impl_->now, time);
   return absl::OkStatus();
 }
 
