@@ -96,7 +96,7 @@ absl::StatusOr<CaseScenario> ScenarioOfCase(const MeasuredCase& c, const std::st
   if (const auto fraction = c.Note("kv_fraction")) set("engine.gpu_memory_utilization", YamlNode::Scalar(*fraction));
 
   // A library call has no server in front of it.
-  if (!IsServed(c)) set("engine.front_end", YamlNode::Scalar("0 s"));
+  if (!IsServed(c)) set("engine.server", YamlNode::Scalar("false"));
 
   const auto lengths = [&](double fallback_input) -> absl::Status {
     if (!c.osl) return absl::UnimplementedError("the output length is not stated");

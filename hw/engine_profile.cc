@@ -32,6 +32,11 @@ EngineProfile ApplyEngineConfig(EngineProfile profile, const EngineConfig& confi
     Replace(a.launch, &profile.launch);
     Replace(a.gpu_time_factor, &profile.gpu_time_factor);
   }
+  if (config.server) {
+    profile.step_host += profile.server_step;
+  } else {
+    profile.front_end = profile.front_end_token = Seconds(0);
+  }
   const double speed = machine.host.single_thread > 0 ? machine.host.single_thread : 1.0;
   const double slower = profile.reference_single_thread / speed;
   for (Seconds* host : {&profile.step_host, &profile.sequence_host, &profile.token_host, &profile.launch,

@@ -85,6 +85,7 @@ struct EngineProfile {
   Seconds graph_launch{0};             // of one graph
   Seconds post_step{0};                // after the GPU, before the next step can start: sampling, detokenising
   Seconds post_sequence{0};            // and emitted token
+  Seconds server_step{0};                // added to step_host behind a server that shares the engine process
   Seconds front_end{0};                // per request, before its first token: HTTP, tokeniser, first scheduling
   Seconds front_end_token{0};          // and prompt token
   double gpu_time_factor = 1;          // kernels of this engine over those of the operator catalogue
@@ -107,6 +108,7 @@ struct EngineConfig {
   std::optional<double> gpu_memory_utilization;
   std::optional<int64_t> kv_blocks;
   std::optional<Bytes> runtime_reserve;
+  bool server = true;
   std::optional<bool> cuda_graphs;
   std::optional<bool> overlap;
   std::optional<bool> custom_all_reduce;
@@ -154,6 +156,7 @@ void EngineProfile::Describe(Visitor& v) {
   v.Field("graph_launch", graph_launch, {.help = "host time of one graph launch", .min = 0});
   v.Field("post_step", post_step, {.help = "time after the GPU finished a step", .min = 0});
   v.Field("post_sequence", post_sequence, {.help = "and per emitted token", .min = 0});
+  v.Field("server_step", server_step, {.help = "host time per step of a server in the engine's own process", .min = 0});
   v.Field("front_end", front_end, {.help = "time per request before its first step", .min = 0});
   v.Field("front_end_token", front_end_token, {.help = "and per prompt token", .min = 0});
   v.Field("gpu_time_factor", gpu_time_factor,
@@ -174,6 +177,7 @@ void EngineConfig::Describe(Visitor& v) {
   v.Field("kv_blocks", kv_blocks, {.help = "KV blocks per GPU; auto: what fits", .min = 1, .max = 1e12});
   v.Field("runtime_reserve", runtime_reserve,
           {.help = "memory per GPU for context, graphs and buffers; auto: the profile's", .min = 0});
+  v.Field("server", server, {.help = "requests come through a server; false: a program calls the engine as a library, without front-end and server time"});
   v.Field("cuda_graphs", cuda_graphs, {.help = "decode steps replay CUDA graphs; false: eager mode"});
   v.Field("overlap", overlap, {.help = "the host prepares the next step while the GPU works"});
   v.Field("custom_all_reduce", custom_all_reduce, {.help = "one-shot all-reduce kernel for small messages"});
