@@ -1,0 +1,244 @@
+// Every parameter moves something: one row per parameter, two values, a result and the direction in which it moves.
+// A parameter that acts on nothing has no row that passes, and one without a row fails the completeness test.
+#include <functional>
+#include <map>
+#include <set>
+
+#include "gtest/gtest.h"
+#include "sim/resolved.h"
+#include "tests/support/scenarios.h"
+
+namespace simrun {
+namespace {
+
+// The bases in which the knobs are turned.
+const std::map<std::string, std::string>& Bases() {
+  static const auto* const bases = new std::map<std::string, std::string>{
+      // One GPU, moderate load.
+      {"one", R"(
+model: llama-3.1-8b
+hardware: {gpu: h100-sxm-80gb}
+workload: {requests: 120, arrivals: {poisson: {rate: 6 /s}}, input_tokens: 900, output_tokens: 60}
+)"},
+      // Prompts of 6000 tokens, one at a time: compute decides.
+      {"prompts", R"(
+model: llama-3.1-8b
+hardware: {gpu: h100-sxm-80gb}
+scheduler: {max_num_batched_tokens: 8192}
+workload: {concurrency: 1, requests: 10, input_tokens: 6000, output_tokens: 2}
+)"},
+      // Two GPUs share every matrix.
+      {"pair", R"(
+model: llama-3.1-8b
+hardware: {gpu: h100-sxm-80gb}
+plan: {tp: 2}
+scheduler: {max_num_batched_tokens: 8192}
+workload: {concurrency: 2, requests: 20, input_tokens: 4000, output_tokens: 20}
+)"},
+      // Sixteen GPUs on two nodes share every matrix.
+      {"nodes", R"(
+model: llama-3.1-70b
+hardware: {gpu: h100-sxm-80gb, gpus_per_node: 8}
+plan: {tp: 8, pp: 2}
+workload: {concurrency: 4, requests: 12, input_tokens: 4000, output_tokens: 20}
+)"},
+      // KV memory for two sequences and a half; ten want it.
+      {"tight", R"(
+model: llama-3.1-8b
+hardware: {gpu: h100-sxm-80gb}
+engine: {kv_blocks: 200}
+workload: {concurrency: 10, requests: 60, input_tokens: 800, output_tokens: 500}
+)"},
+      {"experts", R"(
+model: qwen3-30b-a3b
+hardware: {gpu: h100-sxm-80gb}
+plan: {tp: 2, ep: 2}
+workload: {concurrency: 16, requests: 48, input_tokens: 1000, output_tokens: 60}
+)"},
+      // More requests than the engine can take.
+      {"overload", R"(
+model: llama-3.1-8b
+hardware: {gpu: h100-sxm-80gb}
+scheduler: {max_num_seqs: 8}
+workload: {requests: 300, arrivals: {poisson: {rate: 20 /s}}, input_tokens: {uniform: {min: 10, max: 3000}}, output_tokens: {uniform: {min: 1, max: 200}}, priorities: {levels: 2}, deadline: 5 s}
+)"},
+  };
+  return *bases;
+}
+
+using Changes = std::vector<std::pair<std::string, std::string>>;
+using Metric = double (*)(const Report&);
+
+double Ttft(const Report& r) { return r.ttft.mean.value(); }
+double Tpot(const Report& r) { return r.tpot.mean.value(); }
+double E2e(const Report& r) { return r.e2e.mean.value(); }
+double Queue(const Report& r) { return r.queue_delay.mean.value(); }
+double Output(const Report& r) { return r.throughput.output_tokens_per_s; }
+double Joule(const Report& r) { return r.energy.total.value(); }
+double Power(const Report& r) { return r.energy.mean_power.value(); }
+double Usd(const Report& r) { return r.cost.usd.value(); }
+double Carbon(const Report& r) { return r.energy.carbon_g; }
+double KvTokens(const Report& r) { return r.memory.kv_capacity_tokens; }
+double KvPeak(const Report& r) { return r.memory.kv_peak_fraction * r.memory.kv_capacity_tokens; }
+double Link(const Report& r) { return r.bottleneck.at("link"); }
+double Waiting(const Report& r) { return r.bottleneck.at("waiting"); }
+double Rejected(const Report& r) { return static_cast<double>(r.requests.rejected); }
+double Preemptions(const Report& r) { return static_cast<double>(r.requests.preemptions); }
+double Attained(const Report& r) { return r.goodput.slo_attainment; }
+double Measured(const Report& r) { return static_cast<double>(r.ttft.count); }
+double Arrived(const Report& r) { return static_cast<double>(r.requests.arrived); }
+double Inputs(const Report& r) { return static_cast<double>(r.requests.input_tokens); }
+double Outputs(const Report& r) { return static_cast<double>(r.requests.output_tokens); }
+double Simulated(const Report& r) { return r.simulation.simulated_s; }
+
+struct Knob {
+  std::string path, low, high;
+  const char* metric_name;
+  Metric metric;
+  int direction;         // sign of metric(high) - metric(low)
+  std::string base;
+  Changes changes = {};  // made to the base first
+};
+#define M(name) #name, &name
+
+std::vector<Knob> Knobs() {
+  return {
+      // hardware
+      {"hardware.node", "dgx-a100", "dgx-h100", M(Tpot), -1, "one", {{"hardware", "{node: dgx-a100}"}}},
+      {"hardware.gpu", "a100-sxm-80gb", "h100-sxm-80gb", M(Tpot), -1, "one"},
+      {"hardware.gpus_per_node", "4", "8", M(Ttft), -1, "nodes", {{"plan", "{tp: 8}"}}},
+      {"hardware.host", "xeon-e5-2698v4", "ryzen-7950x", M(Tpot), -1, "one", {{"engine", "{profile: eager-2023}"}}},
+      {"hardware.link", "pcie4-x16", "nvlink4", M(Ttft), -1, "pair"},
+      {"hardware.network", "ethernet-100", "ib-ndr-400", M(Ttft), -1, "nodes"},
+      {"hardware.memory_bandwidth", "2 TB/s", "4 TB/s", M(Tpot), -1, "one"},
+      {"hardware.memory", "40 GB", "80 GB", M(KvTokens), +1, "one"},
+      {"hardware.peak_flops", "400 TFLOP/s", "1200 TFLOP/s", M(Ttft), -1, "prompts"},
+      {"hardware.link_bandwidth", "50 GB/s", "450 GB/s", M(Ttft), -1, "pair"},
+      {"hardware.host_link_bandwidth", "8 GB/s", "64 GB/s", M(Link), -1, "tight", {{"scheduler.preemption", "swap"}}},
+      {"hardware.network_bandwidth", "5 GB/s", "100 GB/s", M(Ttft), -1, "nodes"},
+      {"hardware.power_limit", "250 W", "700 W", M(Ttft), -1, "prompts"},
+      {"hardware.price", "2 USD/h", "4 USD/h", M(Usd), +1, "one"},
+      {"hardware.electricity_usd_per_kwh", "0", "0.2", M(Usd), +1, "one"},
+      {"hardware.region", "hydro", "coal", M(Carbon), +1, "one"},
+      {"hardware.carbon_g_per_kwh", "100", "500", M(Carbon), +1, "one"},
+      {"hardware.pue", "1.1", "1.5", M(Carbon), +1, "one"},
+      // plan
+      {"plan.tp", "1", "2", M(Tpot), -1, "one"},
+      {"plan.pp", "1", "2", M(KvTokens), +1, "one"},
+      {"plan.dp", "1", "2", M(KvTokens), +1, "experts", {{"plan", "{tp: 2}"}}},
+      // Experts that stay whole are chosen unevenly: ranks wait for the busiest one.
+      {"plan.ep", "1", "2", M(Waiting), +1, "experts"},
+      {"plan.replicas", "1", "2", M(Queue), -1, "overload"},
+      {"plan.weights", "fp8", "bf16", M(Tpot), +1, "one"},
+      {"plan.activations", "fp8", "bf16", M(Ttft), +1, "prompts", {{"plan", "{weights: fp8}"}}},
+      {"plan.kv_cache", "fp8", "bf16", M(KvTokens), -1, "one"},
+      // engine
+      {"engine.profile", "ideal", "eager-2023", M(Tpot), +1, "one"},
+      {"engine.gpu_memory_utilization", "0.6", "0.95", M(KvTokens), +1, "one"},
+      {"engine.kv_blocks", "200", "2000", M(Preemptions), -1, "tight"},
+      {"engine.runtime_reserve", "0 GB", "20 GB", M(KvTokens), -1, "one"},
+      // A small model: its kernels are shorter than their launches.
+      {"engine.cuda_graphs", "false", "true", M(Tpot), -1, "one", {{"model", "llama-3.2-1b"}}},
+      {"engine.overlap", "false", "true", M(Tpot), -1, "one", {{"engine", "{step_host: 2 ms}"}}},
+      {"engine.custom_all_reduce", "false", "true", M(Tpot), -1, "pair"},
+      {"engine.step_host", "0 ms", "30 ms", M(Tpot), +1, "one"},
+      {"engine.sequence_host", "0 ms", "10 ms", M(Tpot), +1, "one"},
+      {"engine.launch", "1 us", "50 us", M(Tpot), +1, "one", {{"engine", "{cuda_graphs: false}"}}},
+      {"engine.post_step", "0 ms", "5 ms", M(Tpot), +1, "one"},
+      {"engine.post_sequence", "0 us", "500 us", M(Tpot), +1, "one"},
+      {"engine.server", "false", "true", M(Ttft), +1, "one"},
+      {"engine.front_end", "0 ms", "50 ms", M(Ttft), +1, "one"},
+      {"engine.gpu_time_factor", "0.5", "2", M(Tpot), +1, "one"},
+      {"engine.expert_imbalance", "1", "3", M(Ttft), +1, "experts", {{"workload.input_tokens", "4000"}}},
+      // scheduler
+      {"scheduler.policy", "chunked-prefill", "static", M(Queue), +1, "one"},
+      {"scheduler.max_num_seqs", "4", "64", M(Queue), -1, "overload"},
+      {"scheduler.max_num_batched_tokens", "300", "8192", M(Ttft), -1, "prompts"},
+      {"scheduler.block_size", "1", "256", M(KvPeak), +1, "one"},
+      {"scheduler.watermark", "0", "0.6", M(Queue), +1, "tight"},
+      {"scheduler.queue_order", "fcfs", "shortest-job", M(Queue), -1, "overload"},
+      {"scheduler.preemption", "recompute", "swap", M(Link), +1, "tight"},
+      {"scheduler.swap_space", "0 GB", "16 GB", M(Link), +1, "tight", {{"scheduler.preemption", "swap"}}},
+      {"scheduler.router", "random", "least-outstanding", M(Queue), -1, "overload", {{"plan.replicas", "4"}, {"workload.arrivals", "{poisson: {rate: 40 /s}}"}}},
+      {"scheduler.max_model_len", "900", "1000", M(Rejected), -1, "one"},
+      // Prompts fill the second stage while the first works on the next ones.
+      {"scheduler.micro_batches", "1", "2", M(Output), +1, "prompts", {{"plan.pp", "2"}, {"workload.concurrency", "8"}}},
+      // slo, metrics
+      {"slo.ttft", "1 ms", "10 s", M(Attained), +1, "one"},
+      {"slo.tpot", "1 ms", "1 s", M(Attained), +1, "one"},
+      {"metrics.warmup", "0 s", "5 s", M(Measured), -1, "one"},
+      // workload
+      {"workload.requests", "50", "100", M(Arrived), +1, "one"},
+      {"workload.arrivals", "{poisson: {rate: 2 /s}}", "{poisson: {rate: 40 /s}}", M(Queue), +1, "overload"},
+      {"workload.arrivals", "{gamma: {rate: 6 /s, cv: 0.5}}", "{gamma: {rate: 6 /s, cv: 6}}", M(Ttft), +1, "one"},
+      {"workload.arrivals", "{constant: {rate: 2 /s}}", "all_at_once", M(Simulated), -1, "one"},
+      {"workload.input_tokens", "100", "2000", M(Ttft), +1, "one"},
+      {"workload.output_tokens", "10", "100", M(E2e), +1, "one"},
+      {"workload.rate_scale", "1", "2", M(Simulated), -1, "one"},
+      {"workload.time_scale", "1", "2", M(Simulated), +1, "one"},
+      {"workload.duration", "2 s", "10 s", M(Arrived), +1, "one"},
+      {"workload.concurrency", "2", "20", M(Output), +1, "tight", {{"engine.kv_blocks", "auto"}}},
+      {"workload.think_time", "0 s", "5 s", M(Output), -1, "tight", {{"engine.kv_blocks", "auto"}}},
+      {"workload.batches", "1", "3", M(Arrived), +1, "one", {{"workload", "{static_batch: 8, input_tokens: 100, output_tokens: 10}"}}},
+      {"workload.static_batch", "4", "32", M(Inputs), +1, "one", {{"workload", "{static_batch: 8, input_tokens: 100, output_tokens: 10}"}}},
+      {"workload.output_tokens", "{uniform: {min: 1, max: 20}}", "{uniform: {min: 1, max: 200}}", M(Outputs), +1, "one"},
+      // second effects of parameters above
+      {"plan.replicas", "1", "2", M(Power), +1, "one"},
+      {"hardware.power_limit", "250 W", "700 W", M(Joule), +1, "prompts"},
+  };
+}
+#undef M
+
+TEST(Knobs, EachMovesItsResultInItsDirection) {
+  for (const Knob& k : Knobs()) {
+    SCOPED_TRACE(k.path + " " + k.low + " -> " + k.high + " in \"" + k.base + "\"");
+    Changes low = k.changes, high = k.changes;
+    low.emplace_back(k.path, k.low);
+    high.emplace_back(k.path, k.high);
+    const auto with_low = ScenarioOf(Bases().at(k.base), low), with_high = ScenarioOf(Bases().at(k.base), high);
+    if (!with_low.ok() || !with_high.ok()) continue;
+    const double a = k.metric(ReportOf(with_low)), b = k.metric(ReportOf(with_high));
+    // At least a thousandth: not a rounding somewhere.
+    EXPECT_GT((b - a) * k.direction, 1e-3 * std::max(std::abs(a), std::abs(b))) << k.metric_name << " goes from " << a << " to " << b;
+    EXPECT_NE(with_low->Hash(), with_high->Hash());
+  }
+}
+
+// Limits of the machine, which change no result: they say whether the plan may use that many GPUs.
+TEST(Knobs, SizeOfTheMachine) {
+  const char two_nodes[] = "model: llama-3.1-8b\nhardware: {node: dgx-h100}\nplan: {replicas: 16}\nworkload: {requests: 1, arrivals: all_at_once, input_tokens: 1, output_tokens: 1}\n";
+  EXPECT_FALSE(Scenario::FromYaml(two_nodes).ok());
+  std::string enough = two_nodes;
+  enough.replace(enough.find("dgx-h100"), 8, "dgx-h100, nodes: 2");
+  EXPECT_TRUE(Scenario::FromYaml(enough).ok());
+  const auto one = ScenarioOf(Bases().at("one"));
+  EXPECT_FALSE(one->With("plan.tp", "2")->With("hardware.count", "1").ok());
+  EXPECT_TRUE(one->With("plan.tp", "2")->With("hardware.count", "2").ok());
+}
+
+TEST(Knobs, AnotherSeedIsAnotherRunAndTheSameSeedTheSame) {
+  const auto run = [](const char* seed) {
+    Report r = ReportOf(ScenarioOf(Bases().at("one"), {{"seed", seed}}));
+    return r.ttft.mean.value();
+  };
+  EXPECT_EQ(run("1"), run("1"));
+  EXPECT_NE(run("1"), run("2"));
+}
+
+TEST(Knobs, EveryParameterIsTurned) {
+  const std::set<std::string> elsewhere = {"hardware.nodes", "hardware.count"};   // SizeOfTheMachine
+  std::set<std::string> turned = elsewhere;
+  for (const Knob& k : Knobs()) turned.insert(k.path);
+  std::set<std::string> known;
+  for (const ParamDoc& doc : DocumentParams<ScenarioConfig>("")) {
+    known.insert(doc.path);
+    const std::string section = doc.path.substr(0, doc.path.find('.'));
+    const std::set<std::string> sections = {"hardware", "plan", "engine", "scheduler", "slo", "metrics"};
+    if (doc.type == "map" || sections.count(section) == 0 || doc.path == section) continue;
+    EXPECT_EQ(turned.count(doc.path), 1u) << doc.path << " has no row in the table";
+  }
+  for (const std::string& path : turned) EXPECT_EQ(known.count(path), 1u) << path << " is no parameter";
+}
+
+}  // namespace
+}  // namespace simrun
