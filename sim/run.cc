@@ -81,8 +81,13 @@ void Run::FillEngineUse(SimTime span, Report* report) const {
   if (engine_time > 0) {
     u.engine_busy = busy.seconds().value() / engine_time;
     u.stage_busy = stage_busy.seconds().value() / (engine_time * stages);
-    const double flops = 2 * static_cast<double>(ActiveParameterCount(r.model, true)) * static_cast<double>(tokens);
-    const FlopsPerSecond peak = r.machine.gpu.peak[static_cast<int>(DType::kBf16)];
+    // Two operations per token and active weight, the input embedding being looked up, over the peak of the format that
+    // the matrices are multiplied in; 16-bit peaks where the GPU lists none for it.
+    const double flops = 2 * static_cast<double>(ActiveParameterCount(r.model, false)) * static_cast<double>(tokens);
+    FlopsPerSecond peak = r.machine.gpu.peak[static_cast<int>(r.plan.activations)];
+    for (const DType wide : {DType::kBf16, DType::kFp16}) {
+      if (peak.value() <= 0) peak = r.machine.gpu.peak[static_cast<int>(wide)];
+    }
     if (peak.value() > 0) u.mfu = flops / (peak.value() * engine_time * r.plan.gpus_per_engine());
   }
   if (steps > 0) u.mean_batch = static_cast<double>(tokens) / static_cast<double>(steps);
