@@ -16,6 +16,7 @@
 #include "cli/planner_commands.h"
 #include "cli/reference_command.h"
 #include "cli/run_command.h"
+#include "cli/validate_command.h"
 
 namespace simrun {
 namespace {
@@ -95,6 +96,20 @@ std::function<int(Terminal)> DeclareExplainStep(CLI::App& app) {
   };
 }
 
+std::function<int(Terminal)> DeclareValidate(CLI::App& app) {
+  auto options = std::make_shared<ValidateCommandOptions>();
+  app.add_option("CASES", options->cases, "measured cases, one or more CSV files")->type_name("FILE");
+  app.add_option("--traces", options->traces, "folder of the traces that the cases name (default: ../traces beside each file)")->type_name("DIR");
+  app.add_option("--out", options->out, "write one row per measured value to this CSV file")->type_name("FILE");
+  app.add_option("--threads", options->threads, "cases run at once (default: one per core)")->type_name("N");
+  AddMany(app, "--catalog", &options->catalogs, "DIR", "directory with further catalogue entries; may be repeated");
+  app.add_flag("--quiet", options->quiet, "no progress on standard error");
+  return [options](Terminal terminal) {
+    if (options->cases.empty()) return FailWith(kBadInput, "the measured cases are missing; write: simrun validate CASES.csv", terminal.err);
+    return ValidateCommand(*options, terminal);
+  };
+}
+
 std::function<int(Terminal)> DeclareReference(CLI::App&) { return ReferenceCommand; }
 
 const std::vector<Command>& Commands() {
@@ -106,6 +121,7 @@ const std::vector<Command>& Commands() {
       {"sweep", "simulate every combination of some settings, into a results file", DeclareSweep},
       {"query", "the best points and Pareto fronts of a results file", DeclareQuery},
       {"merge", "put the results files of a sweep's parts together", DeclareMerge},
+      {"validate", "compare predictions with measured serving runs", DeclareValidate},
       {"reference", "every setting of a scenario file, as Markdown", DeclareReference},
   };
   return *commands;

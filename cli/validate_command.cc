@@ -1,0 +1,98 @@
+#include "cli/validate_command.h"
+
+#include <algorithm>
+#include <chrono>
+#include <fstream>
+#include <map>
+#include <utility>
+
+#include <fmt/format.h>
+#include <fmt/ostream.h>
+
+#include "base/status.h"
+#include "calibration/cases.h"
+#include "calibration/validate.h"
+#include "cli/progress.h"
+
+namespace simrun {
+namespace {
+
+std::string Percent(double x) { return fmt::format("{:.1f}", 100 * x); }
+
+void PrintSummaries(const std::vector<ErrorSummary>& summaries, std::ostream& out) {
+  size_t width = 5;
+  for (const ErrorSummary& s : summaries) width = std::max(width, s.group.size());
+  fmt::print(out, "{:<{}}  {:>6} {:>7} {:>8} {:>8} {:>8} {:>10}\n", "group", width, "values", "missing", "median %", "p90 %", "bias %", "roofline %");
+  for (const ErrorSummary& s : summaries) {
+    if (s.rows == 0) {
+      fmt::print(out, "{:<{}}  {:>6} {:>7} {:>8} {:>8} {:>8} {:>10}\n", s.group, width, 0, s.missing, "-", "-", "-", "-");
+      continue;
+    }
+    fmt::print(out, "{:<{}}  {:>6} {:>7} {:>8} {:>8} {:>+8.1f} {:>10}\n", s.group, width, s.rows, s.missing, Percent(s.median), Percent(s.p90),
+               100 * s.bias, s.baseline_median ? Percent(*s.baseline_median) : "-");
+  }
+}
+
+}  // namespace
+
+int ValidateCommand(const ValidateCommandOptions& options, Terminal terminal) {
+  const absl::StatusOr<std::shared_ptr<const Catalog>> catalog = OpenCatalog(options.catalogs);
+  if (!catalog.ok()) return Fail(catalog.status(), terminal.err);
+  std::vector<MeasuredCase> cases;
+  std::string problems;
+  for (const std::string& path : options.cases) {
+    absl::StatusOr<std::vector<MeasuredCase>> read = ReadCases(path);
+    if (!read.ok()) {
+      if (!problems.empty()) problems += '\n';
+      problems += std::string(read.status().message());
+      continue;
+    }
+    for (MeasuredCase& c : *read) cases.push_back(std::move(c));
+  }
+  if (!problems.empty()) return Fail(absl::InvalidArgumentError(problems), terminal.err);
+
+  ValidateOptions validate;
+  validate.traces_dir = options.traces;
+  validate.threads = options.threads;
+  std::vector<LedgerRow> rows;
+  {
+    ProgressLine progress(terminal.err, options.quiet);
+    const auto start = std::chrono::steady_clock::now();
+    validate.progress = [&](size_t done, size_t total) {
+      progress.Show(fmt::format("{} of {} cases", done, total),
+                    std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+    };
+    rows = Validate(cases, *catalog, validate);
+  }
+  if (!options.out.empty()) {
+    std::ofstream file(options.out);
+    file << LedgerCsv(rows);
+    file.close();
+    if (!file) return FailWith(kRunFailed, fmt::format("{}: cannot be written", options.out), terminal.err);
+  }
+  fmt::print(terminal.out, "{} cases, {} measured values. Errors are |predicted / measured - 1|; bias is the median of the signed error;\n"
+                           "roofline is the median error of FLOPs over peak and bytes over bandwidth alone.\n\n", cases.size(), rows.size());
+  PrintSummaries(Summarize(rows, [](const LedgerRow& r) {
+                   return fmt::format("{}, {}, {}, {}", r.class_name, r.engine, r.gpu, r.metric);
+                 }), terminal.out);
+  fmt::print(terminal.out, "\nBy class\n");
+  const std::vector<ErrorSummary> classes = Summarize(rows, [](const LedgerRow& r) { return r.class_name + ", " + r.metric; });
+  PrintSummaries(classes, terminal.out);
+  fmt::print(terminal.out, "\nWorst of each class\n");
+  for (const ErrorSummary& s : classes) {
+    for (const size_t i : s.worst) {
+      const LedgerRow& r = rows[i];
+      fmt::print(terminal.out, "{}  {}  {} {} {} {} {}: measured {:.4g}, predicted {:.4g} ({:+.0f} %)\n", s.group, r.case_id, r.model, r.gpu, r.engine,
+                 r.metric, r.statistic, r.measured, *r.predicted, 100 * *r.error());
+    }
+  }
+  std::map<std::string, int> reasons;
+  for (const LedgerRow& r : rows) {
+    if (!r.predicted) ++reasons[r.warnings];
+  }
+  if (!reasons.empty()) fmt::print(terminal.out, "\nNot expressed\n");
+  for (const auto& [reason, count] : reasons) fmt::print(terminal.out, "{:>5} values: {}\n", count, reason);
+  return kDone;
+}
+
+}  // namespace simrun

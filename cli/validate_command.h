@@ -1,0 +1,23 @@
+// simrun validate: measured serving cases beside the predictions for them.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "cli/command.h"
+
+namespace simrun {
+
+struct ValidateCommandOptions {
+  std::vector<std::string> cases;      // CSV files
+  std::string traces;                  // folder of the traces, empty: ../traces beside each file
+  std::string out;                     // file for one row per value, empty: none
+  std::vector<std::string> catalogs;
+  int threads = 0;                     // 0: one per core
+  bool quiet = false;
+};
+
+int ValidateCommand(const ValidateCommandOptions& options, Terminal terminal);
+
+}  // namespace simrun

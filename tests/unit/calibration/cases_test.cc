@@ -1,0 +1,178 @@
+#include "calibration/cases.h"
+
+#include <fstream>
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "calibration/case_scenario.h"
+#include "calibration/roofline.h"
+#include "calibration/validate.h"
+#include "sim/resolved.h"
+#include "sim/simulation.h"
+
+namespace simrun {
+namespace {
+
+using ::testing::HasSubstr;
+
+constexpr char kHeader[] =
+    "case_id,class,model,weights_dtype,kv_dtype,engine,engine_version,gpu,n_gpus,tp,pp,ep,dp,load_kind,load_value,num_requests,isl,osl,"
+    "trace,metric,statistic,value,unit,source,notes\n";
+
+std::string Write(const std::string& rows) {
+  const std::string path = testing::TempDir() + "/cases.csv";
+  std::ofstream(path) << kHeader << rows;
+  return path;
+}
+
+std::shared_ptr<const Catalog> BuiltIn() { return std::make_shared<const Catalog>(BuiltInCatalog()); }
+
+TEST(Cases, GroupsRowsAndReadsNotes) {
+  const auto cases = ReadCases(Write(
+      "a,energy,llama-3-8b,fp16,fp16,vllm,0.6.0,h100-sxm-80gb,1,1,1,1,1,static_batch,4,4,128,32,,power,mean,300,W,s,eager=1;kv_block_size=32#free = text\n"
+      "b,static-batch,llama-3-8b,fp16,,vllm,0.6.0,h100-sxm-80gb,2,2,1,1,1,static_batch,1,,128,32,,ttft,mean,20,ms,s,\n"
+      "a,static-batch,llama-3-8b,fp16,fp16,vllm,0.6.0,h100-sxm-80gb,1,1,1,1,1,static_batch,4,4,128,32,,e2e,mean,0.5,s,s,\n"));
+  ASSERT_TRUE(cases.ok()) << cases.status();
+  ASSERT_EQ(cases->size(), 2u);
+  const MeasuredCase& a = (*cases)[0];
+  EXPECT_EQ(a.values.size(), 2u);
+  EXPECT_EQ(a.class_name, "static-batch") << "the energy row does not name the case";
+  EXPECT_EQ(a.Note("eager"), "1");
+  EXPECT_EQ(a.Note("kv_block_size"), "32");
+  EXPECT_FALSE(a.Note("free ").has_value());
+  EXPECT_EQ((*cases)[1].tp, 2);
+  EXPECT_FALSE((*cases)[1].num_requests.has_value());
+}
+
+TEST(Cases, ReportsEveryProblem) {
+  const auto bad = ReadCases(Write(
+      "a,c,m,,,e,,g,x,1,1,1,1,static_batch,4,4,128,32,,ttft,mean,20,ms,s,\n"
+      "b,c,m,,,e,,g,1,1,1,1,1,static_batch,4,4,128,32,,ttft,mean,-20,ms,s,\n"));
+  ASSERT_FALSE(bad.ok());
+  EXPECT_THAT(std::string(bad.status().message()), HasSubstr("cases.csv:2:1: n_gpus"));
+  EXPECT_THAT(std::string(bad.status().message()), HasSubstr("cases.csv:3:1: value"));
+  const std::string path = testing::TempDir() + "/nothing.csv";
+  std::ofstream(path) << "case_id,clas\n";
+  EXPECT_THAT(std::string(ReadCases(path).status().message()), HasSubstr("column \"class\" is missing; did you mean \"clas\"?"));
+}
+
+TEST(EngineProfileFor, TakesTheLongestListedPrefix) {
+  const auto catalog = BuiltIn();
+  EXPECT_EQ(*EngineProfileFor("vllm", "0.6.0", *catalog), "vllm-0.6");
+  EXPECT_EQ(*EngineProfileFor("vllm", "0.11.1", *catalog), "vllm-0.11");
+  EXPECT_EQ(*EngineProfileFor("vllm", "2023-late", *catalog), "eager-2023");
+  EXPECT_EQ(*EngineProfileFor("vllm", "", *catalog), "vllm-0.19");
+  EXPECT_EQ(*EngineProfileFor("trtllm", "0.9.0", *catalog), "trt-llm-0.9");
+  EXPECT_EQ(*EngineProfileFor("trtllm", "0.15.0", *catalog), "trt-llm-0.15");
+  EXPECT_EQ(*EngineProfileFor("trtllm", "1.0.0rc3", *catalog), "trt-llm");
+  EXPECT_EQ(EngineProfileFor("no-such-engine", "1", *catalog).status().code(), absl::StatusCode::kUnimplemented);
+}
+
+TEST(ScenarioOfCase, DescribesLoadsSettingsAndLibraryCalls) {
+  MeasuredCase c;
+  c.model = "llama-3-8b";
+  c.weights_dtype = "fp16";
+  c.engine = "vllm";
+  c.engine_version = "0.6.0";
+  c.gpu = "h100-sxm-80gb";
+  c.n_gpus = c.dp = 2;
+  c.load_kind = "static_batch";
+  c.load_value = 8;
+  c.isl = 100;
+  c.osl = 10;
+  c.values.push_back({"e2e", "mean", "s", "static-batch", 1.0, {{"num_gpu_blocks", "500"}, {"eager", "1"}}});
+  auto batch = ScenarioOfCase(c, "", BuiltIn());
+  ASSERT_TRUE(batch.ok()) << batch.status();
+  const ResolvedScenario& r = batch->scenario.resolved();
+  EXPECT_EQ(r.plan.replicas, 2) << "attention replicas of a dense model are engines";
+  EXPECT_EQ(r.params.kv_blocks, 500);
+  EXPECT_FALSE(r.engine.cuda_graphs);
+  EXPECT_FALSE(r.config.engine.server) << "a static batch is a library call";
+  EXPECT_EQ(r.params.limits.max_num_seqs, 8);
+
+  c.load_kind = "saturated_batch";
+  c.isl.reset();
+  auto saturated = ScenarioOfCase(c, "", BuiltIn());
+  ASSERT_TRUE(saturated.ok()) << saturated.status();
+  EXPECT_TRUE(saturated->scenario.config().engine.server);
+  EXPECT_THAT(saturated->assumptions, testing::ElementsAre(HasSubstr("input length")));
+  c.load_kind = "something";
+  EXPECT_EQ(ScenarioOfCase(c, "", BuiltIn()).status().code(), absl::StatusCode::kUnimplemented);
+}
+
+TEST(PredictedValue, FollowsEachDefinition) {
+  MeasuredCase c;
+  c.load_kind = "static_batch";
+  Report r;
+  r.ttft.mean = Seconds(0.1);
+  r.ttft.max = Seconds(0.3);
+  r.ttft.count = 2;
+  r.itl.mean = Seconds(0.02);
+  r.itl.count = 18;
+  r.tpot.mean = Seconds(0.02);
+  r.tpot.count = 2;
+  r.requests.completed = 2;
+  r.requests.input_tokens = 200;
+  r.requests.output_tokens = 20;
+  r.simulation.simulated_s = 2;
+  r.energy.by_component = {{"gpu_active", 900.0}, {"gpu_idle", 100.0}, {"host", 5000.0}};
+  const auto value = [&](const char* metric, const char* statistic, const char* unit, std::map<std::string, std::string> notes = {}) {
+    return PredictedValue(c, {metric, statistic, unit, "", 1, std::move(notes)}, r);
+  };
+  EXPECT_DOUBLE_EQ(*value("ttft", "mean", "ms"), 300) << "the prefill time of a static batch is that of the whole batch";
+  EXPECT_DOUBLE_EQ(*value("tpot", "mean", "ms"), 20);
+  // 18 gaps of 20 ms over 20 output tokens, the first ones included.
+  EXPECT_DOUBLE_EQ(*value("tpot", "mean", "ms", {{"tpot_def", "sum_itl/all_out_tokens"}}), 18 * 20.0 / 20);
+  EXPECT_DOUBLE_EQ(*value("throughput_out", "mean", "tok/s"), 10);
+  EXPECT_DOUBLE_EQ(*value("throughput_total", "mean", "tok/s"), 110);
+  EXPECT_DOUBLE_EQ(*value("power", "mean", "W"), 500) << "boards only: 1000 J in 2 s";
+  EXPECT_DOUBLE_EQ(*value("energy_per_out_token", "mean", "J"), 50);
+  EXPECT_FALSE(value("ttft", "p42", "ms").has_value());
+  c.load_kind = "concurrency";
+  EXPECT_DOUBLE_EQ(*value("ttft", "mean", "ms"), 100);
+}
+
+TEST(Summarize, MediansBiasWorstAndMissing) {
+  std::vector<LedgerRow> rows(4);
+  const double predicted[] = {110, 80, 130};
+  for (int i = 0; i < 4; ++i) {
+    rows[i].class_name = "x";
+    rows[i].measured = 100;
+    if (i < 3) rows[i].predicted = predicted[i];
+    rows[i].baseline = 50;
+  }
+  const auto summary = Summarize(rows, [](const LedgerRow& r) { return r.class_name; });
+  ASSERT_EQ(summary.size(), 1u);
+  EXPECT_EQ(summary[0].rows, 3);
+  EXPECT_EQ(summary[0].missing, 1);
+  EXPECT_NEAR(summary[0].median, 0.2, 1e-12);   // of 0.1, 0.2, 0.3
+  EXPECT_NEAR(summary[0].bias, 0.1, 1e-12);     // of -0.2, 0.1, 0.3
+  EXPECT_NEAR(*summary[0].baseline_median, 0.5, 1e-12);
+  EXPECT_THAT(summary[0].worst, testing::ElementsAre(2, 1, 0));
+}
+
+TEST(RooflineBaseline, IsTheLargerOfComputeAndBytes) {
+  const auto scenario = Scenario::FromYaml(
+      "model: llama-2-7b\nhardware: {gpu: a100-sxm-80gb, count: 1}\nplan: {weights: fp16}\n"
+      "workload: {static_batch: 1, input_tokens: 10, output_tokens: 10}\n");
+  ASSERT_TRUE(scenario.ok()) << scenario.status();
+  const ResolvedScenario& r = scenario->resolved();
+  const auto model = MakeRooflineBaseline(r.model, r.plan, r.machine);
+  StepCost cost;
+  StepWork decode{.tokens = 1, .logits_rows = 1, .decode_seqs = 1, .decode_kv_sum = 1000, .decode_kv_max = 1000, .decode_kv_sum_windowed = 1000};
+  model->Predict({&decode, 1}, &cost);
+  // 6.738 G parameters and 1000 tokens of 32 layers x 2 x 4096 elements, two bytes each, over 2.039 TB/s.
+  const double bytes = 2 * 6.7384e9 + 1000 * 2.0 * 32 * 2 * 4096;
+  EXPECT_NEAR(cost.stage_seconds[0], bytes / 2.039e12, 0.01 * bytes / 2.039e12);
+  const PrefillChunk chunk{.tokens = 4096, .past = 0};
+  StepWork prefill{.tokens = 4096, .logits_rows = 1};
+  prefill.chunks = {&chunk, 1};
+  model->Predict({&prefill, 1}, &cost);
+  // 2 FLOPs per parameter (input embedding excluded) and token, plus 4 x hidden x pairs per layer of attention.
+  const double flops = 2 * 6.607e9 * 4096 + 32 * 4.0 * 4096 * 4096 * 4096 / 2;
+  EXPECT_NEAR(cost.stage_seconds[0], flops / 312e12, 0.02 * flops / 312e12);
+}
+
+}  // namespace
+}  // namespace simrun
