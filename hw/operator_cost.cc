@@ -115,6 +115,21 @@ double TreeFactor(const OperatorParams& p, const Features& features) {
   return Exp(std::clamp(sum, -kLargestCorrection, kLargestCorrection));
 }
 
+// Measured time at `bytes` over the formula's, which is continued at the ends of the curve.
+double CurveFactor(const OperatorParams& p, const OperatorCurve& curve, double bytes, double formula, double bandwidth) {
+  const std::vector<double>& x = curve.at;
+  const auto at_end = [&](double end, double time) {
+    const double t0 = p.t0.value(), tm = end / (bandwidth * p.em);
+    const double n = p.q == 1 ? t0 + tm : p.q == 2 ? std::sqrt(t0 * t0 + tm * tm) : std::sqrt(std::sqrt(t0 * t0 * t0 * t0 + tm * tm * tm * tm));
+    return n > 0 ? time / n : 1.0;
+  };
+  if (bytes <= x.front()) return at_end(x.front(), curve.time.front().value());
+  if (bytes >= x.back()) return at_end(x.back(), curve.time.back().value());
+  const size_t hi = static_cast<size_t>(std::upper_bound(x.begin(), x.end(), bytes) - x.begin());
+  const double w = (Ln(bytes) - Ln(x[hi - 1])) / (Ln(x[hi]) - Ln(x[hi - 1]));
+  return Exp((1 - w) * Ln(curve.time[hi - 1].value()) + w * Ln(curve.time[hi].value())) / std::max(formula, 1e-12);
+}
+
 double D(int64_t x) { return static_cast<double>(x); }
 
 }  // namespace
@@ -412,7 +427,7 @@ OperatorCosts::Term OperatorCosts::MoeTerm(const Operator& op, const OperatorPar
     MoePoint point;
     point.tokens = D(op.tokens), point.hidden = h, point.inter = inner, point.topk = D(op.topk);
     point.experts = D(op.experts), point.tp = op.tp, point.ep = op.ep;
-    point.active = active, point.imbalance = imbalance;
+    point.active = active, point.imbalance = imbalance, point.weight_bytes = weight_bytes;
     const Features f = MoeFeatures(point, PartsOf(term, p), machine_.gpu.multiprocessors);
     if (features != nullptr) *features = f;
     term.factor = TreeFactor(p, f);
@@ -449,6 +464,7 @@ OperatorCosts::Term OperatorCosts::RowTerm(const Operator& op, const OperatorPar
     if (features != nullptr) *features = f;
     term.factor = TreeFactor(p, f);
   }
+  if (!p.curves.empty()) term.factor *= CurveFactor(p, p.curves.front(), op.bytes, PartsOf(term, p).seconds, bandwidth_);
   if (!p.anchors.empty()) term.factor *= ResidualFactor(p, {op.bytes});
   if (cached < op.bytes || p.em > 1) term.bytes = std::max(0.0, op.bytes - cached);
   return term;

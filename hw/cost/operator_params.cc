@@ -57,6 +57,7 @@ void CheckEntry(OperatorParams& p, const SourceLocation& where, const std::strin
     }
   }
   for (const ResidualTable& table : p.residuals) {
+    if (!table.same_as.empty()) continue;   // ShareTrees
     absl::StatusOr<ResidualTrees> trees = ResidualTrees::Parse(table, FeatureNames(p.op));
     if (!trees.ok()) {
       problems->Add(where, path + ".residuals", std::string(trees.status().message()));
@@ -68,6 +69,24 @@ void CheckEntry(OperatorParams& p, const SourceLocation& where, const std::strin
     if (a.at.empty() || a.at.size() != p.anchors.front().at.size()) {
       problems->Add(where, path + ".anchors", "all need the same number of coordinates");
       break;
+    }
+  }
+}
+
+// Trees fitted on several formats together stand in one entry only.
+void ShareTrees(std::vector<OperatorParams>& entries, const SourceLocation& where, Problems* problems) {
+  for (size_t i = 0; i < entries.size(); ++i) {
+    OperatorParams& p = entries[i];
+    for (const ResidualTable& table : p.residuals) {
+      if (table.same_as.empty()) continue;
+      const auto owner = std::find_if(entries.begin(), entries.end(), [&](const OperatorParams& o) {
+        return o.op == p.op && o.backend == p.backend && o.dtype == table.same_as && &o != &p && !o.trees.empty();
+      });
+      if (owner == entries.end()) {
+        problems->Add(where, fmt::format("operators.{}.residuals", i), fmt::format("no {} entry of this operator has trees", table.same_as));
+        continue;
+      }
+      p.trees.insert(p.trees.end(), owner->trees.begin(), owner->trees.end());
     }
   }
 }
@@ -109,6 +128,7 @@ absl::StatusOr<OperatorParamSet> LoadOperatorParams(std::string_view name, const
     for (size_t i = 0; i < file.operators.size(); ++i) {
       CheckEntry(file.operators[i], node.location(), fmt::format("operators.{}", i), &problems);
     }
+    ShareTrees(file.operators, node.location(), &problems);
     if (!problems.empty()) return problems.ToStatus();
     if (depth == 0) {
       set.name = canonical;

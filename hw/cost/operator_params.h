@@ -69,7 +69,9 @@ struct OperatorParams {
   std::string source;
   std::string confidence = "A";                  // A read in a source, B vendor figure from prior knowledge, C estimate
   double mape = 0, median_ape = 0, p90_ape = 0;  // of the fit on unseen rows, per cent; 0: not stated
+  double new_shape_mape = 0;                     // the same on weight or head shapes the fit had not seen
   int rows = 0;                                  // measured rows
+  std::string learned;                           // per parameter, how much of its prior uncertainty the rows removed
   std::string note;
   std::vector<OperatorCurve> curves;
   std::vector<ResidualAnchor> anchors;
@@ -161,6 +163,8 @@ void OperatorParams::Describe(Visitor& v) {
   v.Field("mape", mape, {.help = "mean absolute error of the fit on unseen rows, per cent", .min = 0});
   v.Field("median_ape", median_ape, {.help = "median absolute error, per cent", .min = 0});
   v.Field("p90_ape", p90_ape, {.help = "90th percentile of the absolute error, per cent", .min = 0});
+  v.Field("new_shape_mape", new_shape_mape, {.help = "mean absolute error on shapes the fit had not seen, per cent", .min = 0});
+  v.Field("learned", learned, {.help = "per parameter, per cent of its prior uncertainty that the rows removed"});
   v.Field("rows", rows, {.help = "measured rows", .min = 0});
   v.Field("note", note, {.help = "remarks"});
   v.Field("curves", curves, {.help = "measured curves that replace the formula along one axis"});

@@ -23,6 +23,7 @@ namespace simrun {
 // The catalogue form of one set of trees.
 struct ResidualTable {
   std::string of;                 // device the trees were fitted on; empty: this one
+  std::string same_as;            // format whose entry for this operator and backend holds the trees; empty: here
   double weight = 1;              // multiplies the correction; below 1 for trees of another device
   int depth = 0;
   std::string features;           // "m 0.5 1.5 / n 7.5 9": used features, each with its ascending edges
@@ -31,6 +32,7 @@ struct ResidualTable {
   template <class Visitor>
   void Describe(Visitor& v) {
     v.Field("of", of, {.help = "device the trees were fitted on; none: this one"});
+    v.Field("same_as", same_as, {.help = "format whose entry for this operator and backend holds the trees; none: here"});
     v.Field("weight", weight, {.help = "multiplies the correction", .min = 0, .max = 2});
     v.Field("depth", depth, {.help = "questions per tree", .min = 0, .max = 8});
     v.Field("features", features, {.help = "features used, each with its ascending edges; / between features"});
@@ -57,6 +59,7 @@ class ResidualTrees {
   // Log of the factor. `features`: as many values as there were names.
   double Eval(std::span<const double> features) const;
   bool empty() const { return trees_.empty(); }
+  size_t count() const { return trees_.size(); }
 
   // For the fit.
   std::vector<std::vector<double>> edges;            // per feature, ascending

@@ -1,0 +1,638 @@
+#include "calibration/fit_device.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <map>
+#include <mutex>
+#include <set>
+#include <thread>
+#include <tuple>
+#include <utility>
+
+#include "base/params.h"
+#include "base/rng.h"
+#include "base/status.h"
+
+namespace simrun {
+namespace {
+
+constexpr size_t kEnoughForTrees = 150;   // rows; below, trees of other devices
+constexpr size_t kEnoughForCurves = 12;
+constexpr double kCurveTolerance = 0.01;
+constexpr double kUnusable = 0.6;         // mean error above which rows contradict one another
+constexpr double kBorrowSpread = 0.35;    // of the weight of another device's trees
+// Formats whose measurements show the host instead of the kernel, or mix kernels.
+constexpr const char* kLeftOut[] = {"fp8_block", "w4a16_mxfp4", "int4_wo", "int8_wo", "int4"};
+
+struct GroupKey {
+  std::string op, dtype, backend;
+  auto Tied() const { return std::tie(op, dtype, backend); }
+  friend bool operator<(const GroupKey& a, const GroupKey& b) { return a.Tied() < b.Tied(); }
+};
+struct Group {
+  GroupKey key;
+  std::vector<const OpRow*> rows;
+  std::string problem;
+};
+// Groups whose corrections are fitted together: formats of one operator that share their kernels.
+using Family = std::vector<Group>;
+
+bool IsCollectiveOp(const std::string& op) {
+  for (const char* name : {"all_reduce", "all_gather", "reduce_scatter", "all_to_all", "custom_all_reduce", "p2p", "network_p2p"}) {
+    if (op == name) return true;
+  }
+  return false;
+}
+bool IsByteOp(const std::string& op) {
+  for (const char* name : {"norm", "add", "activation", "rope", "embedding", "sampling"}) {
+    if (op == name) return true;
+  }
+  return false;
+}
+
+// "0.24.0" < "0.24.1rc3": the numbers in it, compared one by one.
+std::vector<int> VersionNumbers(const std::string& version) {
+  std::vector<int> numbers;
+  int value = -1;
+  for (const char c : version + ".") {
+    if (c >= '0' && c <= '9') {
+      value = std::min(1000000, std::max(0, value) * 10 + (c - '0'));
+    } else if (value >= 0) {
+      numbers.push_back(value);
+      value = -1;
+    }
+  }
+  return numbers;
+}
+
+std::vector<Family> MakeFamilies(const std::vector<OpRow>& rows) {
+  // Kernels of collectives differ between versions more than a curve's error: the newest stands for the backend.
+  std::map<std::tuple<std::string, std::string>, std::string> newest;
+  for (const OpRow& row : rows) {
+    if (!IsCollectiveOp(row.op)) continue;
+    std::string& best = newest[{row.op, row.backend}];
+    if (best.empty() || VersionNumbers(best) < VersionNumbers(row.version)) best = row.version;
+  }
+  std::map<GroupKey, Group> groups;
+  for (const OpRow& row : rows) {
+    GroupKey key{row.op, row.dtype, row.backend};
+    if (IsCollectiveOp(row.op)) {
+      key.dtype.clear();
+      if (newest[{row.op, row.backend}] != row.version) key.backend = row.kernels;
+      if (row.path.nodes > 1 && row.op != "network_p2p") continue;   // priced from its parts
+    }
+    if (IsByteOp(row.op)) key.dtype.clear();
+    if (row.mixed || row.op.rfind("deepep", 0) == 0) continue;        // priced from other entries
+    if (std::any_of(std::begin(kLeftOut), std::end(kLeftOut), [&](const char* f) { return row.format == f; })) continue;
+    Group& g = groups[key];
+    g.key = key;
+    if (row.problem.empty()) {
+      g.rows.push_back(&row);
+    } else if (g.problem.empty()) {
+      g.problem = row.problem;
+    }
+  }
+  std::map<std::tuple<std::string, std::string, std::string>, Family> families;
+  for (auto& [key, g] : groups) {
+    const bool shared = key.op == "moe" || key.op.find("prefill") != std::string::npos || key.op.find("decode") != std::string::npos;
+    families[{key.op, key.backend, shared ? "" : key.dtype}].push_back(std::move(g));
+  }
+  std::vector<Family> out;
+  for (auto& [key, f] : families) out.push_back(std::move(f));
+  return out;
+}
+
+ErrorStats Stats(std::vector<double> errors) {
+  ErrorStats s;
+  s.rows = static_cast<int>(errors.size());
+  if (errors.empty()) return s;
+  for (double& e : errors) s.mape += (e = std::fabs(e));
+  s.mape /= static_cast<double>(errors.size());
+  std::sort(errors.begin(), errors.end());
+  s.median = errors[errors.size() / 2];
+  s.p90 = errors[errors.size() * 9 / 10];
+  return s;
+}
+
+// Features a correction fades outside of: the sizes.
+std::vector<int> RangeFeatures(const std::string& op) {
+  std::vector<std::string_view> wanted;
+  if (op == "gemm") wanted = {"m", "n", "k"};
+  if (op == "moe") wanted = {"tokens", "hidden", "inter", "experts"};
+  if (op == "quantize") wanted = {"rows", "width"};
+  if (wanted.empty()) wanted = {"sequences", "keys", "heads"};
+  std::vector<int> out;
+  const std::span<const std::string_view> names = FeatureNames(op);
+  for (const std::string_view w : wanted) {
+    out.push_back(static_cast<int>(std::find(names.begin(), names.end(), w) - names.begin()));
+  }
+  return out;
+}
+
+// Everything one fit of a family needs.
+class FamilyFit {
+ public:
+  using Rows = std::vector<std::vector<const OpRow*>>;   // per member
+
+  FamilyFit(const DeviceBase& base, const Catalog& catalog, const CalibrationOptions& options, const Family& family)
+      : base_(base), options_(options) {
+    for (const Group& group : family) {
+      Member m;
+      // Other devices that were measured themselves.
+      for (const std::string& name : catalog.Names("operators")) {
+        if (name == base.name) continue;
+        const absl::StatusOr<OperatorParamSet> set = LoadOperatorParams(name, catalog);
+        if (!set.ok()) continue;
+        for (const OperatorParams& p : set->entries) {
+          if (p.device != name || p.label != Provenance::kCalibrated || p.op != group.key.op || p.dtype != group.key.dtype) continue;
+          if (!p.link.empty() && p.link != base.machine.scale_up.kind) continue;
+          if (p.backend.find("-eager") != std::string::npos) continue;
+          m.others.push_back(p);
+          break;   // the first one of a device is its newest
+        }
+      }
+      std::vector<const OperatorParams*> pointers;
+      for (const OperatorParams& p : m.others) pointers.push_back(&p);
+      m.prior = PriorFor(group.key.op, group.key.dtype, pointers);
+      m.start.op = group.key.op;
+      m.start.dtype = group.key.dtype;
+      m.start.backend = group.key.backend;
+      if (IsCollectiveOp(group.key.op)) {
+        m.start.link = group.key.op == "network_p2p" ? base.machine.network.kind : base.machine.scale_up.kind;
+      }
+      curves_ = (IsCollectiveOp(group.key.op) || IsByteOp(group.key.op)) && group.rows.size() >= kEnoughForCurves;
+      members_.push_back(std::move(m));
+    }
+    featured_ = !FeatureNames(family.front().key.op).empty();
+  }
+
+  bool has_formula() const { return !members_.front().prior.parameters.empty(); }
+
+  // One entry per member; members without rows keep `warm`, or stay at the prior. `warm`: start from these.
+  absl::StatusOr<std::vector<OperatorParams>> Fit(const Rows& rows, const std::vector<OperatorParams>* warm,
+                                                  std::vector<std::vector<FittedParameter>>* parameters) const {
+    std::vector<OperatorParams> out;
+    for (size_t i = 0; i < members_.size(); ++i) {
+      FormulaFitOptions options;
+      options.seed = options_.seed;
+      options.only_q = warm != nullptr;
+      const OperatorParams start = warm != nullptr ? (*warm)[i] : members_[i].start;
+      if (rows[i].empty()) {
+        out.push_back(start);
+        if (parameters != nullptr) parameters->emplace_back();
+        continue;
+      }
+      SIMRUN_ASSIGN_OR_RETURN(FormulaFit fit, FitFormula(base_.machine, base_.set, start, members_[i].prior, rows[i], options));
+      if (parameters != nullptr) parameters->push_back(fit.parameters);
+      OperatorParams p = std::move(fit.params);
+      if (curves_) {
+        std::vector<CurvePoint> points;
+        for (const OpRow* row : rows[i]) {
+          points.push_back({IsCollectiveOp(row->op) ? static_cast<double>(row->path.ranks) : 0, row->work.bytes, row->seconds});
+        }
+        p.curves = FitCurves(points);
+      }
+      out.push_back(std::move(p));
+    }
+    if (featured_) SIMRUN_RETURN_IF_ERROR(AddTrees(rows, &out));
+    return out;
+  }
+
+  // Errors of `p` on rows: with its correction, and by the formula alone.
+  absl::Status Errors(const OperatorParams& p, const std::vector<const OpRow*>& rows, std::vector<double>* corrected,
+                      std::vector<double>* formula) const {
+    std::vector<OpRow> copies;
+    for (const OpRow* row : rows) copies.push_back(*row);
+    OperatorParams plain = p;
+    plain.trees.clear();
+    plain.curves.clear();
+    for (const bool with : {true, false}) {
+      std::vector<double>* out = with ? corrected : formula;
+      SIMRUN_ASSIGN_OR_RETURN(const OperatorPricer pricer,
+                              OperatorPricer::Create(base_.machine, WithEntry(base_.set, with ? p : plain), p.backend, copies));
+      for (const OpRow& row : copies) out->push_back(pricer.Price(row).seconds.value_or(0) / row.seconds - 1);
+    }
+    return absl::OkStatus();
+  }
+
+ private:
+  struct Member {
+    std::vector<OperatorParams> others;
+    FormulaPrior prior;
+    OperatorParams start;
+  };
+
+  absl::Status AddTrees(const Rows& rows, std::vector<OperatorParams>* entries) const {
+    std::vector<TreeSample> samples;
+    for (size_t i = 0; i < entries->size(); ++i) {
+      if (rows[i].empty()) continue;
+      std::vector<OpRow> copies;
+      for (const OpRow* row : rows[i]) copies.push_back(*row);
+      const OperatorParams& p = (*entries)[i];
+      SIMRUN_ASSIGN_OR_RETURN(const OperatorPricer pricer,
+                              OperatorPricer::Create(base_.machine, WithEntry(base_.set, p), p.backend, copies));
+      for (const OpRow& row : copies) {
+        const OperatorCosts::Sample s = pricer.Probe(row);
+        samples.push_back({s.features, std::log(row.seconds / std::max(s.formula, 1e-12))});
+      }
+    }
+    if (samples.size() < kEnoughForTrees) {
+      Borrow(samples, entries);
+      return absl::OkStatus();
+    }
+    TreeFitOptions options = options_.trees;
+    options.seed = options_.seed;
+    const size_t n = samples.size();
+    options.trees = std::min(options.trees, n >= 1800 ? 240 : n >= 900 ? 200 : n >= 400 ? 150 : 80);
+    const std::string& op = entries->front().op;
+    const std::span<const std::string_view> names = FeatureNames(op);
+    const ResidualTrees trees = FitTrees(samples, names.size(), RangeFeatures(op), options);
+    Give(trees.ToTable(names), trees, entries);
+    return absl::OkStatus();
+  }
+
+  static void Give(const ResidualTable& table, const ResidualTrees& trees, std::vector<OperatorParams>* entries) {
+    for (OperatorParams& p : *entries) {
+      ResidualTable reference;
+      reference.same_as = entries->front().dtype;
+      p.residuals = {&p == &entries->front() ? table : reference};
+      p.trees = {trees};
+    }
+  }
+
+  // The trees of the device that explains the few errors best, shrunk: ridge regression of the errors on what the trees
+  // say, around a half.
+  void Borrow(const std::vector<TreeSample>& samples, std::vector<OperatorParams>* entries) const {
+    const OperatorParams* best = nullptr;
+    double best_score = 0, best_weight = 0;
+    for (const OperatorParams& lender : members_.front().others) {
+      if (lender.trees.empty() || samples.empty()) continue;
+      double xx = 0, xy = 0, yy = 0;
+      for (const TreeSample& s : samples) {
+        const double says = lender.trees.front().Eval(s.features);
+        xx += says * says;
+        xy += says * s.target;
+        yy += s.target * s.target;
+      }
+      const double noise = 0.07 * 0.07, precision = noise / (kBorrowSpread * kBorrowSpread);
+      const double weight = std::clamp((xy + precision * 0.5) / (xx + precision), 0.0, 1.0);
+      const double score = yy - 2 * weight * xy + weight * weight * xx + precision * (weight - 0.5) * (weight - 0.5);
+      if (best == nullptr || score < best_score) best = &lender, best_score = score, best_weight = weight;
+    }
+    if (best == nullptr || best_weight < 0.1) return;
+    ResidualTrees trees = best->trees.front();
+    trees.weight = std::round(best_weight * 100) / 100;
+    ResidualTable table = trees.ToTable(FeatureNames(best->op));
+    table.of = best->device;
+    Give(table, trees, entries);
+  }
+
+  const DeviceBase& base_;
+  const CalibrationOptions& options_;
+  std::vector<Member> members_;
+  bool curves_ = false, featured_ = false;
+};
+
+std::string SourceText(const std::vector<const OpRow*>& rows) {
+  std::set<std::string> known, other;
+  std::set<std::string> versions;
+  for (const OpRow* row : rows) {
+    const std::string_view s = row->source;
+    if (s.rfind("aic-", 0) == 0) {
+      known.insert("aiconfigurator measurements (NVIDIA, Apache-2.0)");
+    } else if (s.rfind("vidur", 0) == 0) {
+      known.insert("Vidur profiles (Microsoft, MIT)");
+    } else if (s.rfind("apex", 0) == 0) {
+      known.insert("APEX profiles (Microsoft, MIT)");
+    } else if (s.rfind("llmservingsim", 0) == 0) {
+      known.insert("LLMServingSim profiles (KAIST CASYS, MIT)");
+    } else {
+      other.insert(std::string(s));
+    }
+    if (!row->version.empty()) versions.insert(fmt::format("{} {}", row->backend, row->version));
+  }
+  std::string text = "fit to ";
+  bool first = true;
+  for (const auto* names : {&known, &other}) {
+    for (const std::string& n : *names) {
+      text += (first ? "" : ", ") + (n.empty() ? std::string("measurements") : n);
+      first = false;
+      if (names == &other && names->size() > 4) break;
+    }
+  }
+  for (const std::string& v : versions) text += ", " + v;
+  return text;
+}
+
+double LargestSize(const Group& g) {
+  double largest = 0;
+  for (const OpRow* row : g.rows) {
+    if (row->attention()) {
+      largest = std::max(largest, row->point.keys);
+    } else if (row->op == "gemm") {
+      largest = std::max(largest, static_cast<double>(row->work.m));
+    } else if (row->op == "moe") {
+      largest = std::max(largest, static_cast<double>(row->work.tokens));
+    } else if (IsCollectiveOp(row->op)) {
+      largest = std::max(largest, row->work.bytes);
+    }
+  }
+  return largest;
+}
+
+double Percent(double fraction) { return std::round(fraction * 1000) / 10; }
+
+// Adds a report for every member, and an entry for those that could be fitted.
+absl::Status FitFamily(const DeviceBase& base, const Catalog& catalog, const CalibrationOptions& options, const Family& all,
+                       std::vector<OperatorReport>* reports, std::vector<OperatorParams>* fitted) {
+  Family family;
+  for (const Group& g : all) {
+    if (!g.rows.empty()) {
+      family.push_back(g);
+      continue;
+    }
+    OperatorReport report;
+    report.op = g.key.op, report.dtype = g.key.dtype, report.backend = g.key.backend;
+    report.skipped = g.problem.empty() ? "no row can be priced" : g.problem;
+    reports->push_back(std::move(report));
+  }
+  if (family.empty()) return absl::OkStatus();
+  const FamilyFit fit(base, catalog, options, family);
+  const size_t members = family.size();
+  std::vector<OperatorReport> found(members);
+  FamilyFit::Rows rows(members);
+  size_t total = 0;
+  for (size_t i = 0; i < members; ++i) {
+    found[i].op = family[i].key.op, found[i].dtype = family[i].key.dtype, found[i].backend = family[i].key.backend;
+    found[i].rows = static_cast<int>(family[i].rows.size());
+    rows[i] = family[i].rows;
+    total += rows[i].size();
+  }
+  if (!fit.has_formula()) {
+    for (OperatorReport& r : found) {
+      r.skipped = "no formula for this operator";
+      reports->push_back(std::move(r));
+    }
+    return absl::OkStatus();
+  }
+  std::vector<std::vector<FittedParameter>> parameters;
+  SIMRUN_ASSIGN_OR_RETURN(std::vector<OperatorParams> entries, fit.Fit(rows, nullptr, &parameters));
+  const bool cross = options.cross_validate && total >= 2 * static_cast<size_t>(options.folds);
+  std::vector<std::vector<double>> corrected(members), formula(members);
+  for (const bool by_shape : {false, true}) {
+    if (!cross || (by_shape && !entries.front().curves.empty())) continue;
+    // Which part a row falls into; rows of one shape together, or every row for itself.
+    Rng rng(options.seed, by_shape ? "shapes" : "folds");
+    std::map<std::string, size_t> part;
+    std::vector<std::vector<size_t>> of(members);
+    for (size_t i = 0; i < members; ++i) {
+      for (const OpRow* row : rows[i]) {
+        const size_t drawn = static_cast<size_t>(rng.Below(static_cast<uint64_t>(options.folds)));
+        of[i].push_back(by_shape ? part.emplace(row->group, drawn).first->second : drawn);
+      }
+    }
+    if (by_shape && part.size() < static_cast<size_t>(options.folds)) continue;
+    for (size_t i = 0; i < members; ++i) corrected[i].clear(), formula[i].clear();
+    for (size_t fold = 0; fold < static_cast<size_t>(options.folds); ++fold) {
+      FamilyFit::Rows seen(members), unseen(members);
+      size_t seen_rows = 0;
+      for (size_t i = 0; i < members; ++i) {
+        for (size_t k = 0; k < rows[i].size(); ++k) (of[i][k] == fold ? unseen : seen)[i].push_back(rows[i][k]);
+        seen_rows += seen[i].size();
+      }
+      if (seen_rows == 0) continue;
+      SIMRUN_ASSIGN_OR_RETURN(const std::vector<OperatorParams> partial, fit.Fit(seen, &entries, nullptr));
+      for (size_t i = 0; i < members; ++i) {
+        if (!unseen[i].empty()) SIMRUN_RETURN_IF_ERROR(fit.Errors(partial[i], unseen[i], &corrected[i], &formula[i]));
+      }
+    }
+    for (size_t i = 0; i < members; ++i) {
+      (by_shape ? found[i].by_shape : found[i].by_row) = Stats(corrected[i]);
+      if (!by_shape) found[i].formula = Stats(formula[i]);
+    }
+  }
+  for (size_t i = 0; i < members; ++i) {
+    OperatorReport& report = found[i];
+    OperatorParams& p = entries[i];
+    report.parameters = parameters[i];
+    if (!cross) {
+      std::vector<double> with, without;
+      SIMRUN_RETURN_IF_ERROR(fit.Errors(p, rows[i], &with, &without));
+      report.by_row = Stats(with);
+      report.formula = Stats(without);
+      p.note = "error on the rows of the fit";
+    }
+    if (report.by_row.mape > kUnusable) {
+      report.skipped = fmt::format("rows contradict one another: mean error {:.0f} %", 100 * report.by_row.mape);
+      reports->push_back(std::move(report));
+      continue;
+    }
+    if (!p.trees.empty()) {
+      const ResidualTable& table = p.residuals.front();
+      report.correction = !table.same_as.empty() ? fmt::format("trees of {}", table.same_as)
+                          : table.of.empty()     ? fmt::format("{} trees", p.trees.front().count())
+                                                 : fmt::format("trees of {} x {:.2f}", table.of, table.weight);
+    } else if (!p.curves.empty()) {
+      size_t points = 0;
+      for (const OperatorCurve& c : p.curves) points += c.at.size();
+      report.correction = fmt::format("{} curves, {} points", p.curves.size(), points);
+    }
+    p.mape = Percent(report.by_row.mape);
+    p.median_ape = Percent(report.by_row.median);
+    p.p90_ape = Percent(report.by_row.p90);
+    p.new_shape_mape = Percent(report.by_shape.mape);
+    p.rows = report.rows;
+    p.max_size = LargestSize(family[i]);
+    p.source = SourceText(family[i].rows);
+    p.provenance = "calibrated";
+    p.confidence = "A";
+    for (const FittedParameter& f : report.parameters) {
+      p.learned += fmt::format("{}{} {:.0f}", p.learned.empty() ? "" : ", ", f.name, 100 * f.learned());
+    }
+    fitted->push_back(std::move(p));
+    reports->push_back(std::move(report));
+  }
+  return absl::OkStatus();
+}
+
+// Isolated norms and lookups of 2024 are not what engines run today (fused with the residual add): measured separately.
+bool Replaces(const OperatorParams& fresh, const OperatorParams& old) {
+  if (fresh.op != old.op) return false;
+  if (fresh.dtype == old.dtype && fresh.backend == old.backend) return true;
+  const bool other_kernel = fresh.backend == "vidur" && (fresh.op == "norm" || fresh.op == "embedding");
+  if (other_kernel || fresh.backend.find("-eager") != std::string::npos) return false;
+  const bool any_kernel = old.backend.empty() && (IsCollectiveOp(fresh.op) || IsByteOp(fresh.op) || fresh.op == "quantize");
+  // An entry without format stood for the 16-bit one.
+  const bool same_format = fresh.dtype == old.dtype || (old.dtype.empty() && fresh.dtype == "bf16");
+  return same_format && (any_kernel || fresh.backend == old.backend);
+}
+
+}  // namespace
+
+std::vector<OperatorCurve> FitCurves(const std::vector<CurvePoint>& points) {
+  std::map<double, std::map<double, std::vector<double>>> by_key;
+  for (const CurvePoint& p : points) {
+    if (p.size > 0 && p.seconds > 0) by_key[p.key][p.size].push_back(std::log(p.seconds));
+  }
+  std::vector<OperatorCurve> curves;
+  for (auto& [key, sizes] : by_key) {
+    // Sizes closer than a few per cent share a knot, so that noise does not become slope.
+    std::vector<std::pair<double, double>> knots;   // log size, log time
+    std::vector<double> near_x, near_y;
+    const auto flush = [&] {
+      if (near_y.empty()) return;
+      std::sort(near_y.begin(), near_y.end());
+      double x = 0;
+      for (const double v : near_x) x += v;
+      knots.emplace_back(x / static_cast<double>(near_x.size()), near_y[near_y.size() / 2]);
+      near_x.clear();
+      near_y.clear();
+    };
+    const double step = sizes.size() > 40 ? 0.35 : 0.03;
+    for (auto& [size, times] : sizes) {
+      const double x = std::log(size);
+      if (!near_x.empty() && x - near_x.front() > step) flush();
+      for (const double t : times) near_x.push_back(x), near_y.push_back(t);
+    }
+    flush();
+    if (knots.size() < 2) continue;
+    // Greedily drop the knot that a straight line replaces best.
+    while (knots.size() > 2) {
+      size_t best = 0;
+      double least = kCurveTolerance;
+      for (size_t i = 1; i + 1 < knots.size(); ++i) {
+        const auto& [x0, y0] = knots[i - 1];
+        const auto& [x1, y1] = knots[i + 1];
+        const double line = y0 + (y1 - y0) * (knots[i].first - x0) / (x1 - x0);
+        if (std::fabs(line - knots[i].second) < least) least = std::fabs(line - knots[i].second), best = i;
+      }
+      if (best == 0) break;
+      knots.erase(knots.begin() + static_cast<std::ptrdiff_t>(best));
+    }
+    OperatorCurve curve;
+    curve.key = key;
+    for (const auto& [x, y] : knots) {
+      curve.at.push_back(std::round(std::exp(x)));
+      curve.time.push_back(Seconds(std::exp(y)));
+    }
+    curves.push_back(std::move(curve));
+  }
+  return curves;
+}
+
+absl::StatusOr<DeviceBase> LoadDeviceBase(const std::string& base, const Catalog& catalog) {
+  DeviceBase out;
+  Catalog with_file = catalog;
+  std::string name = base;
+  const bool is_file = base.size() > 5 && base.substr(base.size() - 5) == ".yaml";
+  OperatorFile given;
+  bool has_given = false;
+  if (is_file) {
+    SIMRUN_ASSIGN_OR_RETURN(const YamlNode node, ReadYamlFile(base));
+    const size_t slash = base.find_last_of('/');
+    name = base.substr(slash == std::string::npos ? 0 : slash + 1);
+    name.resize(name.size() - 5);
+    if (node.Find("operators") != nullptr && node.Find("operators")->IsSequence()) {
+      Problems problems;
+      ReadParams(node, "", &problems, &given);
+      SIMRUN_RETURN_IF_ERROR(problems.ToStatus());
+      has_given = true;
+    }
+  }
+  if (is_file && !has_given) {
+    return absl::InvalidArgumentError(fmt::format(
+        "{}: is no operator file (it has no `operators:` list); for a GPU of your own, put it into DIR/gpus, add --catalog DIR and give its name", base));
+  }
+  SIMRUN_ASSIGN_OR_RETURN(DeviceChoice choice, ChooseDevice(name, with_file));
+  out.machine = std::move(choice.machine);
+  out.name = choice.operators;
+  const absl::StatusOr<YamlNode> node = catalog.Load("operators", out.name);
+  // A GPU without measurements borrows another's entry: that one is the fallback, not the start.
+  const bool own = out.machine.gpu.operators_provenance == Provenance::kCalibrated || has_given;
+  if (has_given) {
+    out.file = std::move(given);
+  } else if (own && node.ok()) {
+    Problems problems;
+    ReadParams(*node, "", &problems, &out.file);
+    SIMRUN_RETURN_IF_ERROR(problems.ToStatus());
+  } else {
+    out.file.fallback = out.name;
+    out.name.clear();
+  }
+  const GpuSpec& gpu = out.machine.gpu;
+  if (out.file.description.empty()) out.file.description = gpu.name;
+  OperatorReference& reference = out.file.reference;
+  if (reference.memory_bandwidth.value() <= 0) {
+    reference.peak_bf16 = gpu.peak[static_cast<size_t>(DType::kBf16)];
+    reference.peak_fp8 = gpu.peak[static_cast<size_t>(DType::kFp8)];
+    reference.memory_bandwidth = gpu.memory_bandwidth;
+    reference.link_bandwidth = out.machine.scale_up.bandwidth;
+  }
+  SIMRUN_ASSIGN_OR_RETURN(out.set, LoadOperatorParams(choice.operators, catalog));
+  return out;
+}
+
+absl::StatusOr<Calibration> Calibrate(const DeviceBase& base, const std::vector<OpRow>& rows, const Catalog& catalog,
+                                      const CalibrationOptions& options) {
+  const std::vector<Family> families = MakeFamilies(rows);
+  if (families.empty()) return absl::InvalidArgumentError("no rows of an operator that is fitted");
+  std::vector<std::vector<OperatorReport>> reports(families.size());
+  std::vector<std::vector<OperatorParams>> fitted(families.size());
+  std::vector<absl::Status> status(families.size());
+  std::atomic<size_t> next{0};
+  std::mutex mutex;
+  size_t done = 0;
+  const auto work = [&] {
+    for (size_t i = next++; i < families.size(); i = next++) {
+      status[i] = FitFamily(base, catalog, options, families[i], &reports[i], &fitted[i]);
+      const std::lock_guard<std::mutex> lock(mutex);
+      ++done;
+      if (options.progress) options.progress(done, families.size());
+    }
+  };
+  const unsigned cores = std::max(1u, std::thread::hardware_concurrency());
+  const size_t threads = std::min(families.size(), options.threads > 0 ? static_cast<size_t>(options.threads) : cores);
+  std::vector<std::thread> pool;
+  for (size_t t = 1; t < threads; ++t) pool.emplace_back(work);
+  work();
+  for (std::thread& t : pool) t.join();
+  for (const absl::Status& s : status) SIMRUN_RETURN_IF_ERROR(s);
+
+  Calibration out;
+  for (std::vector<OperatorReport>& r : reports) {
+    for (OperatorReport& one : r) out.reports.push_back(std::move(one));
+  }
+  out.file = base.file;
+  std::vector<OperatorParams>& entries = out.file.operators;
+  std::vector<OperatorParams> fresh;
+  for (std::vector<OperatorParams>& f : fitted) {
+    for (OperatorParams& p : f) fresh.push_back(std::move(p));
+  }
+  // Newest versions without a suffix first: the first entry of an operator is what an unknown backend gets.
+  std::stable_sort(fresh.begin(), fresh.end(), [](const OperatorParams& a, const OperatorParams& b) {
+    const auto plain = [](const OperatorParams& p) { return p.backend.find('-') == std::string::npos ? 0 : 1; };
+    const auto known = [](const OperatorParams& p) { return p.backend == "vllm" || p.backend == "nccl" ? 0 : 1; };
+    return std::tuple(plain(a), known(a)) < std::tuple(plain(b), known(b));
+  });
+  std::erase_if(entries, [&](const OperatorParams& old) {
+    return std::any_of(fresh.begin(), fresh.end(), [&](const OperatorParams& f) { return Replaces(f, old); });
+  });
+  std::vector<OperatorParams> merged = fresh;
+  merged.insert(merged.end(), entries.begin(), entries.end());
+  // Where an entry was kept beside fresh ones for the same operator, it stands for today's kernel.
+  std::stable_sort(merged.begin(), merged.end(), [](const OperatorParams& a, const OperatorParams& b) {
+    const auto rank = [](const OperatorParams& p) {
+      const std::vector<std::string> names = OperatorNames();
+      return std::find(names.begin(), names.end(), p.op) - names.begin();
+    };
+    const auto legacy = [](const OperatorParams& p) { return p.backend == "vidur" || p.backend == "apex" ? 1 : 0; };
+    return std::tuple(rank(a), legacy(a)) < std::tuple(rank(b), legacy(b));
+  });
+  entries = std::move(merged);
+  return out;
+}
+
+}  // namespace simrun

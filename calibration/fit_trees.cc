@@ -1,0 +1,137 @@
+#include "calibration/fit_trees.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "base/rng.h"
+
+namespace simrun {
+namespace {
+
+constexpr size_t kFewSamples = 20;
+
+double RoundTo(double x, int digits) {
+  if (x == 0) return 0;
+  const double scale = std::pow(10.0, digits - 1 - static_cast<int>(std::floor(std::log10(std::fabs(x)))));
+  return std::round(x * scale) / scale;
+}
+
+// Halves between distinct values at evenly spaced ranks, written with four digits.
+std::vector<double> Edges(std::vector<double> values, int most) {
+  std::sort(values.begin(), values.end());
+  std::vector<double> distinct = values;
+  distinct.erase(std::unique(distinct.begin(), distinct.end(), [](double a, double b) { return b - a < 1e-9; }), distinct.end());
+  std::vector<double> edges;
+  const auto add = [&](size_t i) {
+    const double edge = RoundTo((distinct[i - 1] + distinct[i]) / 2, 4);
+    if (edge > distinct[i - 1] && edge <= distinct[i] && (edges.empty() || edge > edges.back())) edges.push_back(edge);
+  };
+  if (distinct.size() <= static_cast<size_t>(most) + 1) {
+    for (size_t i = 1; i < distinct.size(); ++i) add(i);
+    return edges;
+  }
+  for (int b = 1; b <= most; ++b) {
+    const double at = values[values.size() * static_cast<size_t>(b) / static_cast<size_t>(most + 1)];
+    const size_t i = static_cast<size_t>(std::lower_bound(distinct.begin(), distinct.end(), at - 1e-9) - distinct.begin());
+    if (i > 0 && i < distinct.size()) add(i);
+  }
+  return edges;
+}
+
+}  // namespace
+
+ResidualTrees FitTrees(const std::vector<TreeSample>& samples, size_t features, const std::vector<int>& range,
+                       const TreeFitOptions& options) {
+  ResidualTrees out;
+  out.depth = options.depth;
+  out.edges.resize(features);
+  const size_t count = samples.size();
+  if (count < kFewSamples) return out;
+  std::vector<std::vector<uint8_t>> bins(features, std::vector<uint8_t>(count));
+  for (size_t f = 0; f < features; ++f) {
+    std::vector<double> values(count);
+    for (size_t i = 0; i < count; ++i) values[i] = samples[i].features[f];
+    out.edges[f] = Edges(values, options.edges);
+    const std::vector<double>& edges = out.edges[f];
+    for (size_t i = 0; i < count; ++i) {
+      bins[f][i] = static_cast<uint8_t>(std::upper_bound(edges.begin(), edges.end(), values[i]) - edges.begin());
+    }
+  }
+  for (const int f : range) {
+    ResidualTrees::Range r{f, samples[0].features[static_cast<size_t>(f)], samples[0].features[static_cast<size_t>(f)]};
+    for (const TreeSample& s : samples) {
+      r.low = std::min(r.low, s.features[static_cast<size_t>(f)]);
+      r.high = std::max(r.high, s.features[static_cast<size_t>(f)]);
+    }
+    r.low = std::floor(r.low * 1000) / 1000;
+    r.high = std::ceil(r.high * 1000) / 1000;
+    out.ranges.push_back(r);
+  }
+
+  Rng rng(options.seed, "trees");
+  std::vector<double> fitted(count, 0.0), error(count);
+  std::vector<uint32_t> leaf(count);
+  std::vector<double> sums, counts, gains;
+  std::vector<bool> open(features);
+  for (int t = 0; t < options.trees; ++t) {
+    for (size_t i = 0; i < count; ++i) {
+      error[i] = std::clamp(samples[i].target - fitted[i], -options.clip, options.clip);
+      leaf[i] = 0;
+    }
+    for (size_t f = 0; f < features; ++f) open[f] = !out.edges[f].empty() && rng.Uniform() < options.feature_share;
+    ResidualTrees::Tree tree;
+    for (int level = 0; level < options.depth; ++level) {
+      const size_t leaves = size_t{1} << level;
+      double best = -1;
+      size_t best_feature = features, best_edge = 0;
+      for (size_t f = 0; f < features; ++f) {
+        if (!open[f]) continue;
+        const size_t cells = out.edges[f].size() + 1;
+        sums.assign(leaves * cells, 0.0);
+        counts.assign(leaves * cells, 0.0);
+        for (size_t i = 0; i < count; ++i) {
+          const size_t cell = leaf[i] * cells + bins[f][i];
+          sums[cell] += error[i];
+          counts[cell] += 1;
+        }
+        gains.assign(cells, 0.0);
+        for (size_t l = 0; l < leaves; ++l) {
+          const double* sum = sums.data() + l * cells;
+          const double* number = counts.data() + l * cells;
+          double total = 0, total_number = 0, low = 0, low_number = 0;
+          for (size_t b = 0; b < cells; ++b) total += sum[b], total_number += number[b];
+          for (size_t b = 1; b < cells; ++b) {
+            low += sum[b - 1], low_number += number[b - 1];
+            const double high = total - low;
+            gains[b] += low * low / (low_number + options.ridge) + high * high / (total_number - low_number + options.ridge);
+          }
+        }
+        for (size_t b = 1; b < cells; ++b) {
+          if (gains[b] > best) best = gains[b], best_feature = f, best_edge = b - 1;
+        }
+      }
+      if (best_feature == features) break;
+      tree.splits.push_back({static_cast<uint8_t>(best_feature), static_cast<uint8_t>(best_edge)});
+      for (size_t i = 0; i < count; ++i) leaf[i] = leaf[i] * 2 + (bins[best_feature][i] > best_edge ? 1 : 0);
+    }
+    if (static_cast<int>(tree.splits.size()) < options.depth) continue;   // no open feature: draw again
+    const size_t leaves = size_t{1} << options.depth;
+    sums.assign(leaves, 0.0);
+    counts.assign(leaves, 0.0);
+    for (size_t i = 0; i < count; ++i) sums[leaf[i]] += error[i], counts[leaf[i]] += 1;
+    double largest = 0;
+    tree.leaves.resize(leaves);
+    for (size_t l = 0; l < leaves; ++l) {
+      tree.leaves[l] = options.rate * sums[l] / (counts[l] + options.ridge);
+      largest = std::max(largest, std::fabs(tree.leaves[l]));
+    }
+    const int code = ResidualTrees::LeafScaleCode(largest);
+    const double step = ResidualTrees::LeafScale(code) / ResidualTrees::kLeafSteps;
+    for (double& v : tree.leaves) v = std::round(v / step) * step;
+    for (size_t i = 0; i < count; ++i) fitted[i] += tree.leaves[leaf[i]];
+    out.Add(tree, code);
+  }
+  return out;
+}
+
+}  // namespace simrun

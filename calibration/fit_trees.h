@@ -1,0 +1,38 @@
+// Gradient boosting of small oblivious trees: fits ResidualTrees to the logarithms of measured over formula times.
+//
+// Every tree is fitted to the clipped errors left by those before it (Huber loss), level by level: of all (feature, edge)
+// pairs the one that lowers the squared error most, summed over the level's nodes. Leaves are shrunk towards zero by
+// `ridge` pseudo-measurements and by `rate`, then rounded to what the text form stores, so that later trees repair the
+// rounding. Edges are quantiles of the data. Deterministic.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "hw/cost/features.h"
+#include "hw/cost/residual_trees.h"
+
+namespace simrun {
+
+struct TreeFitOptions {
+  int trees = 240;
+  int depth = 5;
+  int edges = 32;             // per feature, at most 64
+  double rate = 0.25;
+  double ridge = 2;
+  double clip = 0.15;         // of an error, in units of log time
+  double feature_share = 0.8; // of the features a tree may ask about, drawn per tree
+  uint64_t seed = 1;
+};
+
+struct TreeSample {
+  Features features{};
+  double target = 0;          // log of measured over formula
+};
+
+// `features`: how many of the array are used. `range`: indices of features outside whose measured range the correction
+// fades. Empty trees when there are fewer than 20 samples.
+ResidualTrees FitTrees(const std::vector<TreeSample>& samples, size_t features, const std::vector<int>& range,
+                       const TreeFitOptions& options);
+
+}  // namespace simrun
