@@ -10,6 +10,7 @@
 #include <fmt/format.h>
 
 #include "base/status.h"
+#include "cli/calibrate_command.h"
 #include "cli/explain_command.h"
 #include "cli/explain_step_command.h"
 #include "cli/list_command.h"
@@ -104,9 +105,38 @@ std::function<int(Terminal)> DeclareValidate(CLI::App& app) {
   app.add_option("--threads", options->threads, "cases run at once (default: one per core)")->type_name("N");
   AddMany(app, "--catalog", &options->catalogs, "DIR", "directory with further catalogue entries; may be repeated");
   app.add_flag("--quiet", options->quiet, "no progress on standard error");
-  return [options](Terminal terminal) {
+  auto ops = std::make_shared<ValidateOpsOptions>();
+  app.add_option("--ops", ops->ops, "measured operator times instead of cases, one or more CSV files")->type_name("FILE");
+  app.add_option("--device", ops->device, "with --ops: GPU or operator entry of the catalogue")->type_name("NAME");
+  app.add_option("--backend", ops->backend, "with --ops: kernels to price with (default: those each row was measured with)")->type_name("NAME");
+  return [options, ops](Terminal terminal) {
+    if (!ops->ops.empty()) {
+      if (!options->cases.empty()) return FailWith(kBadInput, "give either cases or --ops, not both", terminal.err);
+      if (ops->device.empty()) return FailWith(kBadInput, "--ops: needs the GPU they were measured on; add --device NAME", terminal.err);
+      ops->out = options->out;
+      ops->catalogs = options->catalogs;
+      return ValidateOpsCommand(*ops, terminal);
+    }
+    if (!ops->device.empty() || !ops->backend.empty()) return FailWith(kBadInput, "--device and --backend go with --ops", terminal.err);
     if (options->cases.empty()) return FailWith(kBadInput, "the measured cases are missing; write: simrun validate CASES.csv", terminal.err);
     return ValidateCommand(*options, terminal);
+  };
+}
+
+std::function<int(Terminal)> DeclareCalibrate(CLI::App& app) {
+  auto options = std::make_shared<CalibrateOptions>();
+  app.add_option("OPS", options->ops, "measured operator times, one or more CSV files")->type_name("FILE");
+  app.add_option("--device", options->device, "what to start from: GPU or operator entry of the catalogue, or an operator file")->type_name("BASE");
+  app.add_option("--out", options->out, "operator file to write; DIR/operators/NAME.yaml is found with --catalog DIR")->type_name("FILE");
+  app.add_option("--threads", options->threads, "operators fitted at once (default: one per core)")->type_name("N");
+  app.add_flag("--no-cross-validation", options->no_cross_validation, "fit only: errors are then those of the fitted rows");
+  AddMany(app, "--catalog", &options->catalogs, "DIR", "directory with further catalogue entries; may be repeated");
+  app.add_flag("--quiet", options->quiet, "no progress on standard error");
+  return [options](Terminal terminal) {
+    if (options->ops.empty()) return FailWith(kBadInput, "the measured rows are missing; write: simrun calibrate OPS.csv --device BASE --out NEW.yaml", terminal.err);
+    if (options->device.empty()) return FailWith(kBadInput, "--device: name the GPU, or the operator file to start from", terminal.err);
+    if (options->out.empty()) return FailWith(kBadInput, "--out: name the operator file to write", terminal.err);
+    return CalibrateCommand(*options, terminal);
   };
 }
 
@@ -122,6 +152,7 @@ const std::vector<Command>& Commands() {
       {"query", "the best points and Pareto fronts of a results file", DeclareQuery},
       {"merge", "put the results files of a sweep's parts together", DeclareMerge},
       {"validate", "compare predictions with measured serving runs", DeclareValidate},
+      {"calibrate", "fit operator parameters to measured operator times", DeclareCalibrate},
       {"reference", "every setting of a scenario file, as Markdown", DeclareReference},
   };
   return *commands;
