@@ -15,7 +15,7 @@ void EventQueuePopPush(benchmark::State& state) {
   std::vector<SimTime> gaps;
   for (int i = 0; i < 4096; ++i) gaps.push_back(SimTime::From(Seconds(rng.Exponential(1.0))));
   EventQueue queue;
-  for (size_t i = 0; i < pending; ++i) queue.Push({gaps[i % gaps.size()], EventBand::kStepEnd, 0, i});
+  for (size_t i = 0; i < pending; ++i) queue.Push({gaps[i % gaps.size()], EventBand::kStepEnd, 0, static_cast<uint32_t>(i)});
   size_t next = 0;
   for (auto _ : state) {
     const Event e = queue.Top();

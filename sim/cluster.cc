@@ -30,7 +30,7 @@ std::span<const ReplicaLoad> Cluster::Loads() {
 }
 
 void Cluster::EnterFrontEnd(const Arrival& arrival) {
-  uint64_t slot = arriving_.size();
+  auto slot = static_cast<uint32_t>(arriving_.size());
   if (free_arriving_.empty()) {
     arriving_.push_back(arrival);
   } else {
@@ -42,7 +42,7 @@ void Cluster::EnterFrontEnd(const Arrival& arrival) {
 }
 
 Arrival Cluster::LeaveFrontEnd() {
-  const uint64_t slot = front_end_.Top().payload;
+  const uint32_t slot = front_end_.Top().payload;
   front_end_.Pop();
   free_arriving_.push_back(slot);
   return arriving_[slot];

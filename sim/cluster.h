@@ -57,7 +57,7 @@ class Cluster {
   EventQueue queue_;                       // step ends; stale when the replica's next event is another
   EventQueue front_end_;                   // requests on their way to the engine's queue; payload indexes arriving_
   std::vector<Arrival> arriving_;
-  std::vector<uint64_t> free_arriving_;
+  std::vector<uint32_t> free_arriving_;
   std::vector<uint32_t> touched_;          // replicas to plan at the current instant
   std::vector<char> is_touched_;
   bool observed_ = false;

@@ -50,7 +50,7 @@ namespace {
 class SubmittedSource final : public ArrivalSource {
  public:
   void Add(const Arrival& arrival) {
-    uint64_t slot = arrivals_.size();
+    auto slot = static_cast<uint32_t>(arrivals_.size());
     if (free_.empty()) {
       arrivals_.push_back(arrival);
     } else {
@@ -63,7 +63,7 @@ class SubmittedSource final : public ArrivalSource {
   }
   absl::StatusOr<NextResult> Next(Arrival* out) override {
     if (queue_.empty()) return NextResult::kWaiting;
-    const uint64_t slot = queue_.Top().payload;
+    const uint32_t slot = queue_.Top().payload;
     queue_.Pop();
     *out = arrivals_[slot];
     free_.push_back(slot);
@@ -74,7 +74,7 @@ class SubmittedSource final : public ArrivalSource {
  private:
   EventQueue queue_;
   std::vector<Arrival> arrivals_;
-  std::vector<uint64_t> free_;
+  std::vector<uint32_t> free_;
 };
 
 }  // namespace

@@ -34,12 +34,12 @@ TEST(EventQueue, EmptyMeansNever) {
 TEST(EventQueue, RandomPushesAndPopsAsFromASortedList) {
   Rng rng(3, "events");
   EventQueue q;
-  std::vector<std::tuple<SimTime, EventBand, uint64_t>> sorted;  // payload counts pushes: first in, first out
+  std::vector<std::tuple<SimTime, EventBand, uint32_t>> sorted;  // payload counts pushes: first in, first out
   uint64_t pushed = 0;
   for (int i = 0; i < 20000; ++i) {
     if (rng.Below(100) < (i < 10000 ? 55u : 45u) || sorted.empty()) {
       const Event e{SimTime::FromTicks(static_cast<int64_t>(rng.Below(50))), rng.Below(2) == 0 ? EventBand::kStepEnd : EventBand::kArrival,
-                    static_cast<uint32_t>(pushed % 7), pushed};
+                    static_cast<uint32_t>(pushed % 7), static_cast<uint32_t>(pushed)};
       q.Push(e);
       sorted.emplace_back(e.time, e.band, pushed++);
       std::sort(sorted.begin(), sorted.end());
