@@ -1,6 +1,7 @@
 #include "base/catalog.h"
 
 #include <filesystem>
+#include <mutex>
 #include <system_error>
 #include <utility>
 
@@ -25,7 +26,25 @@ std::string FileName(std::string_view section, std::string_view name, const std:
 
 }  // namespace
 
+class Catalog::ParsedFiles {
+ public:
+  std::shared_ptr<const YamlNode> Find(const char* text) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    const auto it = files_.find(text);
+    return it == files_.end() ? nullptr : it->second;
+  }
+  void Add(const char* text, std::shared_ptr<const YamlNode> node) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    files_.emplace(text, std::move(node));
+  }
+
+ private:
+  std::mutex mutex_;
+  std::map<const char*, std::shared_ptr<const YamlNode>> files_;  // by the address of the text, which is static
+};
+
 void Catalog::AddEmbedded(const std::vector<EmbeddedFile>& files) {
+  if (parsed_ == nullptr) parsed_ = std::make_shared<ParsedFiles>();
   for (const EmbeddedFile& f : files) {
     sections_[std::string(f.section)].insert_or_assign(std::string(f.name), Source{f.text, ""});
   }
@@ -76,6 +95,17 @@ absl::StatusOr<std::string> Catalog::Text(const Source& source) const {
   return ReadTextFile(source.path, kMaxEntryBytes);
 }
 
+absl::StatusOr<YamlNode> Catalog::Parsed(std::string_view section, std::string_view name, const Source& source) const {
+  if (!source.path.empty()) {
+    SIMRUN_ASSIGN_OR_RETURN(const std::string text, Text(source));
+    return ParseYaml(text, FileName(section, name, source.path));
+  }
+  if (const std::shared_ptr<const YamlNode> known = parsed_->Find(source.embedded.data()); known != nullptr) return *known;
+  SIMRUN_ASSIGN_OR_RETURN(YamlNode node, ParseYaml(source.embedded, FileName(section, name, "")));
+  parsed_->Add(source.embedded.data(), std::make_shared<const YamlNode>(node));
+  return node;
+}
+
 absl::StatusOr<std::string> Catalog::Resolve(std::string_view section, std::string_view name) const {
   std::vector<std::string> candidates;
   std::string unread;
@@ -85,8 +115,7 @@ absl::StatusOr<std::string> Catalog::Resolve(std::string_view section, std::stri
       candidates.push_back(canonical);
       const absl::StatusOr<std::string> text = Text(source);
       if (text.ok() && text->find("aliases") == std::string::npos) continue;
-      const absl::StatusOr<YamlNode> node =
-          text.ok() ? ParseYaml(*text, FileName(section, canonical, source.path)) : text.status();
+      const absl::StatusOr<YamlNode> node = text.ok() ? Parsed(section, canonical, source) : text.status();
       if (!node.ok()) {
         if (unread.empty()) unread = fmt::format("; aliases not read: {}", std::string(node.status().message()));
         continue;
@@ -107,8 +136,7 @@ absl::StatusOr<std::string> Catalog::Resolve(std::string_view section, std::stri
 absl::StatusOr<YamlNode> Catalog::Load(std::string_view section, std::string_view name) const {
   SIMRUN_ASSIGN_OR_RETURN(const std::string canonical, Resolve(section, name));
   const Source& source = sections_.find(section)->second.find(canonical)->second;
-  SIMRUN_ASSIGN_OR_RETURN(const std::string text, Text(source));
-  return ParseYaml(text, FileName(section, canonical, source.path));
+  return Parsed(section, canonical, source);
 }
 
 }  // namespace simrun

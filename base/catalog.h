@@ -5,6 +5,7 @@
 #pragma once
 
 #include <map>
+#include <memory>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -40,8 +41,13 @@ class Catalog {
     std::string_view embedded;  // text, when compiled in
     std::string path;           // file, when from a directory
   };
+  // Embedded files parsed so far, shared by copies of the catalogue and safe to use from several threads: what-if runs
+  // load the same few entries again and again.
+  class ParsedFiles;
   absl::StatusOr<std::string> Text(const Source& source) const;
+  absl::StatusOr<YamlNode> Parsed(std::string_view section, std::string_view name, const Source& source) const;
   std::map<std::string, std::map<std::string, Source, std::less<>>, std::less<>> sections_;
+  std::shared_ptr<ParsedFiles> parsed_;
 };
 
 }  // namespace simrun
