@@ -57,8 +57,7 @@ absl::Status Apply(const std::string& option, std::string_view path, std::string
 
 }  // namespace
 
-absl::StatusOr<Scenario> ReadScenario(const ScenarioInput& input) {
-  SIMRUN_ASSIGN_OR_RETURN(std::shared_ptr<const Catalog> catalog, OpenCatalog(input.catalogs));
+absl::StatusOr<YamlNode> ReadSettings(const ScenarioInput& input) {
   SIMRUN_ASSIGN_OR_RETURN(YamlNode root, ReadYamlFile(input.config));
   std::string errors;
   const auto note = [&](const absl::Status& s) {
@@ -75,6 +74,12 @@ absl::StatusOr<Scenario> ReadScenario(const ScenarioInput& input) {
   }
   if (input.seed) note(Apply("--seed", "seed", *input.seed, &root));
   if (!errors.empty()) return absl::InvalidArgumentError(errors);
+  return root;
+}
+
+absl::StatusOr<Scenario> ReadScenario(const ScenarioInput& input) {
+  SIMRUN_ASSIGN_OR_RETURN(std::shared_ptr<const Catalog> catalog, OpenCatalog(input.catalogs));
+  SIMRUN_ASSIGN_OR_RETURN(YamlNode root, ReadSettings(input));
   return Scenario::FromNode(std::move(root), std::filesystem::path(input.config).parent_path().string(), std::move(catalog));
 }
 

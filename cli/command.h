@@ -39,6 +39,8 @@ struct ScenarioInput {
   std::vector<std::string> catalogs;   // directories
 };
 
+// The file with `set` and `seed` applied, unchecked.
+absl::StatusOr<YamlNode> ReadSettings(const ScenarioInput& input);
 // Reads the file, applies `set` and `seed`, then checks the whole: settings may repair one another.
 absl::StatusOr<Scenario> ReadScenario(const ScenarioInput& input);
 

@@ -4,6 +4,7 @@
 
 #include <CLI/CLI.hpp>
 
+#include "cli/plan_command.h"
 #include "cli/query_command.h"
 #include "cli/sweep_command.h"
 
@@ -14,7 +15,34 @@ void AddMany(CLI::App& app, const std::string& name, std::vector<std::string>* v
   app.add_option(name, *values, help)->type_name(type)->allow_extra_args(false);
 }
 
+void AddScenario(CLI::App& app, ScenarioInput* input) {
+  app.add_option("CONFIG", input->config, "scenario file (YAML)")->type_name("");
+  AddMany(app, "--set", &input->set, "PATH=VALUE", "change one setting, for example --set plan.tp=8; may be repeated");
+  app.add_option_function<std::string>("--seed", [input](const std::string& v) { input->seed = v; }, "seed of the random streams")->type_name("N");
+  AddMany(app, "--catalog", &input->catalogs, "DIR", "directory with further catalogue entries; may be repeated");
+}
+
 }  // namespace
+
+std::function<int(Terminal)> DeclarePlan(CLI::App& app) {
+  auto options = std::make_shared<PlanOptions>();
+  AddScenario(app, &options->scenario);
+  app.add_option("--objective", options->objective, "latency, ttft, throughput (default), goodput, energy, cost, carbon, or a metric")->type_name("NAME");
+  app.add_option("--pareto", options->pareto, "show the plans that no other beats in all of these objectives")->type_name("NAME,NAME");
+  app.add_option("--min-attainment", options->min_attainment, "plans below this share of requests in the SLO rank last, for example 0.99")->type_name("SHARE");
+  app.add_option("--top", options->top, "plans to show (default 10)")->type_name("N");
+  app.add_option("--space", options->space, "simrun (default), or apex: the plans that APEX counts")->type_name("NAME");
+  app.add_flag("--dry-run", options->dry_run, "only count and list the plans, with the reason for each impossible one");
+  app.add_flag("--prune", options->prune, "stop plans as soon as they cannot win; the best one is the same");
+  app.add_option("--out", options->out, "write one ready-to-run scenario per plan to this directory")->type_name("DIR");
+  app.add_option("--format", options->format, "what to print: text (default) or json")->type_name("FORMAT");
+  app.add_option("--threads", options->threads, "runs at the same time; default: one per processor")->type_name("N");
+  app.add_flag("--quiet", options->quiet, "no progress on standard error, only errors");
+  return [options](Terminal terminal) {
+    if (options->scenario.config.empty()) return FailWith(kBadInput, "the scenario file is missing; write: simrun plan CONFIG", terminal.err);
+    return PlanCommand(*options, terminal);
+  };
+}
 
 std::function<int(Terminal)> DeclareSweep(CLI::App& app) {
   auto options = std::make_shared<SweepCommandOptions>();

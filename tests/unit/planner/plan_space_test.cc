@@ -1,0 +1,249 @@
+#include "planner/plan_space.h"
+
+#include <cstdlib>
+#include <filesystem>
+#include <map>
+#include <set>
+#include <sstream>
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "models/lowering.h"
+#include "planner/evaluate.h"
+#include "sim/resolved.h"
+#include "sim/simulation.h"
+
+namespace simrun::planner {
+namespace {
+
+using ::testing::HasSubstr;
+using ::testing::UnorderedElementsAre;
+using namespace literals;
+
+std::string DataFile(const std::string& name) {
+  const char* dir = std::getenv("SIMRUN_DATA_DIR");
+  return (dir != nullptr ? std::string(dir) : std::string(SIMRUN_SOURCE_DIR) + "/../shared/data") + "/" + name;
+}
+
+YamlNode Config(const std::string& model, const std::string& hardware, const std::string& rest = "") {
+  const std::string workload = rest.find("workload:") == std::string::npos
+      ? "workload: {requests: 60, arrivals: {poisson: {rate: 4 /s}}, input_tokens: {uniform: {min: 100, max: 900}}, output_tokens: {uniform: {min: 5, max: 90}}}\n" : "";
+  const auto root = ParseYaml("model: " + model + "\nhardware: " + hardware + "\n" + workload + rest, "test.yaml");
+  EXPECT_TRUE(root.ok()) << root.status();
+  return root.value_or(YamlNode());
+}
+
+PlanSpace Space(const YamlNode& root) {
+  Problems problems;
+  const SearchConfig search = ReadSearch(root, &problems);
+  EXPECT_TRUE(problems.empty()) << problems.lines().front();
+  absl::StatusOr<PlanSpace> space = Enumerate(root, "", nullptr, search);
+  EXPECT_TRUE(space.ok()) << space.status();
+  return space.value_or(PlanSpace());
+}
+
+ModelSpec Model(const std::string& name) { return *LoadModel(name, BuiltInCatalog()); }
+
+TEST(ApexSpace, CountsAreThoseOfThePublishedSearch) {
+  const std::string path = DataFile("seeds/apex_plan_space_counts.csv");
+  if (!std::filesystem::exists(path)) GTEST_SKIP() << path << " is missing: set SIMRUN_DATA_DIR";
+  const auto table = ReadTextFile(path, 1 << 20);
+  ASSERT_TRUE(table.ok());
+  const std::map<std::string, std::string> names = {{"llama3-70b", "llama-3-70b"}, {"mistral-large-123b", "mistral-large-2407"}};
+  int rows = 0;
+  std::istringstream lines(*table);
+  std::string line;
+  std::getline(lines, line);
+  ASSERT_THAT(line, HasSubstr("model,gpu,nodes,gpus_per_node,weight_dtype,num_feasible_candidate_plans"));
+  while (std::getline(lines, line)) {
+    std::vector<std::string> cells;
+    std::istringstream in(line);
+    for (std::string cell; std::getline(in, cell, ',');) cells.push_back(cell);
+    ASSERT_EQ(cells.size(), 6u);
+    const auto renamed = names.find(cells[0]);
+    const ModelSpec model = Model(renamed == names.end() ? cells[0] : renamed->second);
+    const int gpus = std::stoi(cells[2]) * std::stoi(cells[3]);
+    const Bytes memory = LoadGpu(cells[1] == "H100-SXM-80GB" ? "h100-sxm-80gb" : cells[1], BuiltInCatalog())->memory;
+    EXPECT_EQ(EnumerateApex(model, gpus, memory, cells[4] == "FLOAT16" ? 2 : 1).size(), static_cast<size_t>(std::stoi(cells[5]))) << line;
+    ++rows;
+  }
+  EXPECT_EQ(rows, 17);
+}
+
+TEST(ApexSpace, WeightsAreThoseOfItsExample) {
+  // 80 layers of 8192 x (2 x 8192 + 2 x 1024) attention and 3 x 8192 x 28672 FFN weights in 16 bits over two GPUs:
+  // both split 63.8 GiB; attention copied 75.0 GiB; two stages 63.8 GiB.
+  const std::vector<ApexPlan> plans = EnumerateApex(Model("llama-3-70b"), 2, 80_GiB, 2);
+  std::vector<std::string> found;
+  for (const ApexPlan& p : plans) found.push_back(std::to_string(p.stages) + "/" + std::to_string(p.attention_replicas) + ": " +
+                                                  std::to_string(std::lround(p.weight_bytes / 1073741824.0 * 10)));
+  EXPECT_THAT(found, UnorderedElementsAre("1/1: 638", "1/2: 750", "2/1: 638"));
+}
+
+TEST(PlanSpace, EveryWayToUseTheGpusOnce) {
+  // 8 = tp x pp x replicas in powers of two: (3 + 2 choose 2) = 10 ways.
+  const PlanSpace space = Space(Config("llama-3.1-70b", "{node: dgx-h100}"));
+  EXPECT_EQ(space.candidates.size(), 10u);
+  std::set<std::vector<std::pair<std::string, std::string>>> seen;
+  for (const Candidate& c : space.candidates) {
+    EXPECT_EQ(c.tp * c.pp * c.dp * c.replicas, 8);
+    EXPECT_TRUE(seen.insert(c.settings).second);
+  }
+  // 141 GB of weights fit no single GPU of 80 GB.
+  EXPECT_EQ(space.Count(Obstacle::kMemory), 1);
+  for (const Candidate& c : space.candidates) EXPECT_EQ(c.feasible(), c.tp * c.pp > 1);
+}
+
+TEST(PlanSpace, AxesMultiply) {
+  const PlanSpace space = Space(Config("llama-3.1-8b", "{gpu: h100-sxm-80gb, count: 2}",
+                                       "search: {weights: [bf16, fp8], kv_cache: [bf16, fp8], max_num_seqs: [64, 128, 256], gpu_types: [h100-sxm-80gb, h200-sxm-141gb]}"));
+  EXPECT_EQ(space.candidates.size(), 3u * 2 * 2 * 3 * 2);   // 2 = tp x pp x replicas has 3 ways
+  std::set<std::string> gpus;
+  for (const Candidate& c : space.candidates) {
+    ASSERT_TRUE(c.feasible()) << c.reason;
+    gpus.insert(c.scenario->resolved().machine.gpu.name);
+  }
+  EXPECT_EQ(gpus.size(), 2u);
+}
+
+TEST(PlanSpace, ImpossiblePlansSayWhy) {
+  const PlanSpace two_nodes = Space(Config("llama-3.1-70b", "{node: dgx-h100, nodes: 2}"));
+  for (const Candidate& c : two_nodes.candidates) {
+    if (c.tp == 16) {
+      EXPECT_EQ(c.obstacle, Obstacle::kTopology);
+      EXPECT_EQ(c.reason, "tp 16 is more than the 8 GPUs of a node");
+    }
+  }
+  EXPECT_EQ(two_nodes.Count(Obstacle::kTopology), 1);
+  const PlanSpace six = Space(Config("llama-3.1-8b", "{gpu: h100-sxm-80gb, count: 6}", "search: {degrees: divisors}"));
+  for (const Candidate& c : six.candidates) EXPECT_EQ(c.obstacle == Obstacle::kDivisibility, c.tp % 3 == 0) << c.tp;
+}
+
+TEST(PlanSpace, EveryPlanCoversEveryLayerHeadAndExpertOnce) {
+  for (const char* name : {"llama-3.1-8b", "mixtral-8x7b", "deepseek-v2-lite"}) {
+    const PlanSpace space = Space(Config(name, "{node: dgx-h100}"));
+    int feasible = 0;
+    for (const Candidate& c : space.candidates) {
+      if (!c.feasible()) continue;
+      ++feasible;
+      const ResolvedScenario& r = c.scenario->resolved();
+      int next = 0;
+      for (int s = 0; s < c.pp; ++s) {
+        const StageLayers layers = LayersOfStage(r.model, c.pp, s);
+        EXPECT_EQ(layers.first, next);
+        EXPECT_GE(layers.count, 1);
+        next += layers.count;
+      }
+      EXPECT_EQ(next, r.model.layers);
+      EXPECT_EQ(r.model.attention.heads % c.tp, 0);
+      // The ranks that hold whole experts hold them all, each once per group of ep ranks.
+      if (r.model.moe) EXPECT_EQ(r.model.moe->experts % c.ep, 0);
+      EXPECT_EQ(c.dp * c.tp % c.ep, 0);
+    }
+    EXPECT_GT(feasible, 5) << name;
+  }
+}
+
+TEST(PlanSpace, MemoryIsTheSimulators) {
+  const PlanSpace space = Space(Config("mixtral-8x7b", "{node: dgx-h100}"));
+  for (const Candidate& c : space.candidates) {
+    if (!c.feasible() || c.replicas > 1) continue;
+    const Report report = *Simulate(*c.scenario);
+    const ResolvedScenario& r = c.scenario->resolved();
+    Bytes fullest;
+    for (int s = 0; s < c.pp; ++s) fullest = std::max(fullest, WeightBytesPerGpu(r.model, r.plan, s));
+    EXPECT_LE(report.memory.weights, fullest);
+    EXPECT_EQ(report.memory.weights, r.memory.weights);
+    EXPECT_EQ(report.memory.kv_blocks, static_cast<double>(r.memory.kv_blocks));
+    EXPECT_LE(r.memory.weights + r.memory.activations + r.memory.reserve, r.memory.usable);
+  }
+}
+
+TEST(PlanSpace, AScenarioThatIsWrongWhateverThePlanIsAnError) {
+  const auto fails = [](const YamlNode& root) {
+    Problems problems;
+    const SearchConfig search = ReadSearch(root, &problems);
+    if (!problems.empty()) return std::string(problems.ToStatus().message());
+    return std::string(Enumerate(root, "", nullptr, search).status().message());
+  };
+  EXPECT_THAT(fails(Config("llama-3.1-70c", "{node: dgx-h100}")), HasSubstr("did you mean \"llama-3.1-70b\"?"));
+  EXPECT_THAT(fails(Config("llama-3.1-8b", "{gpu: h100-sxm-80gb}")), HasSubstr("how many GPUs to use"));
+  EXPECT_THAT(fails(Config("llama-3.1-8b", "{node: dgx-h100}", "search: {gpus: 16}")), HasSubstr("16 GPUs, but the hardware has 8"));
+  EXPECT_THAT(fails(Config("llama-3.1-8b", "{node: dgx-h100}", "search: {weight: [fp8]}")), HasSubstr("did you mean \"weights\"?"));
+  EXPECT_THAT(fails(Config("llama-3.1-8b", "{node: dgx-h100}", "workload: {requests: 5}")), HasSubstr("workload"));
+}
+
+struct Case {
+  const char* model;
+  const char* hardware;
+  const char* rate;
+};
+class Pruning : public ::testing::TestWithParam<Case> {};
+
+TEST_P(Pruning, NeverChangesTheWinner) {
+  const Case& c = GetParam();
+  const PlanSpace space = Space(Config(c.model, c.hardware, std::string("workload: {requests: 150, arrivals: {poisson: {rate: ") + c.rate +
+      "}}, input_tokens: {lognormal: {mean: 800, p99: 4000, max: 8000}}, output_tokens: {lognormal: {mean: 150, p99: 600, max: 1500}}}\nslo: {ttft: 400 ms, tpot: 25 ms}"));
+  int stopped = 0;
+  for (const char* name : {"latency", "goodput", "throughput"}) {
+    EvaluateOptions options;
+    options.objective = *FindObjective(name);
+    const Evaluation all = *Evaluate(space, options);
+    options.prune = true;
+    const Evaluation pruned = *Evaluate(space, options);
+    options.threads = 3;
+    const Evaluation threaded = *Evaluate(space, options);
+    EXPECT_EQ(pruned.ranked[0].candidate, all.ranked[0].candidate) << name;
+    EXPECT_EQ(threaded.ranked[0].candidate, all.ranked[0].candidate) << name;
+    EXPECT_EQ(pruned.ranked[0].objective, all.ranked[0].objective) << name;
+    for (const PlanResult& r : pruned.ranked) stopped += r.stopped;
+    EXPECT_EQ(all.ranked.size(), static_cast<size_t>(space.Count(Obstacle::kNone)));
+  }
+  EXPECT_GT(stopped, 0);
+}
+INSTANTIATE_TEST_SUITE_P(Scenarios, Pruning,
+                         ::testing::Values(Case{"llama-3.1-8b", "{gpu: a100-sxm-80gb, count: 4}", "6 /s"},
+                                           Case{"llama-3.1-70b", "{node: dgx-h100}", "2 /s"}, Case{"llama-3.1-70b", "{node: dgx-h100}", "40 /s"},
+                                           Case{"mixtral-8x7b", "{gpu: h100-sxm-80gb, count: 4}", "20 /s"}));
+
+TEST(Evaluate, TheUsualPlanIsTheLargestTpInANode) {
+  const PlanSpace space = Space(Config("llama-3.1-70b", "{node: dgx-h100, nodes: 2}"));
+  const Candidate& usual = space.candidates[*HeuristicCandidate(space)];
+  EXPECT_EQ(usual.tp, 8);
+  EXPECT_EQ(usual.pp, 2);
+  EXPECT_EQ(usual.replicas, 1);
+}
+
+TEST(Evaluate, RanksByTheObjectiveAndFindsTheFront) {
+  const PlanSpace space = Space(Config("llama-3.1-70b", "{node: dgx-h100}"));
+  EvaluateOptions options;
+  options.objective = *FindObjective("energy");
+  options.pareto = {*FindObjective("energy"), *FindObjective("latency")};
+  const Evaluation e = *Evaluate(space, options);
+  for (size_t i = 1; i < e.ranked.size(); ++i) EXPECT_LE(e.ranked[i - 1].report.energy.per_output_token, e.ranked[i].report.energy.per_output_token);
+  ASSERT_FALSE(e.front.empty());
+  EXPECT_EQ(e.front.front(), 0u);   // nothing uses less energy than the first
+  const auto value = [&](size_t i) { return std::pair(e.ranked[i].report.energy.per_output_token, e.ranked[i].report.e2e.mean); };
+  for (size_t i = 0; i < e.ranked.size(); ++i) {
+    const bool on_front = std::find(e.front.begin(), e.front.end(), i) != e.front.end();
+    bool beaten = false;
+    for (size_t j = 0; j < e.ranked.size(); ++j) beaten |= j != i && value(j).first <= value(i).first && value(j).second <= value(i).second && value(j) != value(i);
+    EXPECT_EQ(on_front, !beaten);
+  }
+}
+
+TEST(Evaluate, LaunchCommandsSayWhatTheyCannot) {
+  const auto scenario = Scenario::FromNode(Config("mixtral-8x7b", "{node: dgx-h100}", "plan: {tp: 2, dp: 4, ep: 2, kv_cache: fp8}"), "");
+  ASSERT_TRUE(scenario.ok()) << scenario.status();
+  const std::vector<LaunchCommand> c = LaunchCommands(*scenario);
+  EXPECT_THAT(c[0].command, HasSubstr("--tensor-parallel-size 2 --data-parallel-size 4 --enable-expert-parallel"));
+  EXPECT_THAT(c[0].command, HasSubstr("--kv-cache-dtype fp8"));
+  ASSERT_FALSE(c[0].not_expressed.empty());
+  EXPECT_THAT(c[0].not_expressed[0], HasSubstr("all 8 ranks"));
+  EXPECT_THAT(c[1].command, HasSubstr("--tp-size 8 --dp-size 4 --enable-dp-attention --ep-size 2"));
+  EXPECT_THAT(c[2].not_expressed[0], HasSubstr("attention dp 4 with tp 2"));
+}
+
+}  // namespace
+}  // namespace simrun::planner
