@@ -3,9 +3,14 @@
 #include <algorithm>
 #include <utility>
 
+#include <fmt/format.h>
+
 #include "base/status.h"
 
 namespace simrun {
+namespace {
+constexpr int64_t kMostRefusedInTurn = 1000000;
+}  // namespace
 
 Cluster::Cluster(const ClusterParams& params, const BatchingPolicy& policy, StepCostModel* model,
                  std::unique_ptr<Router> router, ArrivalSource* source, RunMetrics* metrics)
@@ -130,6 +135,8 @@ absl::Status Cluster::AdvanceTo(SimTime limit) {
       Touch(target);
     }
     // A refused request may bring its client's next one at this very instant, so both loops go on until nothing comes.
+    // Clients who are only ever refused would keep time from passing.
+    int64_t refused_in_turn = 0;
     while (source_->next_time() <= now || front_end_.NextTime() <= now) {
       while (source_->next_time() <= now) {
         Arrival arrival;
@@ -145,7 +152,13 @@ absl::Status Cluster::AdvanceTo(SimTime limit) {
         if (replicas_[target]->Enqueue(arrival)) {
           Touch(target);
         } else {
+          const bool quiet = source_->next_time() > now;
           source_->OnFinished(now);
+          if (quiet && source_->next_time() <= now && ++refused_in_turn > kMostRefusedInTurn) {
+            return absl::FailedPreconditionError(fmt::format(
+                "clients whose every request is refused send for ever at {} s: their prompts and outputs are longer than the "
+                "context or the KV memory; shorten them, or give a think time", now.seconds().value()));
+          }
         }
       }
     }

@@ -205,6 +205,7 @@ void Replica::PlanGroup(size_t lane_index, size_t rank_index, SimTime now, doubl
     g.batch.Clear();
     if (room) policy_.Plan(view_now(&no_waiting_), &g.batch);
   }
+  SIM_CHECK(g.batch.partial_tokens.size() <= g.partial.size() && g.batch.admitted_tokens.size() <= rank.waiting.size());
   if (g.batch.decode && g.decodes.seqs() == 0) g.batch.decode = false;
   if (g.batch.decode && !whole_life_) {
     rank.free_blocks -= g.decodes.next_blocks();
@@ -220,6 +221,7 @@ void Replica::PlanGroup(size_t lane_index, size_t rank_index, SimTime now, doubl
     g.chunks.push_back({tokens, r.prefilled});
   }
   for (const int64_t tokens : g.batch.admitted_tokens) Admit(lane_index, rank_index, tokens, now, swap_seconds);
+  SIM_CHECK(rank.free_blocks >= 0);  // or the policy admitted more than there is room for
   for (size_t i = 0; i < g.chunks.size(); ++i) {
     prefill_tokens += g.chunks[i].tokens;
     const Request& r = requests_[g.chunk_ids[i]];

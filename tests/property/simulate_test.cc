@@ -196,5 +196,21 @@ TEST(Simulation, RefusesWhatCannotBe) {
   EXPECT_FALSE(submit(5, 10, 10));
 }
 
+// A closed loop in which nothing can ever run: an error, not a run without end.
+TEST(Simulate, ClientsWhoAreOnlyRefusedAreAnError) {
+  const char yaml[] = R"(
+model: llama-3.1-8b
+hardware: {gpu: h100-sxm-80gb}
+engine: {profile: ideal}
+workload: {concurrency: 2, duration: 10 s, input_tokens: 200000, output_tokens: 10}
+)";
+  const auto endless = Simulate(ScenarioOf(yaml));
+  ASSERT_FALSE(endless.ok());
+  EXPECT_EQ(endless.status().code(), absl::StatusCode::kFailedPrecondition);
+  // With time between the requests the run ends, and every request is counted: two clients, ten seconds, one each second.
+  const Report r = ReportOf(ScenarioOf(yaml, {{"workload.think_time", "1 s"}}));
+  EXPECT_EQ(r.requests.rejected_context_length, 20);
+}
+
 }  // namespace
 }  // namespace simrun

@@ -39,17 +39,17 @@ TEST(RandomRouter, EvenlyOverTheReplicas) {
 }
 
 TEST(PowerOfTwo, TheLessLoadedOfTwoDifferentOnes) {
-  // Loads 0..4: replica k wins against each busier one, so of the 10 pairs it wins 4 - k; the busiest wins none.
+  // The k-th least loaded of five wins against each busier one: of the 10 pairs 4 - k. The busiest wins none.
   const auto router = Make("power-of-two");
-  const std::vector<ReplicaLoad> loads{{0, 0}, {1, 0}, {0, 2}, {2, 1}, {4, 0}};
+  const std::vector<ReplicaLoad> loads{{4, 0}, {2, 1}, {0, 2}, {1, 0}, {0, 0}};   // busiest first
   std::vector<double> count(5);
   constexpr double kDraws = 50000;
   for (int i = 0; i < kDraws; ++i) ++count[router->Route(loads)];
-  EXPECT_EQ(count[4], 0);
+  EXPECT_EQ(count[0], 0);
   double chi2 = 0;
   for (size_t k = 0; k < 4; ++k) {
     const double expected = kDraws * static_cast<double>(4 - k) / 10;
-    chi2 += (count[k] - expected) * (count[k] - expected) / expected;
+    chi2 += (count[4 - k] - expected) * (count[4 - k] - expected) / expected;
   }
   EXPECT_LT(chi2, 30.7);  // 3 degrees of freedom: P = 1.0e-6
   EXPECT_EQ(router->Route(std::vector<ReplicaLoad>{{9, 9}}), 0u);
