@@ -149,6 +149,7 @@ const std::vector<Command>& Commands() {
       {"explain", "what is known about one name or setting, and where it comes from", DeclareExplain},
       {"explain-step", "operators of one engine step, their times and what bounds them", DeclareExplainStep},
       {"plan", "search the parallel plans of a model on some hardware and rank them", DeclarePlan},
+      {"capacity", "the smallest fleet for some traffic, or the most traffic for a fleet", DeclareCapacity},
       {"sweep", "simulate every combination of some settings, into a results file", DeclareSweep},
       {"query", "the best points and Pareto fronts of a results file", DeclareQuery},
       {"merge", "put the results files of a sweep's parts together", DeclareMerge},

@@ -4,6 +4,7 @@
 
 #include <CLI/CLI.hpp>
 
+#include "cli/capacity_command.h"
 #include "cli/plan_command.h"
 #include "cli/query_command.h"
 #include "cli/sweep_command.h"
@@ -41,6 +42,23 @@ std::function<int(Terminal)> DeclarePlan(CLI::App& app) {
   return [options](Terminal terminal) {
     if (options->scenario.config.empty()) return FailWith(kBadInput, "the scenario file is missing; write: simrun plan CONFIG", terminal.err);
     return PlanCommand(*options, terminal);
+  };
+}
+
+std::function<int(Terminal)> DeclareCapacity(CLI::App& app) {
+  auto options = std::make_shared<CapacityCommandOptions>();
+  AddScenario(app, &options->scenario);
+  AddMany(app, "--slo", &options->slos, "METRIC=LIMIT", "limit on a metric, for example ttft.p99=500ms or attainment=0.99; may be repeated");
+  app.add_option("--find", options->find, "replicas (default): the fewest for the traffic; rate: the highest for the fleet")->type_name("NAME");
+  app.add_option("--confidence", options->confidence, "of each decision, from runs with different seeds (default 0.95)")->type_name("P");
+  app.add_option("--runs", options->runs, "most seeds per size (default 5)")->type_name("N");
+  app.add_option("--max-replicas", options->max_replicas, "give up above this (default 4096)")->type_name("N");
+  app.add_flag("--what-if", options->what_if, "also: the smallest change of each single setting with which the scenario as it is meets the limits");
+  app.add_option("--format", options->format, "what to print: text (default) or json")->type_name("FORMAT");
+  app.add_flag("--quiet", options->quiet, "no progress on standard error, only errors");
+  return [options](Terminal terminal) {
+    if (options->scenario.config.empty()) return FailWith(kBadInput, "the scenario file is missing; write: simrun capacity CONFIG", terminal.err);
+    return CapacityCommand(*options, terminal);
   };
 }
 

@@ -13,6 +13,7 @@ namespace simrun {
 
 // Each declares its options and returns what to do once they are read.
 std::function<int(Terminal)> DeclarePlan(CLI::App& app);
+std::function<int(Terminal)> DeclareCapacity(CLI::App& app);
 std::function<int(Terminal)> DeclareSweep(CLI::App& app);
 std::function<int(Terminal)> DeclareQuery(CLI::App& app);
 std::function<int(Terminal)> DeclareMerge(CLI::App& app);

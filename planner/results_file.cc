@@ -58,10 +58,10 @@ std::string CellText(const YamlNode& node) {
   std::string text;
   if (node.IsMap()) {
     for (const YamlNode::Entry& e : node.entries()) text += fmt::format("{}{}: {}", text.empty() ? "" : ", ", e.key, CellText(e.value));
-    return "{" + text + "}";
+    return fmt::format("{{{}}}", text);
   }
   for (const YamlNode& item : node.items()) text += fmt::format("{}{}", text.empty() ? "" : ", ", CellText(item));
-  return node.IsSequence() ? "[" + text + "]" : "null";
+  return node.IsSequence() ? fmt::format("[{}]", text) : "null";
 }
 
 // A prepared statement and its owner.
@@ -385,7 +385,7 @@ absl::StatusOr<ResultsTable> Select(Database& db, const std::vector<std::string>
   ResultsTable table;
   table.columns = columns;
   std::string list;
-  for (const std::string& c : columns) list += (list.empty() ? "" : ", ") + Quoted(c);
+  for (const std::string& c : columns) list += fmt::format("{}{}", list.empty() ? "" : ", ", Quoted(c));
   SIMRUN_ASSIGN_OR_RETURN(const Statement s, db.Prepare(fmt::format("SELECT {} FROM points {}", list, rest)));
   while (true) {
     SIMRUN_ASSIGN_OR_RETURN(const bool row, db.Step(s));
@@ -477,7 +477,7 @@ absl::Status ExportCsv(const std::string& results, const std::string& csv) {
   if (file == nullptr) return failed();
   const auto write = [&](const std::vector<std::string>& row) {
     std::string line;
-    for (size_t i = 0; i < row.size(); ++i) line += (i > 0 ? "," : "") + cell(row[i]);
+    for (size_t i = 0; i < row.size(); ++i) line += fmt::format("{}{}", i > 0 ? "," : "", cell(row[i]));
     line += '\n';
     return std::fwrite(line.data(), 1, line.size(), file) == line.size();
   };

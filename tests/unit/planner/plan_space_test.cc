@@ -138,7 +138,9 @@ TEST(PlanSpace, EveryPlanCoversEveryLayerHeadAndExpertOnce) {
       EXPECT_EQ(next, r.model.layers);
       EXPECT_EQ(r.model.attention.heads % c.tp, 0);
       // The ranks that hold whole experts hold them all, each once per group of ep ranks.
-      if (r.model.moe) EXPECT_EQ(r.model.moe->experts % c.ep, 0);
+      if (r.model.moe) {
+        EXPECT_EQ(r.model.moe->experts % c.ep, 0);
+      }
       EXPECT_EQ(c.dp * c.tp % c.ep, 0);
     }
     EXPECT_GT(feasible, 5) << name;

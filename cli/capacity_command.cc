@@ -1,0 +1,156 @@
+#include "cli/capacity_command.h"
+
+#include <cmath>
+
+#include <fmt/format.h>
+
+#include "cli/progress.h"
+#include "cli/text.h"
+#include "planner/capacity.h"
+#include "sim/resolved.h"
+
+namespace simrun {
+namespace {
+
+std::string ProbeText(const planner::Probe& p, const planner::CapacityOptions& options) {
+  std::string text;
+  for (size_t m = 0; m < options.targets.size(); ++m) text += fmt::format("{}{} {:.4g}", m > 0 ? ", " : "", options.targets[m].metric, p.values[m]);
+  text += p.meets ? ": meets" : ": misses";
+  if (p.saturated) text += ", saturated";
+  if (!p.sure) text += ", too close to be sure";
+  return text;
+}
+
+std::string Escaped(const std::string& text) {
+  std::string out;
+  for (const char c : text) {
+    if (c == '"' || c == '\\') out += '\\';
+    out += c;
+  }
+  return out;
+}
+
+void PrintJson(const planner::CapacityResult& r, const planner::CapacityOptions& options, const std::vector<planner::Change>& changes,
+               const std::string& find, std::ostream& out) {
+  out << fmt::format("{{\"find\": \"{}\", \"found\": {}, \"answer\": {}, \"gpus\": {}, \"requests_per_s\": {}, \"usd_per_hour\": {}, \"confidence\": {}, "
+                     "\"sure\": {}, \"why_not\": \"{}\", \"probes\": [", find, r.found, r.x, r.gpus, r.requests_per_s, r.usd_per_hour, options.confidence,
+                     r.sure, Escaped(r.why_not));
+  for (size_t i = 0; i < r.probes.size(); ++i) {
+    const planner::Probe& p = r.probes[i];
+    out << fmt::format("{}\n  {{\"x\": {}, \"meets\": {}, \"sure\": {}, \"saturated\": {}, \"runs\": {}", i > 0 ? "," : "", p.x, p.meets, p.sure, p.saturated, p.runs);
+    for (size_t m = 0; m < options.targets.size(); ++m) out << fmt::format(", \"{}\": {}", options.targets[m].metric, p.values[m]);
+    out << '}';
+  }
+  out << "\n], \"changes\": [";
+  for (size_t i = 0; i < changes.size(); ++i) {
+    const planner::Change& c = changes[i];
+    out << fmt::format("{}\n  {{\"setting\": \"{}\", \"found\": {}, \"from\": \"{}\", \"to\": \"{}\", \"factor\": {}}}", i > 0 ? "," : "", c.setting, c.found,
+                       c.from, c.to, c.factor);
+  }
+  out << "\n]}\n";
+}
+
+}  // namespace
+
+int CapacityCommand(const CapacityCommandOptions& options, Terminal terminal) {
+  if (options.find != "replicas" && options.find != "rate") {
+    return FailWith(kBadInput, fmt::format("--find: unknown name \"{}\"; one of: replicas, rate", options.find), terminal.err);
+  }
+  if (options.format != "text" && options.format != "json") {
+    return FailWith(kBadInput, fmt::format("--format: unknown name \"{}\"; one of: text, json", options.format), terminal.err);
+  }
+  if (options.runs < 1 || options.runs > 1000) return FailWith(kBadInput, fmt::format("--runs: {} is out of range; must be 1 to 1000", options.runs), terminal.err);
+  if (options.max_replicas < 1 || options.max_replicas > 65536) {
+    return FailWith(kBadInput, fmt::format("--max-replicas: {} is out of range; must be 1 to 65536", options.max_replicas), terminal.err);
+  }
+  if (!(options.confidence > 0.5 && options.confidence < 1)) {
+    return FailWith(kBadInput, fmt::format("--confidence: {} is out of range; must be above 0.5 and below 1", options.confidence), terminal.err);
+  }
+  planner::CapacityOptions capacity;
+  capacity.confidence = options.confidence;
+  capacity.most_runs = static_cast<int>(options.runs);
+  capacity.least_runs = std::min(2, capacity.most_runs);
+  capacity.max_replicas = static_cast<int>(options.max_replicas);
+  std::string errors;
+  for (const std::string& slo : options.slos) {
+    const auto target = planner::ParseSlo(slo);
+    if (!target.ok()) {
+      errors += fmt::format("simrun: --slo: {}\n", std::string(target.status().message()));
+    } else {
+      capacity.targets.push_back(*target);
+    }
+  }
+  if (!errors.empty()) {
+    terminal.err << errors;
+    return kBadInput;
+  }
+  const absl::StatusOr<Scenario> scenario = ReadScenario(options.scenario);
+  if (!scenario.ok()) return Fail(scenario.status(), terminal.err);
+  if (capacity.targets.empty()) {
+    const SloConfig& slo = scenario->config().slo;
+    if (slo.ttft) capacity.targets.push_back({"ttft.p99_s", false, slo.ttft->value(), "slo.ttft"});
+    if (slo.tpot) capacity.targets.push_back({"tpot.p99_s", false, slo.tpot->value(), "slo.tpot"});
+    if (capacity.targets.empty()) {
+      return FailWith(kBadInput, "no limit is given; add --slo ttft.p99=500ms, or an `slo` section to the scenario", terminal.err);
+    }
+  }
+
+  absl::StatusOr<planner::CapacityResult> result;
+  std::vector<planner::Change> changes;
+  {
+    const InterruptGuard guard;
+    capacity.cancelled = &InterruptGuard::interrupted;
+    capacity.on_probe = [&](const planner::Probe& p) {
+      if (!options.quiet) terminal.err << fmt::format("simrun: {} {:.4g}: {}", options.find, p.x, ProbeText(p, capacity)) << std::endl;
+    };
+    result = options.find == "rate" ? planner::FindRate(*scenario, capacity) : planner::FindFleet(*scenario, capacity);
+    capacity.on_probe = nullptr;
+    if (result.ok() && (options.what_if || !result->found)) {
+      absl::StatusOr<std::vector<planner::Change>> found = planner::WhatWouldHaveToChange(*scenario, capacity);
+      if (!found.ok()) return Fail(found.status(), terminal.err);
+      changes = *std::move(found);
+    }
+  }
+  if (!result.ok()) return Fail(result.status(), terminal.err);
+  const planner::CapacityResult& r = *result;
+  if (options.format == "json") {
+    PrintJson(r, capacity, changes, options.find, terminal.out);
+    return kDone;
+  }
+  const std::string limits = [&] {
+    std::string text;
+    for (const planner::SloTarget& t : capacity.targets) text += fmt::format("{}{} {} {:.4g}", text.empty() ? "" : " and ", t.metric, t.at_least ? ">=" : "<=", t.limit);
+    return text;
+  }();
+  if (r.found) {
+    if (options.find == "replicas") {
+      terminal.out << fmt::format("{} ({}) for {}", Plural(r.x, "replica"), Plural(r.gpus, "GPU"), limits);
+    } else {
+      terminal.out << fmt::format("{} requests/s, {} times the scenario's rate, with {} for {}", NumberText(r.requests_per_s), NumberText(r.x),
+                                  Plural(r.gpus, "GPU"), limits);
+    }
+    if (r.usd_per_hour > 0) terminal.out << fmt::format(", {} USD/h", NumberText(r.usd_per_hour));
+    terminal.out << '\n';
+    terminal.out << (r.sure ? fmt::format("the answer meets and the next {} misses at {:.0f} % confidence, from up to {} seeds each\n",
+                                          options.find == "rate" ? "higher rate" : "smaller fleet", 100 * options.confidence, options.runs)
+                            : fmt::format("too close to be sure at {:.0f} % confidence with {} seeds; raise --runs or simulate more requests\n",
+                                          100 * options.confidence, options.runs));
+  } else {
+    terminal.out << fmt::format("no {} meets {}: {}\n", options.find == "rate" ? "rate" : "number of replicas", limits, r.why_not);
+  }
+  if (options.what_if || !r.found) {
+    if (changes.empty()) {
+      terminal.out << "the scenario as it is meets the limits\n";
+    } else {
+      terminal.out << "what would have to change, one at a time:\n";
+      TextTable table("llrl");
+      for (const planner::Change& c : changes) {
+        table.Add({c.setting, c.from, c.found ? "-> " + c.to : "-", c.found ? fmt::format("x {:.3g}", c.factor) : "no change up to 64 times is enough"});
+      }
+      terminal.out << table.ToText("  ");
+    }
+  }
+  return r.found ? kDone : kRunFailed;
+}
+
+}  // namespace simrun
