@@ -73,6 +73,7 @@ struct Stage {
   LazyTable head;                        // by logits rows
   CommPath tensor, expert, pipeline;
   double launches = 0;  // kernels of a step in eager mode, attention included
+  bool like_previous = false;  // costs what the stage before it costs, whatever the step
 };
 
 class Compiled final : public CompiledStepCost {
@@ -111,6 +112,8 @@ class Compiled final : public CompiledStepCost {
     double prepare = 0, issue = 0, post = 0;
   };
   Host HostOf(int s, std::span<const StepWork> ranks) const;
+  // True when stages s - 1 and s hold the same kinds of layers between the same kinds of links.
+  bool IsLikePrevious(int s) const;
   void Note(ProvenanceNote note, double share);
   void NoteOperators();
 
@@ -174,8 +177,30 @@ void Compiled::Build(const Machine& machine, const StepCostOptions& options) {
     for (const Operator& op : LowerHeadOperators(model_, plan_, s, 1)) stage.launches += op.count * op.kernels;
     for (const AttentionShape& shape : stage.shapes) stage.launches += shape.layers;
     stages_.push_back(std::move(stage));
+    stages_.back().like_previous = IsLikePrevious(s);
   }
   NoteOperators();
+}
+
+bool Compiled::IsLikePrevious(int s) const {
+  // The first stage has the embedding, the last one the head.
+  if (s < 2 || s + 1 >= plan_.pp) return false;
+  const auto kinds = [&](int stage) {
+    const StageLayers layers = LayersOfStage(model_, plan_.pp, stage);
+    std::array<int, 4> count{};
+    for (int l = layers.first; l < layers.first + layers.count; ++l) {
+      ++count[static_cast<size_t>((model_.IsMoeLayer(l) ? 2 : 0) + (model_.IsWindowedLayer(l) ? 1 : 0))];
+    }
+    return count;
+  };
+  if (kinds(s) != kinds(s - 1)) return false;
+  // Links differ where a group crosses nodes.
+  const auto same = [](const CommPath& a, const CommPath& b) {
+    return a.ranks == b.ranks && a.ranks_per_node == b.ranks_per_node && a.nodes == b.nodes;
+  };
+  const Stage& a = stages_[static_cast<size_t>(s)];
+  const Stage& b = stages_[static_cast<size_t>(s - 1)];
+  return same(a.tensor, b.tensor) && same(a.expert, b.expert) && same(a.pipeline, b.pipeline) && a.launches == b.launches;
 }
 
 std::vector<Operator> Compiled::TokenOperators(int stage, int64_t rank_tokens, int64_t engine_tokens) const {
@@ -323,12 +348,20 @@ void Compiled::Predict(std::span<const StepWork> ranks, StepCost* cost) {
       seen_prefill_kv_ = std::max(seen_prefill_kv_, chunk.past + chunk.tokens);
     }
   }
+  Entry gpu;
+  double seconds = 0;
   for (int s = 0; s < static_cast<int>(stages_.size()); ++s) {
-    Entry gpu;
+    if (stages_[static_cast<size_t>(s)].like_previous) {
+      cost->stage_seconds[static_cast<size_t>(s)] = seconds;
+      cost->dynamic_joules += gpu.joules;
+      for (size_t i = 0; i < gpu.bound.size(); ++i) cost->bound_seconds[i] += gpu.bound[i];
+      cost->bound_seconds[Index(Bound::kHost)] += seconds - gpu.seconds;
+      continue;
+    }
     StageCost(s, ranks, &gpu);
     const Host host = HostOf(s, ranks);
-    const double seconds = profile_.overlap ? std::max(gpu.seconds, host.prepare + host.issue) + host.post
-                                            : host.prepare + std::max(gpu.seconds, host.issue) + host.post;
+    seconds = profile_.overlap ? std::max(gpu.seconds, host.prepare + host.issue) + host.post
+                               : host.prepare + std::max(gpu.seconds, host.issue) + host.post;
     cost->stage_seconds[static_cast<size_t>(s)] = seconds;
     cost->dynamic_joules += gpu.joules;
     for (size_t i = 0; i < gpu.bound.size(); ++i) cost->bound_seconds[i] += gpu.bound[i];
