@@ -316,7 +316,7 @@ absl::StatusOr<PlanSpace> Enumerate(const YamlNode& root, const std::string& bas
   std::vector<std::pair<std::string, std::set<std::string>>> values;
   for (const Candidate& c : space.candidates) {
     for (const auto& [path, value] : c.settings) {
-      auto it = std::find_if(values.begin(), values.end(), [&](const auto& v) { return v.first == path; });
+      auto it = std::find_if(values.begin(), values.end(), [&setting = path](const auto& v) { return v.first == setting; });
       if (it == values.end()) it = values.insert(values.end(), {path, {}});
       it->second.insert(value);
     }
