@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <cmath>
 #include <map>
@@ -25,7 +26,8 @@ constexpr double kCurveTolerance = 0.01;
 constexpr double kUnusable = 0.6;         // mean error above which rows contradict one another
 constexpr double kBorrowSpread = 0.35;    // of the weight of another device's trees
 // Formats whose measurements show the host instead of the kernel, or mix kernels.
-constexpr const char* kLeftOut[] = {"fp8_block", "w4a16_mxfp4", "int4_wo", "int8_wo", "int4"};
+constexpr const char* kLeftOut[] = {"w4a16_mxfp4", "int4_wo", "int8_wo", "int4"};
+constexpr double kSameKernel = 0.04;      // versions whose times differ by less share a curve
 
 struct GroupKey {
   std::string op, dtype, backend;
@@ -68,25 +70,84 @@ std::vector<int> VersionNumbers(const std::string& version) {
   return numbers;
 }
 
-std::vector<Family> MakeFamilies(const std::vector<OpRow>& rows) {
-  // Kernels of collectives differ between versions more than a curve's error: the newest stands for the backend.
-  std::map<std::tuple<std::string, std::string>, std::string> newest;
-  for (const OpRow& row : rows) {
-    if (!IsCollectiveOp(row.op)) continue;
-    std::string& best = newest[{row.op, row.backend}];
-    if (best.empty() || VersionNumbers(best) < VersionNumbers(row.version)) best = row.version;
+// Versions of one backend's collective, newest first, joined with the newest that times the same: row version -> label,
+// which is empty for the newest.
+std::map<std::string, std::string> VersionLabels(const std::vector<const OpRow*>& rows) {
+  std::map<std::string, std::map<std::pair<int, double>, double>> times;   // by version, (ranks, bytes)
+  for (const OpRow* row : rows) times[row->version][{row->path.ranks, row->work.bytes}] = std::log(row->seconds);
+  std::vector<std::string> versions;
+  for (const auto& [version, points] : times) versions.push_back(version);
+  std::sort(versions.begin(), versions.end(),
+            [](const std::string& a, const std::string& b) { return VersionNumbers(b) < VersionNumbers(a); });
+  std::map<std::string, std::string> labels;
+  std::vector<std::string> leaders;
+  for (const std::string& version : versions) {
+    const auto same = std::find_if(leaders.begin(), leaders.end(), [&](const std::string& leader) {
+      std::vector<double> away;
+      for (const auto& [at, t] : times[version]) {
+        const auto other = times[leader].find(at);
+        if (other != times[leader].end()) away.push_back(std::fabs(t - other->second));
+      }
+      std::sort(away.begin(), away.end());
+      return away.size() >= 6 && away[away.size() * 3 / 4] < kSameKernel;
+    });
+    labels[version] = same == leaders.end() ? version : *same;
+    if (same == leaders.end()) leaders.push_back(version);
   }
+  for (auto& [version, leader] : labels) {
+    if (leader == versions.front()) leader.clear();
+  }
+  return labels;
+}
+
+// Where two kernels of 8-bit weights were timed (one scale per tensor, or per block), engines run the faster one. True
+// when block scales are.
+bool BlockScalesWin(const std::vector<const OpRow*>& tensor, const std::vector<const OpRow*>& block) {
+  // Time over the work, with 20 us of latency, so that samples of different shapes compare.
+  const auto middle = [](const std::vector<const OpRow*>& rows) {
+    std::vector<double> v;
+    for (const OpRow* row : rows) {
+      const Operator& op = row->work;
+      const double macs = op.kind == OpKind::kGemm ? static_cast<double>(op.m) * static_cast<double>(op.n) * static_cast<double>(op.k)
+                                                   : static_cast<double>(op.tokens * op.topk) / op.ep * static_cast<double>(op.hidden * op.inter) / op.tp;
+      v.push_back(row->seconds / (20e-6 + macs * 1e-15));
+    }
+    std::sort(v.begin(), v.end());
+    return v[v.size() / 2];
+  };
+  if (tensor.empty() || block.empty()) return tensor.empty();
+  return middle(block) < middle(tensor);
+}
+
+std::vector<Family> MakeFamilies(const std::vector<OpRow>& rows) {
+  std::map<std::tuple<std::string, std::string>, std::vector<const OpRow*>> versions;
+  std::map<std::tuple<std::string, std::string>, std::array<std::vector<const OpRow*>, 2>> scales;
+  for (const OpRow& row : rows) {
+    if (!row.problem.empty()) continue;
+    if (IsCollectiveOp(row.op) && row.path.nodes <= 1) versions[{row.op, row.backend}].push_back(&row);
+    if (row.format == "fp8" || row.format == "fp8_block") scales[{row.op, row.backend}][row.format == "fp8" ? 0 : 1].push_back(&row);
+  }
+  std::map<std::tuple<std::string, std::string>, std::map<std::string, std::string>> labels;
+  for (const auto& [key, measured] : versions) labels[key] = VersionLabels(measured);
   std::map<GroupKey, Group> groups;
   for (const OpRow& row : rows) {
     GroupKey key{row.op, row.dtype, row.backend};
     if (IsCollectiveOp(row.op)) {
       key.dtype.clear();
-      if (newest[{row.op, row.backend}] != row.version) key.backend = row.kernels;
       if (row.path.nodes > 1 && row.op != "network_p2p") continue;   // priced from its parts
+      const std::string& label = labels[{row.op, row.backend}][row.version];
+      if (!label.empty()) {
+        const bool eager = row.backend.size() > 6 && row.backend.substr(row.backend.size() - 6) == "-eager";
+        key.backend = row.backend.substr(0, row.backend.size() - (eager ? 6 : 0)) + "-" + label + (eager ? "-eager" : "");
+      }
     }
     if (IsByteOp(row.op)) key.dtype.clear();
-    if (row.mixed || row.op.rfind("deepep", 0) == 0) continue;        // priced from other entries
+    if (row.op.rfind("deepep", 0) == 0) continue;                     // priced from other entries
     if (std::any_of(std::begin(kLeftOut), std::end(kLeftOut), [&](const char* f) { return row.format == f; })) continue;
+    if (row.format == "fp8" || row.format == "fp8_block") {
+      const auto& [tensor, block] = scales[{row.op, row.backend}];
+      if ((row.format == "fp8_block") != BlockScalesWin(tensor, block)) continue;
+    }
     Group& g = groups[key];
     g.key = key;
     if (row.problem.empty()) {
@@ -95,6 +156,14 @@ std::vector<Family> MakeFamilies(const std::vector<OpRow>& rows) {
       g.problem = row.problem;
     }
   }
+  // Older profiles, rounded to a microsecond, only where nothing newer was measured.
+  std::erase_if(groups, [&](const auto& entry) {
+    const GroupKey& key = entry.first;
+    if (key.backend != "apex" && key.backend != "vidur") return false;
+    return std::any_of(groups.begin(), groups.end(), [&](const auto& other) {
+      return other.first.op == key.op && other.first.dtype == key.dtype && other.first.backend != "apex" && other.first.backend != "vidur";
+    });
+  });
   std::map<std::tuple<std::string, std::string, std::string>, Family> families;
   for (auto& [key, g] : groups) {
     const bool shared = key.op == "moe" || key.op.find("prefill") != std::string::npos || key.op.find("decode") != std::string::npos;
@@ -425,6 +494,11 @@ absl::Status FitFamily(const DeviceBase& base, const Catalog& catalog, const Cal
       report.formula = Stats(without);
       p.note = "error on the rows of the fit";
     }
+    if (cross && !p.curves.empty() && report.by_row.mape > report.formula.mape) {
+      // Too few or too scattered points for a curve.
+      p.curves.clear();
+      report.by_row = report.formula;
+    }
     if (report.by_row.mape > kUnusable) {
       report.skipped = fmt::format("rows contradict one another: mean error {:.0f} %", 100 * report.by_row.mape);
       reports->push_back(std::move(report));
@@ -499,6 +573,22 @@ std::vector<OperatorCurve> FitCurves(const std::vector<CurvePoint>& points) {
     }
     flush();
     if (knots.size() < 2) continue;
+    // More bytes never take less time: neighbours that say otherwise are noise and meet at their mean.
+    std::vector<std::pair<double, size_t>> level;   // mean log time, knots
+    for (const auto& [x, y] : knots) {
+      level.emplace_back(y, 1);
+      while (level.size() > 1 && level[level.size() - 2].first > level.back().first) {
+        const auto [high, more] = level.back();
+        level.pop_back();
+        auto& [low, count] = level.back();
+        low = (low * static_cast<double>(count) + high * static_cast<double>(more)) / static_cast<double>(count + more);
+        count += more;
+      }
+    }
+    size_t next = 0;
+    for (const auto& [y, count] : level) {
+      for (size_t i = 0; i < count; ++i) knots[next++].second = y;
+    }
     // Greedily drop the knot that a straight line replaces best.
     while (knots.size() > 2) {
       size_t best = 0;

@@ -47,11 +47,15 @@ const std::vector<Known>& KnownFor(const std::string& op) {
   static const auto* const collective = new std::vector<Known>{
       {"a", 5e-6, 0.7, 1e-7, 1e-2}, {"b", 1.2e-6, 0.8, 1e-8, 1e-3}, {"eb", 0.7, 0.5, 0.005, 1}, {"s", 5e-6, 1, 1e-8, 1e-3}};
   static const auto* const message = new std::vector<Known>{{"a", 9e-6, 0.8, 1e-7, 1e-2}, {"eb", 0.75, 0.5, 0.005, 1}};
+  static const auto* const mixed = new std::vector<Known>{
+      {"t0", 5e-6, 0.7, 1e-7, 3e-3}, {"ec", 0.6, 0.4, 0.005, 1}, {"em", 0.8, 0.4, 0.02, 1}, {"d", 2.5e-5, 0.7, 1e-8, 1e-2},
+      {"kappa", 120, 1, 0.5, 2000}};
   static const auto* const none = new std::vector<Known>;
   if (op == "gemm") return *gemm;
   if (op == "gemm narrow") return *narrow;
   if (op == "prefill" || op == "mla_prefill") return *prefill;
   if (op == "decode") return *decode;
+  if (op == "mixed") return *mixed;
   if (op == "mla_decode") return *mla_decode;
   if (op == "moe") return *moe;
   for (const char* name : {"norm", "add", "activation", "rope", "embedding", "sampling", "quantize", "elementwise"}) {

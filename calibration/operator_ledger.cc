@@ -58,6 +58,10 @@ double AttentionRoofline(const OpRow& row, const AttentionPoint& point, double p
   return point.sequences * std::max(flops / peak, bytes / bandwidth);
 }
 
+bool EndsEager(const std::string& backend) {
+  return backend.size() >= 6 && backend.substr(backend.size() - 6) == "-eager";
+}
+
 double Percentile(std::vector<double>& values, double share) {
   if (values.empty()) return 0;
   std::sort(values.begin(), values.end());
@@ -113,6 +117,11 @@ std::string OperatorPricer::Wanted(const OpRow& row, const OperatorParamSet& par
   // Some kernels have an entry per version.
   for (const OperatorParams& p : params.entries) {
     if (p.op == row.op && p.backend == row.kernels) return row.kernels;
+    // An entry that says which versions it holds for: "..., vllm 0.18.0, vllm 0.19.0".
+    if (p.op == row.op && !row.version.empty() && p.backend.rfind(row.backend.substr(0, row.backend.find('-')), 0) == 0 &&
+        EndsEager(p.backend) == EndsEager(row.backend) && (p.source + ",").find(" " + row.version + ",") != std::string::npos) {
+      return p.backend;
+    }
   }
   return row.backend;
 }
@@ -141,6 +150,19 @@ OperatorPrediction OperatorPricer::Price(const OpRow& row) const {
     const double peak = costs.Peak(row.shape->compute);
     double seconds = 0, baseline = 0;
     OperatorCosts::Origin origin;
+    if (row.decode.has_value() && row.point.sequences > 0) {
+      const AttentionCost cost = costs.Attention(*row.shape);
+      if (cost.fused()) {
+        const PrefillChunk chunk{static_cast<int64_t>(row.point.queries), row.past};
+        AttentionSplit split;
+        cost.AddMixed(row.decode->sequences, row.decode->sequences * row.decode->keys, row.decode->keys, {&chunk, 1}, &split);
+        out.seconds = split.seconds();
+        out.baseline = AttentionRoofline(row, row.point, static_cast<double>(row.past), peak, bandwidth) +
+                       AttentionRoofline(row, *row.decode, 0, peak, bandwidth);
+        out.provenance = ProvenanceName(Provenance::kCalibrated);
+        return out;
+      }
+    }
     if (row.point.sequences > 0) {
       const OperatorCosts::Sample s = costs.Probe(*row.shape, row.point, row.prefill() || row.mixed);
       seconds += s.formula * s.factor;

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cctype>
 #include <cmath>
 #include <map>
 #include <string_view>
@@ -180,7 +181,7 @@ void ReadAttention(Cells& cells, const std::string& name, OpRow* row) {
 }
 
 void ReadMixed(Cells& cells, OpRow* row) {
-  row->op = "mixed_attention";
+  row->op = "mixed";
   row->format = row->dtype = "bf16";
   row->mixed = true;
   SetPoint(DenseShape(cells), row);
@@ -192,7 +193,15 @@ void ReadMixed(Cells& cells, OpRow* row) {
   decode.queries = 1;
   decode.sequences = cells.Number("n_decode");
   decode.keys = cells.Number("kv_decode");
-  if (decode.sequences > 0) row->decode = decode;
+  if (decode.sequences > 0 && row->point.sequences > 0) {
+    row->decode = decode;
+  } else {
+    // One kind of work only: a plain kernel.
+    row->mixed = false;
+    row->op = decode.sequences > 0 ? "decode" : "prefill";
+    if (decode.sequences > 0) row->point = decode;
+    if (row->point.sequences <= 0) row->problem = "a step without tokens";
+  }
 }
 
 void ReadMoe(Cells& cells, OpRow* row) {
@@ -290,8 +299,8 @@ void ReadDeepEp(Cells& cells, const std::string& name, OpRow* row) {
 // A layer of a model in the catalogue, by the role its operator has when lowered.
 void ReadLayer(Cells& cells, const Catalog& catalog, std::map<std::string, absl::StatusOr<ModelSpec>>* models, OpRow* row) {
   static const std::map<std::string, std::string, std::less<>> kRoles = {
-      {"qkv_proj", "qkv_proj"}, {"o_proj", "o_proj"}, {"gate_up_proj", "gate_up_proj"}, {"down_proj", "down_proj"},
-      {"lm_head", "lm_head"}, {"act_fn", "act_mul"}, {"rotary_emb", "rope"}, {"embedding", "embedding"},
+      {"qkv_proj", "qkv_proj"}, {"o_proj", "o_proj"}, {"gate_up_proj", "up_proj"}, {"down_proj", "down_proj"},
+      {"lm_head", "lm_head"}, {"act_fn", "act"}, {"rotary_emb", "rope"}, {"embedding", "embedding"},
       {"layernorm", "attn_norm"}, {"final_layernorm", "final_norm"}, {"sampler", "sampling"}, {"qk_norm", "qk_norm"}};
   row->op = "layer";
   row->format = row->dtype = "bf16";
@@ -306,8 +315,12 @@ void ReadLayer(Cells& cells, const Catalog& catalog, std::map<std::string, absl:
   }
   auto at = models->find(name);
   if (at == models->end()) {
-    at = models->emplace(name, catalog.Resolve("models", name).ok() ? LoadModel(name, catalog)
-                                                                    : absl::StatusOr<ModelSpec>(absl::NotFoundError("not in the catalogue"))).first;
+    // Releases such as "-Instruct-2507" share the architecture's name.
+    std::string known = name;
+    std::transform(known.begin(), known.end(), known.begin(), [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
+    while (!catalog.Resolve("models", known).ok() && known.find('-') != std::string::npos) known.resize(known.rfind('-'));
+    at = models->emplace(name, catalog.Resolve("models", known).ok() ? LoadModel(known, catalog)
+                                                                     : absl::StatusOr<ModelSpec>(absl::NotFoundError("not in the catalogue"))).first;
   }
   if (!at->second.ok()) {
     row->problem = fmt::format("model \"{}\": {}", name, std::string(at->second.status().message()));

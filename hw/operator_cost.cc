@@ -22,6 +22,8 @@ constexpr double kMlaHeadTile = 16;
 // without it, others do not change.
 constexpr double kRowsPerPadding = 8;
 
+// Rows of queries that one thread block of a fused kernel takes.
+constexpr double kQueryTile = 64;
 // Prompts of one step at most 2^this in the measurements.
 constexpr int kPrefillOctaves = 8;
 // A correction beyond this (a factor of about 5) would say that the formula does not apply.
@@ -174,6 +176,24 @@ void AttentionCost::AddPrefill(std::span<const PrefillChunk> chunks, AttentionSp
   }
   Combine(prefill_, prefill_.c_key * pairs + c_past_ * past_sum, prefill_.m_key * keys + prefill_.m_seq * queries,
           prefill_.d * longest, factor, out);
+}
+
+void AttentionCost::AddMixed(double seqs, double kv_sum, double kv_max, std::span<const PrefillChunk> chunks,
+                             AttentionSplit* out) const {
+  // Every 64 rows of a sequence and head are one block that walks all keys of the sequence.
+  double pairs = kQueryTile * (kv_sum + mixed_kappa_ * seqs), keys = kv_sum, queries = seqs, longest = kv_max;
+  const double w = static_cast<double>(window_);
+  for (const PrefillChunk& chunk : chunks) {
+    const double q = static_cast<double>(chunk.tokens), past = static_cast<double>(chunk.past);
+    double seen = past + q, walked = past + q / 2;
+    if (window_ > 0) seen = std::min(seen, q + w), walked = std::min(walked, w);
+    pairs += std::ceil(q / kQueryTile) * kQueryTile * (walked + mixed_kappa_);
+    keys += seen;
+    queries += q;
+    longest = std::max(longest, seen);
+  }
+  Combine(mixed_, mixed_.c_key * pairs, mixed_.m_key * keys + mixed_.m_seq * queries, mixed_.d * (longest + mixed_kappa_), 1,
+          out);
 }
 
 absl::StatusOr<OperatorCosts> OperatorCosts::Create(const Machine& machine, const Catalog& catalog,
@@ -427,7 +447,9 @@ OperatorCosts::Term OperatorCosts::MoeTerm(const Operator& op, const OperatorPar
     MoePoint point;
     point.tokens = D(op.tokens), point.hidden = h, point.inter = inner, point.topk = D(op.topk);
     point.experts = D(op.experts), point.tp = op.tp, point.ep = op.ep;
-    point.active = active, point.imbalance = imbalance, point.weight_bytes = weight_bytes;
+    point.active = active, point.imbalance = imbalance;
+    // Weights that are widened first run through the kernel of the wider format.
+    point.weight_bytes = std::max(weight_bytes, BytesPerElement(compute));
     const Features f = MoeFeatures(point, PartsOf(term, p), machine_.gpu.multiprocessors);
     if (features != nullptr) *features = f;
     term.factor = TreeFactor(p, f);
@@ -680,7 +702,24 @@ AttentionCost OperatorCosts::AttentionFormula(const AttentionShape& shape) const
   }
   d.watts = power_.DecodeAttentionWatts();
 
-  for (AttentionCost::Terms* terms : {&p, &d}) {
+  // Kernels that take prompts and generated tokens in one launch.
+  const Choice mixed = shape.mla ? Choice{} : Choose("mixed", shape.kv);
+  AttentionCost::Terms& x = cost.mixed_;
+  if (mixed.params != nullptr && shape.causal && mixed.params->backend == options_.backend) {
+    const OperatorParams& m = *mixed.params;
+    cost.fused_ = true;
+    cost.mixed_kappa_ = m.kappa;
+    x.q = m.q;
+    x.ec = Capped(m.ec), x.em = Capped(m.em);
+    x.t0 = m.t0.value() * layers;
+    x.c_key = 2 * heads * widths / (peak * x.ec) * layers;
+    x.m_key = kv_heads * widths * kv_element / (bandwidth_ * x.em) * layers;
+    x.m_seq = heads * widths * element / (bandwidth_ * x.em) * layers;
+    x.d = m.d.value() / 1024 * (D(shape.head_dim) / 128) * layers;
+    x.watts = power_.PrefillAttentionWatts();
+  }
+
+  for (AttentionCost::Terms* terms : {&p, &d, &x}) {
     if (!power_.limited()) break;
     const double clock = power_.Clock(terms->watts);
     terms->t0 /= clock;

@@ -110,6 +110,11 @@ class AttentionCost {
   }
   // One launch over all chunks.
   void AddPrefill(std::span<const PrefillChunk> chunks, AttentionSplit* out) const;
+  // A step with both, where the engine's kernel takes them in one launch (fused()): decode is then not split over its
+  // keys. Tc = 2 H (d + dv) sum of 64 ceil(q/64) (keys walked + kappa) / (P ec), Tm as in prefill,
+  // Td = D (longest + kappa)/1024.
+  void AddMixed(double seqs, double kv_sum, double kv_max, std::span<const PrefillChunk> chunks, AttentionSplit* out) const;
+  bool fused() const { return fused_; }
   int64_t window() const { return window_; }
 
  private:
@@ -147,7 +152,9 @@ class AttentionCost {
   }
   static constexpr double kTiny = 1e-120;  // keeps 0/0 away when a step has no work of this kind
 
-  Terms decode_, prefill_;
+  Terms decode_, prefill_, mixed_;
+  bool fused_ = false;
+  double mixed_kappa_ = 0;     // keys that starting a block costs
   std::shared_ptr<const AttentionGrid> decode_grid_, prefill_grid_;
   double kappa_ = 0;           // prefill
   double c_past_ = 0;          // MLA: seconds to expand one cached token

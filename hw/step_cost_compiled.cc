@@ -266,9 +266,20 @@ const Entry& Compiled::HeadEntry(int s, int64_t rows) {
   });
 }
 
+void AddMixed(const AttentionCost& attention, const StepWork& work, AttentionSplit* split) {
+  const bool windowed = attention.window() > 0;
+  const int64_t sum = windowed ? work.decode_kv_sum_windowed : work.decode_kv_sum;
+  const int64_t longest = windowed ? std::min(work.decode_kv_max, attention.window()) : work.decode_kv_max;
+  attention.AddMixed(static_cast<double>(work.decode_seqs), static_cast<double>(sum), static_cast<double>(longest), work.chunks, split);
+}
+
 void Compiled::AddAttention(const Stage& stage, const StepWork& work, Entry* out) const {
   AttentionSplit split;
   for (const AttentionCost& attention : stage.attention) {
+    if (attention.fused() && work.decode_seqs > 0 && !work.chunks.empty()) {
+      AddMixed(attention, work, &split);
+      continue;
+    }
     if (work.decode_seqs > 0) {
       const bool windowed = attention.window() > 0;
       const int64_t sum = windowed ? work.decode_kv_sum_windowed : work.decode_kv_sum;
@@ -413,16 +424,21 @@ std::vector<StepOperator> Compiled::Explain(std::span<const StepWork> ranks) {
       listed += time.seconds;
       out.push_back({s, std::move(name), std::move(shape), count, time});
     };
-    const auto add_attention = [&](size_t i, bool prefill) {
+    const auto add_attention = [&](size_t i, bool prefill, bool both) {
       AttentionSplit a;
       const AttentionCost& attention = stage.attention[i];
       const AttentionShape& shape = stage.shapes[i];
       std::string text;
       if (prefill) {
-        attention.AddPrefill(work.chunks, &a);
+        if (both) {
+          AddMixed(attention, work, &a);
+        } else {
+          attention.AddPrefill(work.chunks, &a);
+        }
         int64_t tokens = 0;
         for (const PrefillChunk& chunk : work.chunks) tokens += chunk.tokens;
         text = fmt::format("{} chunks, {} new tokens", work.chunks.size(), tokens);
+        if (both) text += fmt::format(" and {} sequences, {} KV tokens", work.decode_seqs, work.decode_kv_sum);
       } else {
         const bool windowed = attention.window() > 0;
         const int64_t sum = windowed ? work.decode_kv_sum_windowed : work.decode_kv_sum;
@@ -454,8 +470,12 @@ std::vector<StepOperator> Compiled::Explain(std::span<const StepWork> ranks) {
     const auto add_all_attention = [&] {
       attention_done = true;
       for (size_t i = 0; i < stage.attention.size(); ++i) {
-        if (work.decode_seqs > 0) add_attention(i, false);
-        if (!work.chunks.empty()) add_attention(i, true);
+        if (stage.attention[i].fused() && work.decode_seqs > 0 && !work.chunks.empty()) {
+          add_attention(i, true, true);
+          continue;
+        }
+        if (work.decode_seqs > 0) add_attention(i, false, false);
+        if (!work.chunks.empty()) add_attention(i, true, false);
       }
     };
     if (padded > 0) {

@@ -11,11 +11,11 @@
 namespace simrun {
 namespace {
 
-constexpr std::array<std::string_view, 25> kOperators = {"gemm",
+constexpr std::array<std::string_view, 26> kOperators = {"gemm",
                                                          "prefill",
                                                          "decode",
                                                          "mla_prefill",
-                                                         "mla_decode",
+                                                         "mixed", "mla_decode",
                                                          "moe",
                                                          "all_reduce",
                                                          "all_gather",

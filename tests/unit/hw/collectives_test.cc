@@ -10,8 +10,8 @@ namespace {
 
 constexpr double kUs = 1e-6;
 
-Collectives Make(const Machine& machine, bool custom = false, bool deepep = false) {
-  auto set = LoadOperatorParams(OperatorEntryFor(machine.gpu), TestCatalog());
+Collectives Make(const Machine& machine, bool custom = false, bool deepep = false, const Catalog& catalog = FormulaCatalog()) {
+  auto set = LoadOperatorParams(OperatorEntryFor(machine.gpu), catalog);
   EXPECT_TRUE(set.ok()) << set.status();
   return Collectives(machine, std::make_shared<const OperatorParamSet>(*set), custom, deepep);
 }

@@ -21,6 +21,16 @@ inline const Catalog& TestCatalog() {
   return *catalog;
 }
 
+// The catalogue with operator entries of formulas alone, for expectations worked out by hand.
+inline const Catalog& FormulaCatalog() {
+  static const auto* const catalog = [] {
+    auto* c = new Catalog(TestCatalog());
+    EXPECT_TRUE(c->AddDirectory(SIMRUN_SOURCE_DIR "/tests/unit/hw/formula_catalog").ok());
+    return c;
+  }();
+  return *catalog;
+}
+
 inline Machine TestMachine(HardwareConfig config) {
   Problems problems;
   Machine machine = BuildMachine(config, TestCatalog(), {}, &problems);

@@ -16,8 +16,8 @@ namespace {
 
 constexpr double kUs = 1e-6;
 
-OperatorCosts Costs(const Machine& machine, OperatorCostOptions options = {}) {
-  auto costs = OperatorCosts::Create(machine, TestCatalog(), options);
+OperatorCosts Costs(const Machine& machine, OperatorCostOptions options = {}, const Catalog& catalog = FormulaCatalog()) {
+  auto costs = OperatorCosts::Create(machine, catalog, options);
   EXPECT_TRUE(costs.ok()) << costs.status();
   return *costs;
 }
@@ -92,7 +92,7 @@ TEST(OperatorCostTest, NothingBeatsTheDatasheet) {
        {"a100-sxm-80gb", "h100-sxm-80gb", "h200-sxm-141gb", "b200-sxm-180gb", "l40s-48gb", "rtx-pro-6000-96gb",
         "arc-b60-24gb", "v100-pcie-32gb", "a40-48gb", "mi300x-192gb", "rtx-4090", "tpu-v5e"}) {
     const Machine machine = TestMachine(gpu);
-    const OperatorCosts costs = Costs(machine);
+    const OperatorCosts costs = Costs(machine, {}, TestCatalog());
     const double bw = machine.gpu.memory_bandwidth.value();
     for (int i = 0; i < 300; ++i) {
       const auto draw = [&](int low, int high) {
@@ -314,7 +314,7 @@ TEST(OperatorCostTest, EnergyStaysBetweenIdleAndTheLimit) {
       const double tdp = TestMachine(gpu).gpu.tdp.value();
       if (limit > 0) config.power_limit = Watts(limit * tdp);
       const Machine machine = TestMachine(config);
-      const OperatorCosts costs = Costs(machine);
+      const OperatorCosts costs = Costs(machine, {}, TestCatalog());
       const double room = (limit > 0 ? limit * tdp : tdp) - machine.gpu.idle_power.value();
       for (const Operator& op : {Gemm(1, 256, 256), Gemm(64, 8192, 8192), Gemm(16384, 16384, 16384), Moe(4096)}) {
         const OpTime t = costs.Cost(op);
@@ -353,7 +353,7 @@ TEST(OperatorCostTest, CollectivesChargeTheLink) {
 
 TEST(OperatorCostTest, AnchorsCorrectNearbyShapesOnly) {
   OperatorParams p;
-  Catalog catalog = TestCatalog();
+  Catalog catalog = FormulaCatalog();
   const std::filesystem::path dir = std::filesystem::path(::testing::TempDir()) / "anchors";
   std::filesystem::create_directories(dir / "operators");
   std::ofstream(dir / "operators" / "h100-anchored.yaml")

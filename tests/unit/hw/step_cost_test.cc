@@ -9,14 +9,14 @@ namespace simrun {
 namespace {
 
 EngineProfile Profile(std::string_view name, const Machine& machine, const EngineConfig& config = {}) {
-  auto profile = LoadEngineProfile(name, TestCatalog());
+  auto profile = LoadEngineProfile(name, FormulaCatalog());
   EXPECT_TRUE(profile.ok()) << profile.status();
   return ApplyEngineConfig(*profile, config, machine);
 }
 
 std::unique_ptr<CompiledStepCost> Compile(const ModelSpec& model, const ParallelPlan& plan, const Machine& machine,
                                           const EngineProfile& profile, StepCostOptions options = {}) {
-  auto compiled = CompileStepCost(model, plan, machine, profile, TestCatalog(), options);
+  auto compiled = CompileStepCost(model, plan, machine, profile, FormulaCatalog(), options);
   EXPECT_TRUE(compiled.ok()) << compiled.status();
   return *std::move(compiled);
 }
@@ -78,7 +78,7 @@ TEST(StepCostTest, EqualsTheSumOfItsOperators) {
     work.logits_rows += 1;
     work.chunks = chunks;
 
-    auto costs = OperatorCosts::Create(machine, TestCatalog(), {});
+    auto costs = OperatorCosts::Create(machine, FormulaCatalog(), {});
     ASSERT_TRUE(costs.ok());
     double seconds = 0, joules = 0;
     std::vector<Operator> ops = LowerTokenOperators(model, plan, 0, work.tokens, work.tokens);
@@ -310,7 +310,7 @@ TEST(StepCostTest, SourcesAndExtrapolationAreReported) {
 TEST(StepCostTest, ParametersLoadedBeforeGiveTheSameCosts) {
   const Machine machine = TestMachine("h100-sxm-80gb");
   const ModelSpec model = TestModel("llama-3.1-8b");
-  auto set = LoadOperatorParams(OperatorEntryFor(machine.gpu), TestCatalog());
+  auto set = LoadOperatorParams(OperatorEntryFor(machine.gpu), FormulaCatalog());
   ASSERT_TRUE(set.ok());
   StepCostOptions options;
   options.operators = std::make_shared<const OperatorParamSet>(*std::move(set));
@@ -323,7 +323,7 @@ TEST(StepCostTest, BadPlansAreErrors) {
   const Machine machine = TestMachine("h100-sxm-80gb");
   ParallelPlan plan;
   plan.pp = 100;
-  EXPECT_FALSE(CompileStepCost(TestModel("llama-3.1-8b"), plan, machine, {}, TestCatalog(), {}).ok());
+  EXPECT_FALSE(CompileStepCost(TestModel("llama-3.1-8b"), plan, machine, {}, FormulaCatalog(), {}).ok());
 }
 
 }  // namespace

@@ -1,0 +1,213 @@
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <filesystem>
+#include <fstream>
+
+#include "base/rng.h"
+#include "calibration/fit_device.h"
+#include "calibration/fit_formula.h"
+#include "calibration/fit_trees.h"
+#include "calibration/operator_ledger.h"
+#include "calibration/ops.h"
+#include "sim/scenario.h"
+
+namespace simrun {
+namespace {
+
+const Catalog& AllEntries() {
+  static const auto* const catalog = new Catalog(BuiltInCatalog());
+  return *catalog;
+}
+
+std::string Write(const std::string& name, const std::string& text) {
+  const std::filesystem::path path = std::filesystem::path(::testing::TempDir()) / name;
+  std::ofstream(path) << text;
+  return path.string();
+}
+
+DeviceBase H100() {
+  auto base = LoadDeviceBase("h100-sxm-80gb", AllEntries());
+  EXPECT_TRUE(base.ok()) << base.status();
+  return *base;
+}
+
+// GEMM rows whose times follow the formula with these parameters.
+constexpr double kT0 = 3e-6, kEc = 0.6, kEm = 0.9, kD = 8e-6, kK0 = 1500;
+std::vector<OpRow> GemmRows(const Machine& machine, int count, double noise, uint64_t seed) {
+  Rng rng(seed, "rows");
+  const double peak = machine.gpu.peak[static_cast<size_t>(DType::kBf16)].value(), bw = machine.gpu.memory_bandwidth.value();
+  std::vector<OpRow> rows;
+  for (int i = 0; i < count; ++i) {
+    OpRow row;
+    row.op = "gemm";
+    row.format = row.dtype = "bf16";
+    row.backend = "vllm";
+    row.work.kind = OpKind::kGemm;
+    row.work.m = int64_t{1} << rng.Below(15);
+    row.work.n = int64_t{1} << (8 + rng.Below(8));
+    row.work.k = int64_t{1} << (8 + rng.Below(8));
+    row.group = std::to_string(row.work.n) + " " + std::to_string(row.work.k);
+    const double m = static_cast<double>(row.work.m), n = static_cast<double>(row.work.n), k = static_cast<double>(row.work.k);
+    const double tc = 2 * m * n * k / (peak * kEc), tm = 2 * (m * k + n * k + m * n) / (bw * kEm), td = kD * k / (k + kK0);
+    row.seconds = (kT0 + std::sqrt(tc * tc + tm * tm + td * td)) * std::exp(noise * rng.Normal());
+    rows.push_back(std::move(row));
+  }
+  return rows;
+}
+
+std::vector<const OpRow*> Pointers(const std::vector<OpRow>& rows) {
+  std::vector<const OpRow*> out;
+  for (const OpRow& r : rows) out.push_back(&r);
+  return out;
+}
+
+TEST(FitFormulaTest, RecoversKnownParameters) {
+  const DeviceBase base = H100();
+  const std::vector<OpRow> rows = GemmRows(base.machine, 400, 0.02, 1);
+  OperatorParams start;
+  start.op = "gemm";
+  start.dtype = "bf16";
+  const auto fit = FitFormula(base.machine, base.set, start, PriorFor("gemm", "bf16", {}), Pointers(rows), {});
+  ASSERT_TRUE(fit.ok()) << fit.status();
+  EXPECT_EQ(fit->params.q, 2);
+  EXPECT_NEAR(fit->params.t0.value(), kT0, 0.05 * kT0);
+  EXPECT_NEAR(fit->params.ec, kEc, 0.02);
+  EXPECT_NEAR(fit->params.em, kEm, 0.03);
+  EXPECT_NEAR(fit->params.d.value(), kD, 0.06 * kD);
+  EXPECT_NEAR(fit->params.k0, kK0, 0.15 * kK0);
+  // The rows settled these; the cache they say nothing about.
+  for (const FittedParameter& p : fit->parameters) {
+    if (p.name == "t0" || p.name == "ec" || p.name == "em") EXPECT_GT(p.learned(), 0.8) << p.name;
+    if (p.name == "l2_share") EXPECT_LT(p.learned(), 0.2);
+  }
+}
+
+TEST(FitFormulaTest, WithoutRowsToSayOtherwiseThePriorStands) {
+  const DeviceBase base = H100();
+  std::vector<OpRow> rows = GemmRows(base.machine, 1, 0, 2);
+  OperatorParams start;
+  start.op = "gemm";
+  start.dtype = "bf16";
+  OperatorParams other;
+  other.op = "gemm";
+  other.t0 = Seconds(4e-6);
+  other.ec = 0.5, other.em = 0.7;
+  other.d = Seconds(5e-6);
+  other.k0 = 900;
+  const FormulaPrior prior = PriorFor("gemm", "bf16", {&other});
+  rows[0].work.m = 1, rows[0].work.n = 256, rows[0].work.k = 256;   // almost all fixed time
+  rows[0].seconds = 5e-6;
+  const auto fit = FitFormula(base.machine, base.set, start, prior, Pointers(rows), {});
+  ASSERT_TRUE(fit.ok()) << fit.status();
+  EXPECT_NEAR(fit->params.ec, 0.5, 0.01);
+  EXPECT_NEAR(fit->params.em, 0.7, 0.01);
+}
+
+TEST(FitTreesTest, LearnAStepAndNothingElse) {
+  Rng rng(3, "trees");
+  std::vector<TreeSample> samples;
+  for (int i = 0; i < 600; ++i) {
+    TreeSample s;
+    s.features[0] = rng.Uniform(0, 10);
+    s.features[1] = rng.Uniform(0, 10);
+    s.target = s.features[0] < 4 ? 0.2 : -0.1;
+    samples.push_back(s);
+  }
+  TreeFitOptions options;
+  options.trees = 60;
+  const ResidualTrees trees = FitTrees(samples, 2, {0}, options);
+  EXPECT_NEAR(trees.Eval(std::array{2.0, 1.0}), 0.2, 0.02);
+  EXPECT_NEAR(trees.Eval(std::array{7.0, 9.0}), -0.1, 0.02);
+  // Ten octaves beyond the data a hundredth is left.
+  EXPECT_NEAR(trees.Eval(std::array{20.0, 5.0}), -0.1 / 101, 0.002);
+}
+
+TEST(FitTreesTest, TooFewSamplesGiveNoTrees) {
+  EXPECT_TRUE(FitTrees(std::vector<TreeSample>(19), 2, {}, {}).empty());
+}
+
+TEST(FitCurvesTest, KeepPointsThatALineDoesNotReplace) {
+  // t = 10 us up to 1024 bytes, then proportional: two straight pieces in log-log.
+  std::vector<CurvePoint> points;
+  for (double size = 64; size <= 65536; size *= 2) points.push_back({4, size, 10e-6 * std::max(1.0, size / 1024)});
+  const std::vector<OperatorCurve> curves = FitCurves(points);
+  ASSERT_EQ(curves.size(), 1u);
+  EXPECT_EQ(curves[0].key, 4);
+  EXPECT_THAT(curves[0].at, ::testing::ElementsAre(64, 1024, 65536));
+  EXPECT_NEAR(curves[0].time[2].value(), 640e-6, 1e-9);
+}
+
+TEST(FitCurvesTest, TimesDoNotFallWithSize) {
+  const std::vector<OperatorCurve> curves = FitCurves({{2, 100, 4e-6}, {2, 1000, 9e-6}, {2, 10000, 4e-6}, {2, 100000, 16e-6}});
+  ASSERT_EQ(curves.size(), 1u);
+  EXPECT_TRUE(std::is_sorted(curves[0].time.begin(), curves[0].time.end(), [](Seconds a, Seconds b) { return a.value() < b.value() - 1e-15; }));
+  // 9 and 4 us meet at their geometric mean.
+  EXPECT_NEAR(curves[0].time[1].value(), 6e-6, 1e-10);
+}
+
+TEST(CalibrateTest, WritesAnEntryThatReadsBackToTheSameTimes) {
+  const DeviceBase base = H100();
+  const std::vector<OpRow> rows = GemmRows(base.machine, 300, 0.05, 4);
+  CalibrationOptions options;
+  options.trees.trees = 20;
+  const auto fitted = Calibrate(base, rows, AllEntries(), options);
+  ASSERT_TRUE(fitted.ok()) << fitted.status();
+  ASSERT_EQ(fitted->reports.size(), 1u);
+  EXPECT_LT(fitted->reports[0].by_row.mape, 0.07);   // of 5 % noise: 4 % mean error at best
+  const std::filesystem::path dir = std::filesystem::path(::testing::TempDir()) / "calibrated";
+  std::filesystem::create_directories(dir / "operators");
+  std::ofstream(dir / "operators" / "mine.yaml") << OperatorFileYaml(fitted->file, "test");
+  Catalog catalog = AllEntries();
+  ASSERT_TRUE(catalog.AddDirectory(dir.string()).ok());
+  const auto set = LoadOperatorParams("mine", catalog);
+  ASSERT_TRUE(set.ok()) << set.status();
+  const auto pricer = OperatorPricer::Create(base.machine, std::make_shared<const OperatorParamSet>(*set), "", rows);
+  ASSERT_TRUE(pricer.ok()) << pricer.status();
+  const auto direct = OperatorPricer::Create(base.machine, WithEntry(base.set, fitted->file.operators.front()), "", rows);
+  ASSERT_TRUE(direct.ok()) << direct.status();
+  for (size_t i = 0; i < 50; ++i) {
+    const double t = *direct->Price(rows[i]).seconds;
+    EXPECT_NEAR(*pricer->Price(rows[i]).seconds, t, 1e-4 * t);
+  }
+}
+
+TEST(ReadOpsTest, ReadsRowsAndTellsKernelsApart) {
+  const std::string path = Write("ops.csv",
+                                 "op,dtype,bytes,n_ranks,time_us,source\n"
+                                 "allreduce_custom,bf16,1024,8,4.5,aic-vllm0.24.0:vLLM_custom_graph\n"
+                                 "allreduce_custom,bf16,1024,8,22,aic-vllm0.24.0:vLLM_custom_eager\n"
+                                 "alltoall,bf16,1024,4,9,aic-nccl2.27.3\n"
+                                 "frobnicate,bf16,1024,4,9,mine\n");
+  const auto table = ReadOps({path}, AllEntries());
+  ASSERT_TRUE(table.ok()) << table.status();
+  ASSERT_EQ(table->rows.size(), 4u);
+  EXPECT_EQ(table->rows[0].op, "custom_all_reduce");
+  EXPECT_EQ(table->rows[0].backend, "vllm");
+  EXPECT_EQ(table->rows[0].version, "0.24.0");
+  EXPECT_EQ(table->rows[1].backend, "vllm-eager");
+  EXPECT_EQ(table->rows[2].work.bytes, 1024 * 3 / 4.0);   // a rank keeps a quarter
+  EXPECT_THAT(table->rows[3].problem, ::testing::HasSubstr("frobnicate"));
+}
+
+TEST(ReadOpsTest, NamesEveryBadCell) {
+  const std::string path = Write("bad_ops.csv", "op,dtype,m,n,k,time_us,source\ngemm,bf16,0,5,x,3,a\ngemm,bf16,1,1,1.5,-1,a\n");
+  const auto table = ReadOps({path}, AllEntries());
+  ASSERT_FALSE(table.ok());
+  const std::string message(table.status().message());
+  for (const char* part : {":2:1: m:", ":2:1: k:", ":3:1: k:", ":3:1: time_us:"}) EXPECT_THAT(message, ::testing::HasSubstr(part));
+  EXPECT_THAT(std::string(ReadOps({Write("no_time.csv", "op,m\ngemm,1\n")}, AllEntries()).status().message()),
+              ::testing::HasSubstr("column \"time_us\" is missing"));
+}
+
+TEST(LoadDeviceBaseTest, TellsWhatItNeeds) {
+  EXPECT_FALSE(LoadDeviceBase("h1000", AllEntries()).ok());
+  const std::string path = Write("gpu.yaml", "vendor: nvidia\n");
+  EXPECT_THAT(std::string(LoadDeviceBase(path, AllEntries()).status().message()), ::testing::HasSubstr("operators"));
+}
+
+}  // namespace
+}  // namespace simrun
