@@ -5,26 +5,12 @@
 #include <CLI/CLI.hpp>
 
 #include "cli/capacity_command.h"
+#include "cli/options.h"
 #include "cli/plan_command.h"
 #include "cli/query_command.h"
 #include "cli/sweep_command.h"
 
 namespace simrun {
-namespace {
-
-void AddMany(CLI::App& app, const std::string& name, std::vector<std::string>* values, const std::string& type, const std::string& help) {
-  app.add_option(name, *values, help)->type_name(type)->allow_extra_args(false);
-}
-
-void AddScenario(CLI::App& app, ScenarioInput* input) {
-  app.add_option("CONFIG", input->config, "scenario file (YAML)")->type_name("");
-  AddMany(app, "--set", &input->set, "PATH=VALUE", "change one setting, for example --set plan.tp=8; may be repeated");
-  app.add_option_function<std::string>("--seed", [input](const std::string& v) { input->seed = v; }, "seed of the random streams")->type_name("N");
-  AddMany(app, "--catalog", &input->catalogs, "DIR", "directory with further catalogue entries; may be repeated");
-}
-
-}  // namespace
-
 std::function<int(Terminal)> DeclarePlan(CLI::App& app) {
   auto options = std::make_shared<PlanOptions>();
   AddScenario(app, &options->scenario);
@@ -40,7 +26,7 @@ std::function<int(Terminal)> DeclarePlan(CLI::App& app) {
   app.add_option("--threads", options->threads, "runs at the same time; default: one per processor")->type_name("N");
   app.add_flag("--quiet", options->quiet, "no progress on standard error, only errors");
   return [options](Terminal terminal) {
-    if (options->scenario.config.empty()) return FailWith(kBadInput, "the scenario file is missing; write: simrun plan CONFIG", terminal.err);
+    if (const int code = CheckConfigGiven(options->scenario, "plan", terminal); code != kDone) return code;
     return PlanCommand(*options, terminal);
   };
 }
@@ -57,7 +43,7 @@ std::function<int(Terminal)> DeclareCapacity(CLI::App& app) {
   app.add_option("--format", options->format, "what to print: text (default) or json")->type_name("FORMAT");
   app.add_flag("--quiet", options->quiet, "no progress on standard error, only errors");
   return [options](Terminal terminal) {
-    if (options->scenario.config.empty()) return FailWith(kBadInput, "the scenario file is missing; write: simrun capacity CONFIG", terminal.err);
+    if (const int code = CheckConfigGiven(options->scenario, "capacity", terminal); code != kDone) return code;
     return CapacityCommand(*options, terminal);
   };
 }
