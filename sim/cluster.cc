@@ -34,25 +34,6 @@ std::span<const ReplicaLoad> Cluster::Loads() {
   return loads_;
 }
 
-void Cluster::EnterFrontEnd(const Arrival& arrival) {
-  auto slot = static_cast<uint32_t>(arriving_.size());
-  if (free_arriving_.empty()) {
-    arriving_.push_back(arrival);
-  } else {
-    slot = free_arriving_.back();
-    free_arriving_.pop_back();
-    arriving_[slot] = arrival;
-  }
-  front_end_.Push({VisibleAt(arrival), EventBand::kArrival, 0, slot});
-}
-
-Arrival Cluster::LeaveFrontEnd() {
-  const uint32_t slot = front_end_.Top().payload;
-  front_end_.Pop();
-  free_arriving_.push_back(slot);
-  return arriving_[slot];
-}
-
 absl::Status Cluster::RunOpenLoop() {
   // A replica plans at an instant only after all arrivals of that instant are in its queue.
   std::vector<SimTime> plan_at(replicas_.size(), SimTime::Infinite());
@@ -84,7 +65,7 @@ absl::Status Cluster::RunOpenLoop() {
   while (true) {
     while (!front_end_.empty() && front_end_.NextTime() <= source_->next_time()) {
       const SimTime now = front_end_.NextTime();
-      deliver(LeaveFrontEnd(), now);
+      deliver(front_end_.Pop(), now);
     }
     SIMRUN_ASSIGN_OR_RETURN(const NextResult next, source_->Next(&arrival));
     if (next != NextResult::kArrival) break;
@@ -93,7 +74,7 @@ absl::Status Cluster::RunOpenLoop() {
     if (in_order) {
       deliver(arrival, arrival.at + params_.front_end);
     } else {
-      EnterFrontEnd(arrival);
+      front_end_.Push(VisibleAt(arrival), arrival);
     }
   }
   for (size_t i = 0; i < replicas_.size(); ++i) advance(i, SimTime::Infinite());
@@ -144,10 +125,10 @@ absl::Status Cluster::AdvanceTo(SimTime limit) {
         if (next != NextResult::kArrival) break;
         ++events_;
         metrics_->OnArrived(arrival.at);
-        EnterFrontEnd(arrival);
+        front_end_.Push(VisibleAt(arrival), arrival);
       }
       while (front_end_.NextTime() <= now) {
-        const Arrival arrival = LeaveFrontEnd();
+        const Arrival arrival = front_end_.Pop();
         const uint32_t target = static_cast<uint32_t>(replicas_.size() == 1 ? 0 : router_->Route(Loads()));
         if (replicas_[target]->Enqueue(arrival)) {
           Touch(target);

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "sim/arrival_queue.h"
 #include "sim/event_queue.h"
 #include "sim/replica.h"
 #include "workload/source.h"
@@ -43,8 +44,6 @@ class Cluster {
   SimTime VisibleAt(const Arrival& a) const {
     return a.at + params_.front_end + SimTime::FromTicks(params_.front_end_token.ticks() * a.input_tokens);
   }
-  void EnterFrontEnd(const Arrival& arrival);
-  Arrival LeaveFrontEnd();
   std::span<const ReplicaLoad> Loads();
   void Touch(uint32_t replica);
 
@@ -55,9 +54,7 @@ class Cluster {
   std::vector<std::unique_ptr<Replica>> replicas_;
   std::vector<ReplicaLoad> loads_;
   EventQueue queue_;                       // step ends; stale when the replica's next event is another
-  EventQueue front_end_;                   // requests on their way to the engine's queue; payload indexes arriving_
-  std::vector<Arrival> arriving_;
-  std::vector<uint32_t> free_arriving_;
+  ArrivalQueue front_end_;                 // requests on their way to the engine's queue
   std::vector<uint32_t> touched_;          // replicas to plan at the current instant
   std::vector<char> is_touched_;
   bool observed_ = false;

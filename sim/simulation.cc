@@ -1,12 +1,11 @@
 #include "sim/simulation.h"
 
 #include <chrono>
-#include <deque>
 #include <utility>
 
 #include <fmt/format.h>
 
-#include "sim/event_queue.h"
+#include "sim/arrival_queue.h"
 #include "sim/run.h"
 
 namespace simrun {
@@ -50,31 +49,18 @@ namespace {
 class SubmittedSource final : public ArrivalSource {
  public:
   void Add(const Arrival& arrival) {
-    auto slot = static_cast<uint32_t>(arrivals_.size());
-    if (free_.empty()) {
-      arrivals_.push_back(arrival);
-    } else {
-      slot = free_.back();
-      free_.pop_back();
-      arrivals_[slot] = arrival;
-    }
-    queue_.Push({arrival.at, EventBand::kArrival, 0, slot});
+    queue_.Push(arrival.at, arrival);
     set_next_time(queue_.NextTime());
   }
   absl::StatusOr<NextResult> Next(Arrival* out) override {
     if (queue_.empty()) return NextResult::kWaiting;
-    const uint32_t slot = queue_.Top().payload;
-    queue_.Pop();
-    *out = arrivals_[slot];
-    free_.push_back(slot);
+    *out = queue_.Pop();
     set_next_time(queue_.NextTime());
     return NextResult::kArrival;
   }
 
  private:
-  EventQueue queue_;
-  std::vector<Arrival> arrivals_;
-  std::vector<uint32_t> free_;
+  ArrivalQueue queue_;
 };
 
 }  // namespace
