@@ -266,11 +266,21 @@ const Entry& Compiled::HeadEntry(int s, int64_t rows) {
   });
 }
 
+// KV tokens that the decodes of a step read in one layer of a kind, and the longest of them.
+struct DecodeKv {
+  int64_t sum, longest;
+};
+DecodeKv DecodeKvOf(const AttentionCost& attention, const StepWork& work) {
+  if (attention.window() == 0) return {work.decode_kv_sum, work.decode_kv_max};
+  return {work.decode_kv_sum_windowed, std::min(work.decode_kv_max, attention.window())};
+}
+void AddDecode(const AttentionCost& attention, const StepWork& work, AttentionSplit* split) {
+  const DecodeKv kv = DecodeKvOf(attention, work);
+  attention.AddDecode(static_cast<double>(work.decode_seqs), static_cast<double>(kv.sum), static_cast<double>(kv.longest), split);
+}
 void AddMixed(const AttentionCost& attention, const StepWork& work, AttentionSplit* split) {
-  const bool windowed = attention.window() > 0;
-  const int64_t sum = windowed ? work.decode_kv_sum_windowed : work.decode_kv_sum;
-  const int64_t longest = windowed ? std::min(work.decode_kv_max, attention.window()) : work.decode_kv_max;
-  attention.AddMixed(static_cast<double>(work.decode_seqs), static_cast<double>(sum), static_cast<double>(longest), work.chunks, split);
+  const DecodeKv kv = DecodeKvOf(attention, work);
+  attention.AddMixed(static_cast<double>(work.decode_seqs), static_cast<double>(kv.sum), static_cast<double>(kv.longest), work.chunks, split);
 }
 
 void Compiled::AddAttention(const Stage& stage, const StepWork& work, Entry* out) const {
@@ -280,13 +290,7 @@ void Compiled::AddAttention(const Stage& stage, const StepWork& work, Entry* out
       AddMixed(attention, work, &split);
       continue;
     }
-    if (work.decode_seqs > 0) {
-      const bool windowed = attention.window() > 0;
-      const int64_t sum = windowed ? work.decode_kv_sum_windowed : work.decode_kv_sum;
-      const int64_t longest = windowed ? std::min(work.decode_kv_max, attention.window()) : work.decode_kv_max;
-      attention.AddDecode(static_cast<double>(work.decode_seqs), static_cast<double>(sum), static_cast<double>(longest),
-                          &split);
-    }
+    if (work.decode_seqs > 0) AddDecode(attention, work, &split);
     if (!work.chunks.empty()) attention.AddPrefill(work.chunks, &split);
   }
   split.launch *= factor_;
@@ -440,12 +444,9 @@ std::vector<StepOperator> Compiled::Explain(std::span<const StepWork> ranks) {
         text = fmt::format("{} chunks, {} new tokens", work.chunks.size(), tokens);
         if (both) text += fmt::format(" and {} sequences, {} KV tokens", work.decode_seqs, work.decode_kv_sum);
       } else {
-        const bool windowed = attention.window() > 0;
-        const int64_t sum = windowed ? work.decode_kv_sum_windowed : work.decode_kv_sum;
-        const int64_t most = windowed ? std::min(work.decode_kv_max, attention.window()) : work.decode_kv_max;
-        attention.AddDecode(static_cast<double>(work.decode_seqs), static_cast<double>(sum), static_cast<double>(most),
-                            &a);
-        text = fmt::format("{} sequences, {} KV tokens, longest {}", work.decode_seqs, sum, most);
+        AddDecode(attention, work, &a);
+        const DecodeKv kv = DecodeKvOf(attention, work);
+        text = fmt::format("{} sequences, {} KV tokens, longest {}", work.decode_seqs, kv.sum, kv.longest);
       }
       text += fmt::format(", {} heads, {} KV heads, width {}", shape.heads, shape.kv_heads, shape.head_dim);
       Entry entry;
