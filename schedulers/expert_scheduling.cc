@@ -1,0 +1,57 @@
+#include "schedulers/expert_scheduling.h"
+
+#include "schedulers/experts/hybrid.h"
+#include "schedulers/experts/static_placement.h"
+#include "schedulers/experts/stream.h"
+
+namespace simrun {
+
+const Registry<ExpertPolicyFactory>& BuiltInExpertPolicies() {
+  static const auto* const registry = [] {
+    auto* r = new Registry<ExpertPolicyFactory>("expert policy");
+    const auto add = [r](const char* name, const char* description, ExpertPolicyFactory factory) {
+      SIM_CHECK(r->Add(name, description, std::move(factory)).ok());
+    };
+    add("static", "experts run where they lie: on the GPU, or on the CPU (KTransformers)", &MakeStaticExperts);
+    add("stream", "experts that are not on the GPU cross the link and run there (FlexGen, MoE-Lens)", &MakeStreamedExperts);
+    add("hybrid", "GPU, CPU and link share a layer so that it ends soonest (HybriMoE)", &MakeHybridExperts);
+    return r;
+  }();
+  return *registry;
+}
+
+std::vector<std::string> ExpertPolicyNames() { return BuiltInExpertPolicies().Names(); }
+
+void TimeExperts(const ExpertLayerView& layer, std::span<const ExpertLoad> gpu, std::span<const ExpertLoad> fetched,
+                 std::span<const ExpertLoad> cpu, ExpertSchedule* schedule) {
+  const ExpertCosts& c = layer.costs;
+  ExpertSchedule& s = *schedule;
+  s.Clear();
+  s.gpu_busy = s.cpu_busy = s.link_busy = 0;
+  s.gpu_end = layer.gpu_ready;
+  s.cpu_end = layer.cpu_ready;
+  s.link_end = layer.link_ready;
+  for (const ExpertLoad& e : gpu) {
+    s.gpu_busy += c.Gpu(e.tokens);
+    s.on_gpu.push_back(e.expert);
+  }
+  s.gpu_end += s.gpu_busy;
+  for (const ExpertLoad& e : fetched) {
+    const double seconds = c.Gpu(e.tokens);
+    s.link_busy += c.transfer;
+    s.link_end += c.transfer;
+    s.gpu_end = std::max(s.gpu_end, s.link_end) + seconds;
+    s.gpu_busy += seconds;
+    s.on_gpu.push_back(e.expert);
+    s.fetched.push_back(e.expert);
+  }
+  if (!cpu.empty()) s.cpu_busy = c.cpu_first;
+  for (const ExpertLoad& e : cpu) {
+    s.cpu_busy += c.Cpu(e.tokens);
+    s.on_cpu.push_back(e.expert);
+  }
+  s.cpu_end += s.cpu_busy;
+  s.makespan = cpu.empty() ? s.gpu_end : std::max(s.gpu_end, s.cpu_end);
+}
+
+}  // namespace simrun

@@ -1,0 +1,188 @@
+#include "schedulers/experts/hybrid.h"
+
+#include <algorithm>
+#include <array>
+#include <utility>
+
+namespace simrun {
+namespace {
+
+// Up to this many experts, moves and swaps improve the list schedule.
+constexpr size_t kRefine = 16;
+
+// Heaviest first, stable, so that equal loads keep the caller's order. Few distinct loads: counting, else sorting.
+void SortByLoad(std::vector<ExpertLoad>& list, std::vector<uint32_t>& counts) {
+  const size_t n = list.size();
+  if (n < 2) return;
+  if (n <= 24) {
+    for (size_t i = 1; i < n; ++i) {
+      const ExpertLoad e = list[i];
+      size_t j = i;
+      for (; j > 0 && list[j - 1].tokens < e.tokens; --j) list[j] = list[j - 1];
+      list[j] = e;
+    }
+    return;
+  }
+  int32_t most = 0;
+  for (const ExpertLoad& e : list) most = std::max(most, e.tokens);
+  if (static_cast<size_t>(most) > 4 * n) {
+    std::sort(list.begin(), list.end(), [](const ExpertLoad& a, const ExpertLoad& b) {
+      return a.tokens != b.tokens ? a.tokens > b.tokens : a.expert < b.expert;
+    });
+    return;
+  }
+  counts.assign(static_cast<size_t>(most) + 2, 0);
+  for (const ExpertLoad& e : list) ++counts[static_cast<size_t>(most - e.tokens) + 1];
+  for (size_t i = 1; i < counts.size(); ++i) counts[i] += counts[i - 1];
+  list.resize(2 * n);
+  for (size_t i = 0; i < n; ++i) list[n + counts[static_cast<size_t>(most - list[i].tokens)]++] = list[i];
+  std::copy(list.begin() + static_cast<std::ptrdiff_t>(n), list.end(), list.begin());
+  list.resize(n);
+}
+
+class HybridExperts final : public ExpertPolicy {
+ public:
+  void Schedule(const ExpertLayerView& layer, ExpertSchedule* schedule) const override {
+    const ExpertCosts& c = layer.costs;
+    std::vector<ExpertLoad>& resident = schedule->resident;
+    std::vector<ExpertLoad>& remote = schedule->remote;
+    resident.clear();
+    remote.clear();
+    for (const ExpertLoad& e : layer.active) (e.on_gpu ? resident : remote).push_back(e);
+    SortByLoad(resident, schedule->counts);
+    SortByLoad(remote, schedule->counts);
+
+    double gpu_work = 0, cpu_work = 0;
+    for (const ExpertLoad& e : resident) gpu_work += c.Gpu(e.tokens);
+    for (const ExpertLoad& e : remote) cpu_work += c.Cpu(e.tokens);
+    const double cpu_start = layer.cpu_ready + c.cpu_first;
+
+    // With k fetched and s stolen: the GPU ends at max(gpu_ready + residents kept + fetched, arrivals), the CPU at
+    // cpu_start + rest + stolen. A larger k moves the crossing of the two to a larger s, so that s never goes back.
+    double best = -1;
+    size_t best_k = 0, best_s = 0, s = 0;
+    double stolen_gpu = 0, stolen_cpu = 0;                               // work of the s lightest residents
+    double fetched = 0, arrivals = layer.gpu_ready, link = layer.link_ready;  // of the k heaviest remote experts
+    double rest = cpu_work;
+    for (size_t k = 0;; ++k) {
+      const auto gpu_end = [&] { return std::max(layer.gpu_ready + (gpu_work - stolen_gpu) + fetched, arrivals); };
+      const auto cpu_end = [&] { return k == remote.size() && s == 0 ? 0.0 : cpu_start + rest + stolen_cpu; };
+      const auto consider = [&] {
+        const double makespan = std::max(gpu_end(), cpu_end());
+        if (best >= 0 && makespan >= best) return;
+        best = makespan;
+        best_k = k;
+        best_s = s;
+      };
+      consider();
+      while (s < resident.size() && cpu_end() < gpu_end()) {
+        const ExpertLoad& e = resident[resident.size() - 1 - s];
+        stolen_gpu += c.Gpu(e.tokens);
+        stolen_cpu += c.Cpu(e.tokens);
+        ++s;
+        consider();
+      }
+      if (k == remote.size()) break;
+      link += c.transfer;
+      const double seconds = c.Gpu(remote[k].tokens);
+      arrivals = std::max(arrivals, link) + seconds;
+      fetched += seconds;
+      rest -= c.Cpu(remote[k].tokens);
+      if (std::max(layer.gpu_ready + fetched, arrivals) >= best) break;  // more transfers only add to the GPU's work
+      if (s > 0) {  // the crossing may lie one before
+        --s;
+        const ExpertLoad& e = resident[resident.size() - 1 - s];
+        stolen_gpu -= c.Gpu(e.tokens);
+        stolen_cpu -= c.Cpu(e.tokens);
+      }
+    }
+
+    // remote becomes the CPU's list; fetched experts move behind the residents that the GPU keeps.
+    const size_t kept = resident.size() - best_s;
+    remote.insert(remote.end(), resident.begin() + static_cast<std::ptrdiff_t>(kept), resident.end());
+    resident.resize(kept);
+    const std::span<const ExpertLoad> all(remote);
+    TimeExperts(layer, resident, all.first(best_k), all.subspan(best_k), schedule);
+    if (layer.active.size() <= kRefine) Refine(layer, kept, best_k, schedule);
+  }
+
+ private:
+  // Up to kRefine experts, each on the GPU or on the CPU.
+  struct Small {
+    std::array<ExpertLoad, kRefine> load;  // heaviest first
+    std::array<double, kRefine> gpu, cpu;
+    size_t n = 0;
+    double Makespan(const ExpertLayerView& layer, uint32_t on_cpu) const {
+      double gpu_end = layer.gpu_ready, cpu_end = 0, link = layer.link_ready;
+      for (size_t i = 0; i < n; ++i) {
+        if ((on_cpu >> i & 1u) != 0) {
+          cpu_end += cpu[i];
+        } else if (load[i].on_gpu) {
+          gpu_end += gpu[i];
+        }
+      }
+      if (on_cpu != 0) cpu_end += layer.cpu_ready + layer.costs.cpu_first;
+      for (size_t i = 0; i < n; ++i) {
+        if ((on_cpu >> i & 1u) != 0 || load[i].on_gpu) continue;
+        link += layer.costs.transfer;
+        gpu_end = std::max(gpu_end, link) + gpu[i];
+      }
+      return std::max(gpu_end, cpu_end);
+    }
+  };
+
+  // Moves one expert, or swaps two, between GPU and CPU while that lowers the makespan.
+  static void Refine(const ExpertLayerView& layer, size_t kept, size_t fetched, ExpertSchedule* schedule) {
+    Small small;
+    uint32_t on_cpu = 0;
+    const auto add = [&](const ExpertLoad& e) {
+      size_t i = small.n++;
+      for (; i > 0 && small.load[i - 1].tokens < e.tokens; --i) small.load[i] = small.load[i - 1];
+      small.load[i] = e;
+    };
+    for (size_t i = 0; i < kept; ++i) add(schedule->resident[i]);
+    for (const ExpertLoad& e : schedule->remote) add(e);
+    for (size_t i = 0; i < small.n; ++i) {
+      small.gpu[i] = layer.costs.Gpu(small.load[i].tokens);
+      small.cpu[i] = layer.costs.Cpu(small.load[i].tokens);
+      for (size_t j = fetched; j < schedule->remote.size(); ++j) {
+        if (schedule->remote[j].expert == small.load[i].expert) on_cpu |= 1u << i;
+      }
+    }
+    const uint32_t before = on_cpu;
+    double best = schedule->makespan;
+    for (bool better = true; better;) {
+      better = false;
+      uint32_t next = on_cpu;
+      for (size_t i = 0; i < small.n; ++i) {
+        for (size_t j = i; j < small.n; ++j) {
+          const uint32_t flip = (1u << i) | (1u << j);
+          const double makespan = small.Makespan(layer, on_cpu ^ flip);
+          if (makespan < best * (1 - 1e-12)) {
+            best = makespan;
+            next = on_cpu ^ flip;
+            better = true;
+          }
+        }
+      }
+      on_cpu = next;
+    }
+    if (on_cpu == before) return;
+    schedule->resident.clear();
+    schedule->remote.clear();
+    for (size_t i = 0; i < small.n; ++i) {
+      if ((on_cpu >> i & 1u) == 0) (small.load[i].on_gpu ? schedule->resident : schedule->remote).push_back(small.load[i]);
+    }
+    const size_t crossing = schedule->remote.size();
+    for (size_t i = 0; i < small.n; ++i) {
+      if ((on_cpu >> i & 1u) != 0) schedule->remote.push_back(small.load[i]);
+    }
+    const std::span<const ExpertLoad> all(schedule->remote);
+    TimeExperts(layer, schedule->resident, all.first(crossing), all.subspan(crossing), schedule);
+  }
+};
+
+}  // namespace
+
+std::unique_ptr<ExpertPolicy> MakeHybridExperts() { return std::make_unique<HybridExperts>(); }
+}  // namespace simrun
