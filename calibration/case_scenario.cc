@@ -104,6 +104,9 @@ absl::StatusOr<CaseScenario> ScenarioOfCase(const MeasuredCase& c, const std::st
       if (fallback_input <= 0) return absl::UnimplementedError("the input length is not stated");
       assumptions.push_back(fmt::format("input length not stated: {} tokens", fallback_input));
     }
+    // It was run, so the engine was told to take it.
+    const double length = c.isl.value_or(fallback_input) + *c.osl;
+    if (length > static_cast<double>(model.max_positions)) set("scheduler.allow_longer_context", YamlNode::Scalar("true"));
     set("workload.input_tokens", Number(c.isl.value_or(fallback_input)));
     set("workload.output_tokens", Number(*c.osl));
     return absl::OkStatus();
@@ -128,7 +131,8 @@ absl::StatusOr<CaseScenario> ScenarioOfCase(const MeasuredCase& c, const std::st
     SIMRUN_RETURN_IF_ERROR(lengths(0));
     set("workload.arrivals", Text("all_at_once"));
     set("workload.requests", Number(c.num_requests.value_or(c.load_value)));
-    if (!c.Note("max_num_seqs")) set("scheduler.max_num_seqs", Number(c.load_value));
+    const bool capped = !c.num_requests || c.load_value < *c.num_requests;
+    if (capped && !c.Note("max_num_seqs")) set("scheduler.max_num_seqs", Number(c.load_value));
   } else if (c.load_kind == "poisson_rate") {
     SIMRUN_RETURN_IF_ERROR(lengths(0));
     set("workload.arrivals.poisson.rate", YamlNode::Scalar(fmt::format("{} /s", c.load_value)));

@@ -13,6 +13,7 @@
 #include "base/status.h"
 #include "calibration/case_scenario.h"
 #include "calibration/roofline.h"
+#include "hw/engine_profile.h"
 #include "sim/resolved.h"
 #include "sim/simulation.h"
 
@@ -47,6 +48,18 @@ absl::StatusOr<Scenario> Staggered(const Scenario& scenario, const Report& first
   const Seconds ramp = first.e2e.mean;
   SIMRUN_ASSIGN_OR_RETURN(const Scenario ramped, scenario.With("workload.ramp_up", fmt::format("{} s", ramp.value())));
   return ramped.With("metrics.warmup", fmt::format("{} s", 1.5 * ramp.value()));
+}
+
+// One of the declarations in the profile covers this value.
+bool FittedOn(const EngineProfile& profile, const MeasuredCase& c, const MeasuredValue& v) {
+  const auto covers = [](const std::string& wanted, const std::string& given) { return wanted.empty() || wanted == given; };
+  for (const EngineFit& f : profile.fitted_on) {
+    const bool version = f.version == "unstated" ? c.engine_version.empty() : c.engine_version.rfind(f.version, 0) == 0;
+    if (version && covers(f.gpu, c.gpu) && covers(f.model, c.model) && covers(f.load, c.load_kind) && covers(f.metric, v.metric)) {
+      return true;
+    }
+  }
+  return false;
 }
 
 std::vector<LedgerRow> RunCase(const MeasuredCase& c, const std::shared_ptr<const Catalog>& catalog, std::string traces_dir) {
@@ -94,6 +107,7 @@ std::vector<LedgerRow> RunCase(const MeasuredCase& c, const std::shared_ptr<cons
   for (size_t i = 0; i < rows.size(); ++i) {
     LedgerRow& row = rows[i];
     row.engine_profile = resolved.engine.name;
+    row.fitted = FittedOn(resolved.engine, c, c.values[i]);
     row.predicted = PredictedValue(c, c.values[i], *report);
     const bool is_energy = row.metric == "power" || row.metric.substr(0, 6) == "energy";
     if (baseline.ok() && !is_energy) row.baseline = PredictedValue(c, c.values[i], *baseline);
@@ -143,8 +157,11 @@ std::vector<LedgerRow> Validate(const std::vector<MeasuredCase>& cases, const st
     work();
   }
   std::vector<LedgerRow> rows;
-  for (std::vector<LedgerRow>& r : results) {
-    for (LedgerRow& row : r) rows.push_back(std::move(row));
+  for (size_t i = 0; i < results.size(); ++i) {
+    for (LedgerRow& row : results[i]) {
+      row.case_index = i;
+      rows.push_back(std::move(row));
+    }
   }
   return rows;
 }
@@ -158,7 +175,7 @@ std::vector<ErrorSummary> Summarize(const std::vector<LedgerRow>& rows, const st
   for (const auto& [name, members] : groups) {
     ErrorSummary s;
     s.group = name;
-    std::vector<double> absolute, signed_errors, baseline;
+    std::vector<double> absolute, signed_errors, baseline, unseen;
     std::vector<size_t> order;
     for (const size_t i : members) {
       const std::optional<double> e = rows[i].error();
@@ -167,6 +184,7 @@ std::vector<ErrorSummary> Summarize(const std::vector<LedgerRow>& rows, const st
         continue;
       }
       absolute.push_back(std::abs(*e));
+      if (!rows[i].fitted) unseen.push_back(std::abs(*e));
       signed_errors.push_back(*e);
       order.push_back(i);
       if (const std::optional<double> b = rows[i].baseline_error()) baseline.push_back(std::abs(*b));
@@ -177,6 +195,8 @@ std::vector<ErrorSummary> Summarize(const std::vector<LedgerRow>& rows, const st
       s.p90 = QuantileOf(absolute, 0.9);
       s.bias = QuantileOf(signed_errors, 0.5);
     }
+    s.unseen = static_cast<int64_t>(unseen.size());
+    if (!unseen.empty()) s.unseen_median = QuantileOf(unseen, 0.5);
     if (!baseline.empty()) s.baseline_median = QuantileOf(baseline, 0.5);
     std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) {
       return std::abs(*rows[a].error()) > std::abs(*rows[b].error());

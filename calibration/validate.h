@@ -16,6 +16,8 @@ namespace simrun {
 struct LedgerRow {
   std::string case_id, class_name, model, gpu, engine, metric, statistic;
   std::string engine_profile;
+  size_t case_index = 0;             // into the cases given to Validate
+  bool fitted = false;               // the engine profile was fitted on this value (EngineProfile::fitted_on)
   double measured = 0;
   std::optional<double> predicted;   // absent: could not be expressed, see warnings
   std::optional<double> baseline;    // roofline only; absent for energy
@@ -31,7 +33,9 @@ struct ErrorSummary {
   std::string group;                 // "static-batch vllm h100-sxm-80gb ttft"
   int64_t rows = 0;                  // with a prediction
   int64_t missing = 0;               // without
+  int64_t unseen = 0;                // with a prediction, and not used to fit the engine profile
   double median = 0, p90 = 0, bias = 0;   // bias: median of the signed error
+  std::optional<double> unseen_median;
   std::optional<double> baseline_median;
   std::vector<size_t> worst;         // up to five rows, largest error first
 };

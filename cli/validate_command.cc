@@ -4,12 +4,15 @@
 #include <chrono>
 #include <fstream>
 #include <map>
+#include <optional>
+#include <sstream>
 #include <utility>
 
 #include <fmt/format.h>
 #include <fmt/ostream.h>
 
 #include "base/status.h"
+#include "calibration/accuracy_page.h"
 #include "calibration/cases.h"
 #include "calibration/validate.h"
 #include "cli/progress.h"
@@ -31,6 +34,43 @@ void PrintSummaries(const std::vector<ErrorSummary>& summaries, std::ostream& ou
     fmt::print(out, "{:<{}}  {:>6} {:>7} {:>8} {:>8} {:>+8.1f} {:>10}\n", s.group, width, s.rows, s.missing, Percent(s.median), Percent(s.p90),
                100 * s.bias, s.baseline_median ? Percent(*s.baseline_median) : "-");
   }
+}
+
+std::optional<std::string> ReadFile(const std::string& path) {
+  std::ifstream file(path);
+  if (!file) return std::nullopt;
+  std::ostringstream text;
+  text << file.rdbuf();
+  return text.str();
+}
+
+// Writes or checks the accuracy page.
+int PageCommand(const ValidateCommandOptions& options, const std::string& fresh, Terminal terminal) {
+  if (!options.check.empty()) {
+    const std::optional<std::string> committed = ReadFile(options.check);
+    if (!committed) return FailWith(kBadInput, fmt::format("{}: cannot be read", options.check), terminal.err);
+    const PageCheck check = CheckAccuracyPage(*committed, fresh);
+    for (const std::string& w : check.worse) fmt::print(terminal.err, "worse: {}\n", w);
+    for (size_t i = 0; i < std::min<size_t>(check.differing.size(), 10); ++i) fmt::print(terminal.err, "changed: {}\n", check.differing[i]);
+    if (!check.worse.empty()) {
+      return FailWith(kRunFailed, fmt::format("{} error figures grew by more than 5 % of themselves over {}", check.worse.size(), options.check), terminal.err);
+    }
+    if (!check.differing.empty()) {
+      return FailWith(kRunFailed, fmt::format("{} lines of {} are out of date; --page {} renews it", check.differing.size(), options.check, options.check),
+                      terminal.err);
+    }
+    fmt::print(terminal.out, "{} is up to date\n", options.check);
+  }
+  if (options.page.empty()) return kDone;
+  // Renewing a page may hide that something became worse: say so.
+  if (const std::optional<std::string> before = ReadFile(options.page)) {
+    for (const std::string& w : CheckAccuracyPage(*before, fresh).worse) fmt::print(terminal.err, "worse: {}\n", w);
+  }
+  std::ofstream file(options.page);
+  file << fresh;
+  file.close();
+  if (!file) return FailWith(kRunFailed, fmt::format("{}: cannot be written", options.page), terminal.err);
+  return kDone;
 }
 
 }  // namespace
@@ -69,6 +109,11 @@ int ValidateCommand(const ValidateCommandOptions& options, Terminal terminal) {
     file << LedgerCsv(rows);
     file.close();
     if (!file) return FailWith(kRunFailed, fmt::format("{}: cannot be written", options.out), terminal.err);
+  }
+  if (!options.page.empty() || !options.check.empty()) {
+    const absl::StatusOr<std::string> page = AccuracyPage(cases, rows, *catalog);
+    if (!page.ok()) return Fail(page.status(), terminal.err);
+    return PageCommand(options, *page, terminal);
   }
   fmt::print(terminal.out, "{} cases, {} measured values. Errors are |predicted / measured - 1|; bias is the median of the signed error;\n"
                            "roofline is the median error of FLOPs over peak and bytes over bandwidth alone.\n\n", cases.size(), rows.size());

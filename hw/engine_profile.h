@@ -52,6 +52,20 @@ struct EngineSource {
   }
 };
 
+// Measured serving runs that numbers of a profile were fitted to. Empty fields match anything.
+struct EngineFit {
+  std::string version;      // prefix of the engine's version; "unstated": runs that do not state one
+  std::string gpu, model, load, metric;
+  template <class Visitor>
+  void Describe(Visitor& v) {
+    v.Field("version", version, {.help = "prefix of the engine's version; unstated: runs that state none"});
+    v.Field("gpu", gpu, {.help = "GPU; none: any"});
+    v.Field("model", model, {.help = "model; none: any"});
+    v.Field("load", load, {.help = "kind of load, such as static_batch; none: any"});
+    v.Field("metric", metric, {.help = "metric, such as tpot; none: any"});
+  }
+};
+
 // hw/catalog/engines/<name>.yaml
 struct EngineProfile {
   std::string name;
@@ -97,6 +111,7 @@ struct EngineProfile {
 
   std::vector<EngineArchitecture> architectures;
   std::vector<EngineSource> sources;
+  std::vector<EngineFit> fitted_on;  // the accuracy ledger reports everything else as unseen
 
   template <class Visitor>
   void Describe(Visitor& v);
@@ -167,6 +182,7 @@ void EngineProfile::Describe(Visitor& v) {
           {.help = "load of the busiest expert-parallel rank over the mean; 0: from the model", .min = 0});
   v.Field("architectures", architectures, {.help = "values that hold for one GPU architecture"});
   v.Field("sources", sources, {.help = "where the numbers come from"});
+  v.Field("fitted_on", fitted_on, {.help = "measured runs the numbers were fitted to"});
 }
 
 template <class Visitor>

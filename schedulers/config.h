@@ -27,6 +27,7 @@ struct SchedulerConfig {
   Bytes swap_space{4.0 * 1024 * 1024 * 1024};
   std::string router = "round-robin";
   std::optional<int64_t> max_model_len;
+  bool allow_longer_context = false;
   std::optional<int64_t> micro_batches;
 
   template <class Visitor>
@@ -41,6 +42,8 @@ struct SchedulerConfig {
     v.Field("swap_space", swap_space, {.help = "host memory per GPU for swapped KV blocks; when full, preemption recomputes", .min = 0});
     v.Field("router", router, {.help = "how requests are dealt to the replicas", .choices = &RouterNames});
     v.Field("max_model_len", max_model_len, {.help = "longest prompt plus output accepted; auto: the model's context length", .min = 1});
+    v.Field("allow_longer_context", allow_longer_context,
+            {.help = "accept requests, and a max_model_len, beyond the model's context, as engines do when told to: times hold, the text may not"});
     v.Field("micro_batches", micro_batches, {.help = "batches in flight in a pipeline; auto: one per stage", .min = 1, .max = 1024});
   }
 };

@@ -142,10 +142,12 @@ ResolvedScenario Resolve(const ScenarioConfig& config, const YamlNode& root, con
   const SchedulerConfig& s = config.scheduler;
   r.policy = s.policy.value_or(r.engine.policy);
   EngineParams& p = r.params;
-  p.max_model_len = s.max_model_len.value_or(r.model.max_positions);
-  if (s.max_model_len && *s.max_model_len > r.model.max_positions) {
+  constexpr int64_t kAnyLength = int64_t{1} << 24;
+  p.max_model_len = s.max_model_len.value_or(s.allow_longer_context ? kAnyLength : r.model.max_positions);
+  if (s.max_model_len && *s.max_model_len > r.model.max_positions && !s.allow_longer_context) {
     problems->Add(PlaceOf(root, "scheduler.max_model_len"), "scheduler.max_model_len",
-                  fmt::format("{} is more than the model's context of {} tokens", *s.max_model_len, r.model.max_positions));
+                  fmt::format("{} is more than the model's context of {} tokens", *s.max_model_len, r.model.max_positions),
+                  "set scheduler.allow_longer_context when the engine was told to take it");
   }
   p.limits.max_num_seqs = s.max_num_seqs.value_or(r.engine.max_num_seqs);
   p.limits.max_num_batched_tokens = s.max_num_batched_tokens.value_or(r.engine.max_num_batched_tokens);

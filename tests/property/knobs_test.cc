@@ -161,6 +161,7 @@ std::vector<Knob> Knobs() {
       {"scheduler.swap_space", "0 GB", "16 GB", M(Link), +1, "tight", {{"scheduler.preemption", "swap"}}},
       {"scheduler.router", "random", "least-outstanding", M(Queue), -1, "overload", {{"plan.replicas", "4"}, {"workload.arrivals", "{poisson: {rate: 40 /s}}"}}},
       {"scheduler.max_model_len", "900", "1000", M(Rejected), -1, "one"},
+      {"scheduler.allow_longer_context", "false", "true", M(Rejected), -1, "one", {{"workload.input_tokens", "140000"}, {"workload.requests", "2"}}},
       // Prompts fill the second stage while the first works on the next ones.
       {"scheduler.micro_batches", "1", "2", M(Output), +1, "prompts", {{"plan.pp", "2"}, {"workload.concurrency", "8"}}},
       // slo, metrics
