@@ -5,6 +5,7 @@
 
 #include <fmt/format.h>
 
+#include "absl/strings/ascii.h"
 #include "base/quantity_text.h"
 #include "base/status.h"
 #include "hw/engine_profile.h"
@@ -30,11 +31,30 @@ double ClosedLoopRequests(const MeasuredCase& c, double clients) {
   return std::clamp(c.num_requests.value_or(clients * 10), clients, 20000.0);
 }
 
+
+// "1.2.0" is 1002: 1000 for a major version, 1 for a minor one. Nothing for what is no number ("2023-late").
+std::optional<double> VersionNumber(std::string_view version) {
+  const size_t dot = version.find('.');
+  if (dot == std::string_view::npos) return std::nullopt;
+  const std::string_view rest = version.substr(dot + 1);
+  const absl::StatusOr<int64_t> major = ParseInteger(version.substr(0, dot));
+  const size_t digits = std::min(rest.find_first_not_of("0123456789"), rest.size());
+  if (!major.ok()) return std::nullopt;
+  if (digits == 0) return 1000.0 * static_cast<double>(*major);
+  const absl::StatusOr<int64_t> minor = ParseInteger(rest.substr(0, digits));
+  if (!minor.ok()) return std::nullopt;
+  return 1000.0 * static_cast<double>(*major) + static_cast<double>(*minor);
+}
+
 }  // namespace
 
-absl::StatusOr<std::string> EngineProfileFor(std::string_view engine, std::string_view version, const Catalog& catalog) {
-  std::string best;
+absl::StatusOr<std::string> EngineProfileFor(std::string_view engine, std::string_view version, const Catalog& catalog,
+                                             std::string* nearest) {
+  if (version.size() > 1 && version[0] == 'v' && absl::ascii_isdigit(version[1])) version.remove_prefix(1);
+  const std::optional<double> number = VersionNumber(version);
+  std::string best, closest;
   size_t best_length = 0;
+  double distance = 0;
   std::vector<std::string> engines;
   for (const std::string& name : catalog.Names("engines")) {
     const absl::StatusOr<EngineProfile> profile = LoadEngineProfile(name, catalog);
@@ -48,9 +68,18 @@ absl::StatusOr<std::string> EngineProfileFor(std::string_view engine, std::strin
         best = name;
         best_length = prefix.size();
       }
+      const std::optional<double> listed = VersionNumber(prefix);
+      if (number && listed && (closest.empty() || std::abs(*listed - *number) < distance)) {
+        closest = name;
+        distance = std::abs(*listed - *number);
+      }
     }
   }
   if (!best.empty()) return best;
+  if (!closest.empty()) {
+    if (nearest != nullptr) *nearest = fmt::format("no engine profile for {} {}: the nearest version's, {}", engine, version, closest);
+    return closest;
+  }
   std::sort(engines.begin(), engines.end());
   engines.erase(std::unique(engines.begin(), engines.end()), engines.end());
   return absl::UnimplementedError(fmt::format("no engine profile for {} {}; profiles exist for {}", engine,
@@ -81,7 +110,9 @@ absl::StatusOr<CaseScenario> ScenarioOfCase(const MeasuredCase& c, const std::st
   SIMRUN_RETURN_IF_ERROR(dtype("plan.weights", c.weights_dtype));
   SIMRUN_RETURN_IF_ERROR(dtype("plan.kv_cache", c.kv_dtype));
 
-  SIMRUN_ASSIGN_OR_RETURN(const std::string profile, EngineProfileFor(c.engine, c.engine_version, *catalog));
+  std::string nearest;
+  SIMRUN_ASSIGN_OR_RETURN(const std::string profile, EngineProfileFor(c.engine, c.engine_version, *catalog, &nearest));
+  if (!nearest.empty()) assumptions.push_back(nearest);
   set("engine.profile", Text(profile));
   if (c.Note("eager") == "1") set("engine.cuda_graphs", YamlNode::Scalar("false"));
   const auto copy = [&](const char* note, const char* path) {

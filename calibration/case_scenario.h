@@ -23,8 +23,10 @@ struct CaseScenario {
 absl::StatusOr<CaseScenario> ScenarioOfCase(const MeasuredCase& c, const std::string& traces_dir,
                                             const std::shared_ptr<const Catalog>& catalog);
 
-// The engine profile whose `engine` and `versions` fit best: the longest listed prefix of the version.
-absl::StatusOr<std::string> EngineProfileFor(std::string_view engine, std::string_view version, const Catalog& catalog);
+// The engine profile whose `engine` and `versions` fit best: the longest listed prefix of the version. Of a version that no
+// profile lists, the one with the nearest number, and `nearest` (may be null) says so. Unimplemented for another engine.
+absl::StatusOr<std::string> EngineProfileFor(std::string_view engine, std::string_view version, const Catalog& catalog,
+                                             std::string* nearest = nullptr);
 
 // What the report says about a measured value, in the value's unit; nothing when the report does not have it.
 std::optional<double> PredictedValue(const MeasuredCase& c, const MeasuredValue& v, const Report& report);

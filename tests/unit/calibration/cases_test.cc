@@ -66,6 +66,12 @@ TEST(EngineProfileFor, TakesTheLongestListedPrefix) {
   EXPECT_EQ(*EngineProfileFor("trtllm", "0.9.0", *catalog), "trt-llm-0.9");
   EXPECT_EQ(*EngineProfileFor("trtllm", "0.15.0", *catalog), "trt-llm-0.15");
   EXPECT_EQ(*EngineProfileFor("trtllm", "1.0.0rc3", *catalog), "trt-llm");
+  std::string nearest;
+  EXPECT_EQ(*EngineProfileFor("vllm", "v0.19.1", *catalog, &nearest), "vllm-0.19") << "a leading v is spelling";
+  EXPECT_EQ(nearest, "");
+  EXPECT_EQ(*EngineProfileFor("vllm", "0.4.2", *catalog, &nearest), "vllm-0.6") << "0.5 is the nearest listed version";
+  EXPECT_NE(nearest, "");
+  EXPECT_EQ(*EngineProfileFor("vllm", "1.2.0", *catalog, &nearest), "vllm-0.19");
   EXPECT_EQ(EngineProfileFor("no-such-engine", "1", *catalog).status().code(), absl::StatusCode::kUnimplemented);
 }
 
