@@ -1,12 +1,16 @@
 // Speed of the planner: whole searches and sweeps, from the parsed scenario to the ranking.
 //
 //   bench/planner_bench [--benchmark_filter=...]
+#include <cstdio>
 #include <cstdlib>
+#include <deque>
 #include <string>
+#include <utility>
 
 #include <benchmark/benchmark.h>
 
 #include "planner/capacity.h"
+#include "planner/deal.h"
 #include "planner/evaluate.h"
 #include "planner/plan_space.h"
 #include "planner/sweep.h"
@@ -91,6 +95,69 @@ axes:
   state.counters["points"] = static_cast<double>(spec->size());
 }
 BENCHMARK(BM_SweepThousandPoints)->Arg(1)->Arg(2)->Unit(benchmark::kSecond)->Iterations(1)->UseRealTime()->MeasureProcessCPUTime();
+
+// Rank 0 of 1001 processes, the others simulated: each asks for points and answers at once with a ready result, so that
+// rank 0 is never waited for. What is counted is all that rank 0 does: messages, dealing, and with the argument 1 the
+// results file too.
+class AnsweringTeam : public Team {
+ public:
+  AnsweringTeam(int ranks, std::string job, std::string result) : ranks_(ranks), job_(std::move(job)), result_(std::move(result)) {}
+  int rank() const override { return 0; }
+  int size() const override { return ranks_; }
+  void Send(int to, std::string message) override {
+    MessageReader in(message);
+    if (in.Number() != 5) return;  // a deal
+    const int64_t count = in.Number();
+    MessageWriter out;
+    out.Add(int64_t{1}).Add(int64_t{4}).Add(count);
+    for (int64_t i = 0; i < count; ++i) out.Add(in.Number()).Add(result_);
+    answers_.emplace_back(to, out.Take());
+  }
+  bool Receive(int* from, std::string* message) override {
+    if (greeted_ + 1 < ranks_) {
+      *from = ++greeted_;
+      *message = MessageWriter().Add(int64_t{0}).Add(job_).Add("host").Add(int64_t{4}).Take();
+      return true;
+    }
+    if (answers_.empty()) return false;
+    *from = answers_.front().first;
+    *message = std::move(answers_.front().second);
+    answers_.pop_front();
+    return true;
+  }
+
+ private:
+  int ranks_, greeted_ = 0;
+  std::string job_, result_;
+  std::deque<std::pair<int, std::string>> answers_;
+};
+
+void BM_DealToThousandRanks(benchmark::State& state) {
+  const auto spec = SweepSpec::FromYaml(R"(
+base:
+  model: llama-3.1-8b
+  hardware: {gpu: h100-sxm-80gb}
+  workload: {requests: 100, arrivals: {poisson: {rate: 4 /s}}, input_tokens: 200, output_tokens: 20}
+axes: [{path: workload.arrivals.poisson.rate, range: {from: 1 /s, to: 20 /s, points: 50000}}]
+)", "bench", "");
+  if (!spec.ok()) return state.SkipWithError(std::string(spec.status().message()).c_str());
+  const std::string result = PackPoint(RunPoint(*spec, 0));
+  for (auto _ : state) {
+    AnsweringTeam team(1001, SweepJob(*spec), result);
+    SweepOptions options;
+    options.team = &team;
+    options.threads = 0;
+    if (state.range(0) > 0) {
+      options.results_file = "/tmp/simrun_deal_bench.db";
+      std::remove(options.results_file.c_str());
+    }
+    const auto swept = Sweep(*spec, options);
+    if (!swept.ok() || swept->progress.done != spec->size()) return state.SkipWithError("the sweep is not complete");
+    if (!options.results_file.empty()) std::remove(options.results_file.c_str());
+  }
+  state.counters["points/s"] = benchmark::Counter(static_cast<double>(spec->size()), benchmark::Counter::kIsIterationInvariantRate);
+}
+BENCHMARK(BM_DealToThousandRanks)->Arg(0)->Arg(1)->Unit(benchmark::kSecond)->Iterations(1)->MeasureProcessCPUTime();
 
 }  // namespace
 }  // namespace simrun::planner

@@ -18,6 +18,7 @@
 #include "cli/planner_commands.h"
 #include "cli/reference_command.h"
 #include "cli/run_command.h"
+#include "cli/together.h"
 #include "cli/validate_command.h"
 
 namespace simrun {
@@ -49,6 +50,7 @@ std::function<int(Terminal)> DeclareRun(CLI::App& app) {
     if (options->requests && options->out.empty()) {
       return FailWith(kBadInput, "--requests: needs a directory to write to; add --out DIR", terminal.err);
     }
+    if (const int code = CheckAlone("run", terminal); code != kDone) return code;
     return RunCommand(*options, terminal);
   };
 }

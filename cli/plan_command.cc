@@ -5,13 +5,13 @@
 #include <cmath>
 #include <filesystem>
 #include <memory>
-#include <thread>
 
 #include <fmt/format.h>
 
 #include "cli/output_dir.h"
 #include "cli/progress.h"
 #include "cli/text.h"
+#include "cli/together.h"
 #include "planner/evaluate.h"
 #include "planner/plan_space.h"
 #include "sim/resolved.h"
@@ -216,7 +216,7 @@ void PrintText(const PlanSpace& space, const Evaluation& e, const PlanOptions& o
 
 }  // namespace
 
-int PlanCommand(const PlanOptions& options, Terminal terminal) {
+int PlanCommand(const PlanOptions& options, Terminal terminal, planner::Team* team) {
   planner::EvaluateOptions evaluate;
   const auto objective = planner::FindObjective(options.objective);
   if (!objective.ok()) return FailWith(kBadInput, "--objective: " + std::string(objective.status().message()), terminal.err);
@@ -245,7 +245,7 @@ int PlanCommand(const PlanOptions& options, Terminal terminal) {
   if (!root.ok()) return Fail(root.status(), terminal.err);
   if (options.space == "apex") return ApexSpace(options, *root, *catalog, terminal);
 
-  const int threads = options.threads > 0 ? static_cast<int>(options.threads) : static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
+  const int threads = ThreadsOf(options.threads, team);
   Problems problems;
   const planner::SearchConfig search = planner::ReadSearch(*root, &problems);
   if (!problems.empty()) return Fail(problems.ToStatus(), terminal.err);
@@ -261,6 +261,7 @@ int PlanCommand(const PlanOptions& options, Terminal terminal) {
     return FailWith(kBadInput, fmt::format("none of {} plans is feasible, for example: {}; --dry-run lists them", space->candidates.size(), why), terminal.err);
   }
   evaluate.threads = threads;
+  evaluate.team = team;
   evaluate.min_attainment = options.min_attainment;
   evaluate.prune = options.prune;
   absl::StatusOr<Evaluation> evaluation;
@@ -275,9 +276,11 @@ int PlanCommand(const PlanOptions& options, Terminal terminal) {
       if (best) text += fmt::format(", best {} {}", objective->metric, NumberText(*best));
       line.Show(text, elapsed);
     };
+    evaluate.on_remark = [&](const std::string& text) { terminal.err << "simrun: " << text << std::endl; };
     evaluation = planner::Evaluate(*space, evaluate);
   }
   if (!evaluation.ok()) return Fail(evaluation.status(), terminal.err);
+  if (team != nullptr && team->rank() > 0) return kDone;
   if (evaluation->cancelled) return FailWith(kRunFailed, "stopped before all plans were simulated", terminal.err);
   if (!evaluation->ranked.front().error.empty()) return FailWith(kRunFailed, evaluation->ranked.front().error, terminal.err);
   if (!options.out.empty()) {

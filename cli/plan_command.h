@@ -5,6 +5,7 @@
 #include <string>
 
 #include "cli/command.h"
+#include "planner/team.h"
 
 namespace simrun {
 
@@ -20,6 +21,7 @@ struct PlanOptions {
   bool dry_run = false, prune = false, quiet = false;
 };
 
-int PlanCommand(const PlanOptions& options, Terminal terminal);
+// `team`: processes that share the runs; null: this one alone.
+int PlanCommand(const PlanOptions& options, Terminal terminal, planner::Team* team);
 
 }  // namespace simrun

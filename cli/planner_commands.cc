@@ -9,6 +9,7 @@
 #include "cli/plan_command.h"
 #include "cli/query_command.h"
 #include "cli/sweep_command.h"
+#include "cli/together.h"
 
 namespace simrun {
 std::function<int(Terminal)> DeclarePlan(CLI::App& app) {
@@ -23,11 +24,11 @@ std::function<int(Terminal)> DeclarePlan(CLI::App& app) {
   app.add_flag("--prune", options->prune, "stop plans as soon as they cannot win; the best one is the same");
   app.add_option("--out", options->out, "write one ready-to-run scenario per plan to this directory")->type_name("DIR");
   app.add_option("--format", options->format, "what to print: text (default) or json")->type_name("FORMAT");
-  app.add_option("--threads", options->threads, "runs at the same time; default: one per processor")->type_name("N");
+  app.add_option("--threads", options->threads, "runs at the same time; default: one per processor, under mpirun one per process")->type_name("N");
   app.add_flag("--quiet", options->quiet, "no progress on standard error, only errors");
   return [options](Terminal terminal) {
     if (const int code = CheckConfigGiven(options->scenario, "plan", terminal); code != kDone) return code;
-    return PlanCommand(*options, terminal);
+    return RunTogether(terminal, [&](Terminal t, planner::Team* team) { return PlanCommand(*options, t, team); });
   };
 }
 
@@ -44,6 +45,7 @@ std::function<int(Terminal)> DeclareCapacity(CLI::App& app) {
   app.add_flag("--quiet", options->quiet, "no progress on standard error, only errors");
   return [options](Terminal terminal) {
     if (const int code = CheckConfigGiven(options->scenario, "capacity", terminal); code != kDone) return code;
+    if (const int code = CheckAlone("capacity", terminal); code != kDone) return code;
     return CapacityCommand(*options, terminal);
   };
 }
@@ -53,7 +55,7 @@ std::function<int(Terminal)> DeclareSweep(CLI::App& app) {
   app.add_option("SWEEP", options->sweep, "sweep file (YAML): base, axes, repeats, sampling")->type_name("");
   app.add_option("--db", options->db, "results file (SQLite); finished points in it are not run again; default: the sweep's name with .db")->type_name("FILE");
   app.add_option("--csv", options->csv, "also write the results as CSV")->type_name("FILE");
-  app.add_option("--threads", options->threads, "runs at the same time; default: one per processor")->type_name("N");
+  app.add_option("--threads", options->threads, "runs at the same time; default: one per processor, under mpirun one per process")->type_name("N");
   app.add_option("--shard", options->shard, "run only the i-th of n parts; simrun merge puts the files together")->type_name("I/N");
   app.add_option("--by", options->by, "metric: show the best so far, and the best points at the end")->type_name("METRIC");
   app.add_flag("--dry-run", options->dry_run, "only count the points");
@@ -62,7 +64,7 @@ std::function<int(Terminal)> DeclareSweep(CLI::App& app) {
   AddMany(app, "--catalog", &options->catalogs, "DIR", "directory with further catalogue entries; may be repeated");
   return [options](Terminal terminal) {
     if (options->sweep.empty()) return FailWith(kBadInput, "the sweep file is missing; write: simrun sweep SWEEP", terminal.err);
-    return SweepCommand(*options, terminal);
+    return RunTogether(terminal, [&](Terminal t, planner::Team* team) { return SweepCommand(*options, t, team); });
   };
 }
 

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <filesystem>
 #include <optional>
-#include <thread>
 
 #include <fmt/format.h>
 
@@ -11,6 +10,7 @@
 #include "cli/progress.h"
 #include "cli/query_command.h"
 #include "cli/text.h"
+#include "cli/together.h"
 #include "planner/metrics.h"
 #include "planner/results_file.h"
 #include "planner/sweep.h"
@@ -33,7 +33,7 @@ bool ReadShard(const std::string& text, int* shard, int* shards) {
 
 }  // namespace
 
-int SweepCommand(const SweepCommandOptions& options, Terminal terminal) {
+int SweepCommand(const SweepCommandOptions& options, Terminal terminal, planner::Team* team) {
   planner::SweepOptions sweep;
   if (!options.shard.empty() && !ReadShard(options.shard, &sweep.shard, &sweep.shards)) {
     return FailWith(kBadInput, fmt::format("--shard: \"{}\" is not i/n with i from 1 to n; write for example --shard 2/8", options.shard), terminal.err);
@@ -41,7 +41,8 @@ int SweepCommand(const SweepCommandOptions& options, Terminal terminal) {
   if (options.threads < 0 || options.threads > 4096) {
     return FailWith(kBadInput, fmt::format("--threads: {} is out of range; must be 1 to 4096", options.threads), terminal.err);
   }
-  sweep.threads = options.threads > 0 ? static_cast<int>(options.threads) : static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
+  sweep.threads = ThreadsOf(options.threads, team);
+  sweep.team = team;
   if (!options.by.empty()) {
     const auto metric = planner::FindMetric(options.by);
     if (!metric.ok()) return FailWith(kBadInput, "--by: " + std::string(metric.status().message()), terminal.err);
@@ -75,12 +76,14 @@ int SweepCommand(const SweepCommandOptions& options, Terminal terminal) {
       if (p.best) text += fmt::format(", best {} {}", sweep.best_by, NumberText(*p.best));
       line.Show(text, p.elapsed_s);
     };
+    sweep.on_remark = [&](const std::string& text) { terminal.err << "simrun: " << text << std::endl; };
     result = planner::Sweep(*spec, sweep);
   }
   if (!result.ok()) {
     Fail(result.status(), terminal.err);
     return result.status().code() == absl::StatusCode::kFailedPrecondition ? kBadInput : kRunFailed;
   }
+  if (team != nullptr && team->rank() > 0) return kDone;
   const planner::SweepProgress& p = result->progress;
   if (!options.csv.empty()) {
     if (const absl::Status s = planner::ExportCsv(sweep.results_file, options.csv); !s.ok()) return Fail(s, terminal.err);

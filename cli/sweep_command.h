@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "cli/command.h"
+#include "planner/team.h"
 
 namespace simrun {
 
@@ -17,10 +18,11 @@ struct SweepCommandOptions {
   std::string csv;                     // also written here
   std::string shard;                   // "i/n"
   std::string by;                      // metric: best so far, and the rows shown at the end
-  int64_t threads = 0;                 // 0: one per processor
+  int64_t threads = 0;                 // 0: one per processor, or one per process under mpirun
   bool dry_run = false, yes = false, quiet = false;
 };
-int SweepCommand(const SweepCommandOptions& options, Terminal terminal);
+// `team`: processes that share the points; null: this one alone.
+int SweepCommand(const SweepCommandOptions& options, Terminal terminal, planner::Team* team);
 
 struct MergeOptions {
   std::vector<std::string> files;      // the first is written

@@ -14,3 +14,10 @@ find_package(CLI11 REQUIRED)
 find_package(ZLIB REQUIRED)
 find_package(SQLite3 REQUIRED)
 find_package(Threads REQUIRED)
+# Optional: only simrun sweep and simrun plan use it.
+option(SIMRUN_MPI "Use MPI when it is found" ON)
+if(SIMRUN_MPI)
+  enable_language(C)  # what FindMPI looks for
+  find_package(MPI QUIET COMPONENTS C)
+  message(STATUS "MPI: ${MPI_C_FOUND} ${MPI_C_VERSION}")
+endif()

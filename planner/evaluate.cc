@@ -4,10 +4,12 @@
 #include <array>
 #include <cmath>
 #include <mutex>
+#include <numeric>
 #include <tuple>
 
 #include <fmt/format.h>
 
+#include "planner/deal.h"
 #include "planner/metrics.h"
 #include "planner/pool.h"
 #include "sim/resolved.h"
@@ -102,6 +104,21 @@ absl::StatusOr<bool> RunBounded(const Scenario& scenario, Rule rule, const Repor
   return true;
 }
 
+std::string Pack(const PlanResult& r) {
+  return MessageWriter().Add(static_cast<int64_t>(r.stopped)).Add(r.error).Add(r.objective).Add(r.report.ToBinary()).Take();
+}
+
+absl::StatusOr<PlanResult> Unpack(const std::string& bytes) {
+  MessageReader in(bytes);
+  PlanResult r;
+  r.stopped = in.Number() != 0;
+  r.error = in.Text();
+  r.objective = in.Real();
+  SIMRUN_ASSIGN_OR_RETURN(r.report, Report::FromBinary(in.Text()));
+  if (!in.ok()) return absl::InternalError("a result arrived damaged");
+  return r;
+}
+
 }  // namespace
 
 double Objective::Value(const Report& r) const {
@@ -194,7 +211,7 @@ absl::StatusOr<Evaluation> Evaluate(const PlanSpace& space, const EvaluateOption
   Evaluation evaluation;
   std::optional<double> best;
   int64_t done = 0;
-  const auto consume = [&](size_t, PlanResult result) {
+  const auto consume = [&](PlanResult result) {
     ++done;
     if (result.error.empty() && !result.stopped && (!best || better(result.objective, *best))) best = result.objective;
     evaluation.ranked.push_back(std::move(result));
@@ -202,7 +219,32 @@ absl::StatusOr<Evaluation> Evaluate(const PlanSpace& space, const EvaluateOption
     return true;
   };
   const auto tick = [&] { return options.cancelled == nullptr || !options.cancelled(); };
-  evaluation.cancelled = !RunPool(todo.size(), options.threads, work, consume, tick);
+  if (options.team == nullptr) {
+    evaluation.cancelled = !RunPool(todo.size(), options.threads, work, [&](size_t, PlanResult r) { return consume(std::move(r)); }, tick);
+  } else {
+    const auto packed = [&](int64_t t) { return Pack(work(static_cast<size_t>(t))); };
+    TeamOptions team;
+    team.threads = options.threads;
+    team.on_remark = options.on_remark;
+    team.job = fmt::format("plan {} {} {}", todo.size(), space.candidates[todo.front()].scenario->Hash(), space.candidates[todo.back()].scenario->Hash());
+    if (options.team->rank() > 0) {
+      SIMRUN_RETURN_IF_ERROR(WorkFor(*options.team, team, packed, options.cancelled));
+      return Evaluation();
+    }
+    std::vector<int64_t> pieces(todo.size());
+    std::iota(pieces.begin(), pieces.end(), 0);
+    absl::Status damaged;
+    const auto unpack = [&](int64_t t, const std::string& bytes) {
+      absl::StatusOr<PlanResult> result = Unpack(bytes);
+      if (!result.ok()) damaged = result.status();
+      if (!result.ok()) return false;
+      result->candidate = todo[static_cast<size_t>(t)];
+      return consume(*std::move(result));
+    };
+    SIMRUN_ASSIGN_OR_RETURN(const bool completed, DealOut(*options.team, std::move(pieces), team, packed, unpack, tick));
+    SIMRUN_RETURN_IF_ERROR(damaged);
+    evaluation.cancelled = !completed;
+  }
 
   const auto rank = [&](const PlanResult& r) {
     if (!r.error.empty()) return 3;

@@ -10,6 +10,7 @@
 
 #include "absl/status/statusor.h"
 #include "planner/plan_space.h"
+#include "planner/team.h"
 #include "sim/report.h"
 
 namespace simrun::planner {
@@ -45,6 +46,9 @@ struct EvaluateOptions {
   double min_attainment = 0;           // plans that attain less of the SLO rank behind all others
   bool prune = false;                  // stop what can no longer win; its figures are then unknown
   int threads = 1;
+  Team* team = nullptr;                // processes that share the runs; null: this one alone. Every one calls Evaluate with the same
+                                       // space; rank 0 makes the calls below and gets the result, the others an empty one
+  std::function<void(const std::string&)> on_remark;   // a process of the team was lost, and the like
   std::function<void(int64_t done, int64_t total, std::optional<double> best)> on_progress;
   std::function<bool()> cancelled;
 };

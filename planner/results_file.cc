@@ -33,25 +33,6 @@ std::string Quoted(const std::string& name) {
   return out + '"';
 }
 
-// report.json on one line: blanks outside of strings taken out.
-std::string Compact(const std::string& json) {
-  std::string out;
-  out.reserve(json.size());
-  bool in_string = false, escaped = false;
-  for (const char c : json) {
-    if (!in_string && (c == ' ' || c == '\n' || c == '\t')) continue;
-    out += c;
-    if (in_string && escaped) {
-      escaped = false;
-    } else if (in_string && c == '\\') {
-      escaped = true;
-    } else if (c == '"') {
-      in_string = !in_string;
-    }
-  }
-  return out;
-}
-
 // One line of text of a setting: scalars as written, maps and lists as YAML flow.
 std::string CellText(const YamlNode& node) {
   if (node.IsScalar()) return node.text();
@@ -244,6 +225,25 @@ absl::Status CreateSchema(Database& db, const SweepSpec& spec) {
 
 }  // namespace
 
+std::string ReportLine(const Report& report) {
+  const std::string json = report.ToJson();
+  std::string out;
+  out.reserve(json.size());
+  bool in_string = false, escaped = false;
+  for (const char c : json) {
+    if (!in_string && (c == ' ' || c == '\n' || c == '\t')) continue;
+    out += c;
+    if (in_string && escaped) {
+      escaped = false;
+    } else if (in_string && c == '\\') {
+      escaped = true;
+    } else if (c == '"') {
+      in_string = !in_string;
+    }
+  }
+  return out;
+}
+
 struct ResultsFile::Impl {
   Database db;
   Statement insert;
@@ -343,7 +343,7 @@ absl::Status ResultsFile::Add(const PointResult& point) {
   }
   if (point.status == PointStatus::kDone) {
     for (const Metric& m : Metrics()) s.Bind(++c, m.value(point.report));
-    s.Bind(++c, Compact(point.report.ToJson()));
+    s.Bind(++c, point.report_line.empty() ? ReportLine(point.report) : point.report_line);
   }
   if (const absl::Status added = impl.db.Step(s).status(); !added.ok()) {
     sqlite3_reset(s.get());

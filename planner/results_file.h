@@ -48,6 +48,9 @@ class ResultsFile {
   std::unique_ptr<Impl> impl_;
 };
 
+// report.json on one line, as in the column `report`.
+std::string ReportLine(const Report& report);
+
 // Rows of a results file as text.
 struct ResultsTable {
   std::vector<std::string> columns;

@@ -12,6 +12,7 @@
 
 #include "base/params.h"
 #include "base/rng.h"
+#include "planner/deal.h"
 #include "planner/metrics.h"
 #include "planner/pool.h"
 #include "planner/results_file.h"
@@ -591,9 +592,45 @@ PointResult RunPoint(const SweepSpec& spec, int64_t id) {
   return point;
 }
 
+std::string SweepJob(const SweepSpec& spec) { return fmt::format("sweep {} of simrun {}", spec.Hash(), SIMRUN_VERSION); }
+
+std::string PackPoint(const PointResult& point) {
+  MessageWriter out;
+  out.Add(static_cast<int64_t>(point.status)).Add(point.message).Add(point.config_hash);
+  if (point.status == PointStatus::kDone) out.Add(point.report.ToBinary()).Add(ReportLine(point.report));
+  return out.Take();
+}
+
+absl::StatusOr<PointResult> UnpackPoint(const SweepSpec& spec, int64_t id, const std::string& packed) {
+  PointResult point;
+  point.id = id;
+  point.repeat = spec.RepeatOf(id);
+  point.seed = spec.SeedOf(id);
+  point.values = spec.ValuesOf(id);
+  MessageReader in(packed);
+  point.status = static_cast<PointStatus>(std::clamp<int64_t>(in.Number(), 0, 2));
+  point.message = in.Text();
+  point.config_hash = in.Text();
+  if (point.status == PointStatus::kDone) {
+    SIMRUN_ASSIGN_OR_RETURN(point.report, Report::FromBinary(in.Text()));
+    point.report_line = in.Text();
+  }
+  if (!in.ok()) return absl::InternalError(fmt::format("the result of point {} arrived damaged", id));
+  return point;
+}
+
 absl::StatusOr<SweepResult> Sweep(const SweepSpec& spec, const SweepOptions& options) {
   if (options.shards < 1 || options.shard < 1 || options.shard > options.shards) {
     return absl::InvalidArgumentError(fmt::format("shard {} of {} does not exist", options.shard, options.shards));
+  }
+  TeamOptions team_options;
+  team_options.threads = options.threads;
+  team_options.job = SweepJob(spec);
+  team_options.on_remark = options.on_remark;
+  const auto packed = [&](int64_t id) { return PackPoint(RunPoint(spec, id)); };
+  if (options.team != nullptr && options.team->rank() > 0) {
+    SIMRUN_RETURN_IF_ERROR(WorkFor(*options.team, team_options, packed, options.cancelled));
+    return SweepResult();
   }
   const Metric* best_by = nullptr;
   if (!options.best_by.empty()) {
@@ -636,7 +673,7 @@ absl::StatusOr<SweepResult> Sweep(const SweepSpec& spec, const SweepOptions& opt
     }
     return options.cancelled == nullptr || !options.cancelled();
   };
-  const auto consume = [&](size_t, PointResult point) {
+  const auto consume = [&](const PointResult& point) {
     if (file != nullptr && write_error.ok()) write_error = file->Add(point);
     if (!write_error.ok()) return false;
     ++progress.done;
@@ -650,7 +687,18 @@ absl::StatusOr<SweepResult> Sweep(const SweepSpec& spec, const SweepOptions& opt
     if (options.on_point != nullptr) options.on_point(point);
     return true;
   };
-  const bool completed = RunPool(todo.size(), options.threads, [&](size_t i) { return RunPoint(spec, todo[i]); }, consume, tick);
+  bool completed = false;
+  if (options.team != nullptr) {
+    const auto unpack = [&](int64_t id, const std::string& bytes) {
+      const absl::StatusOr<PointResult> point = UnpackPoint(spec, id, bytes);
+      if (!point.ok() && write_error.ok()) write_error = point.status();
+      return point.ok() && consume(*point);
+    };
+    SIMRUN_ASSIGN_OR_RETURN(completed, DealOut(*options.team, std::move(todo), team_options, packed, unpack, tick));
+  } else {
+    completed = RunPool(todo.size(), options.threads, [&](size_t i) { return RunPoint(spec, todo[i]); },
+                        [&](size_t, const PointResult& point) { return consume(point); }, tick);
+  }
   if (file != nullptr && write_error.ok()) write_error = file->Flush();
   SIMRUN_RETURN_IF_ERROR(write_error);
   progress.elapsed_s = since(start);

@@ -24,6 +24,7 @@
 
 #include "absl/status/statusor.h"
 #include "base/yaml.h"
+#include "planner/team.h"
 #include "sim/report.h"
 #include "sim/scenario.h"
 
@@ -105,10 +106,17 @@ struct PointResult {
   std::string message;       // why there is no report
   std::string config_hash;   // of the scenario; empty when it is invalid
   Report report;             // its wall time is left out: results do not depend on the machine's load
+  std::string report_line;   // report.json on one line, when it was made already
 };
 
 // Runs one point.
 PointResult RunPoint(const SweepSpec& spec, int64_t id);
+
+// Between the processes of a team: a point as bytes, without what the receiver works out from its number; and what the
+// job is called (TeamOptions::job).
+std::string PackPoint(const PointResult& point);
+absl::StatusOr<PointResult> UnpackPoint(const SweepSpec& spec, int64_t id, const std::string& packed);
+std::string SweepJob(const SweepSpec& spec);
 
 struct SweepProgress {
   int64_t done = 0, total = 0;          // of this call and shard; `done` includes points found finished
@@ -121,11 +129,14 @@ struct SweepProgress {
 
 struct SweepOptions {
   std::string results_file;             // SQLite; empty: none. Finished points in it are not run again
-  int threads = 1;
+  int threads = 1;                      // with a team 0 is allowed: rank 0 then only deals
   int shard = 1, shards = 1;            // points with id % shards == shard - 1
+  Team* team = nullptr;                 // processes that share the points; null: this one alone. Every one calls Sweep with
+                                        // the same sweep; rank 0 keeps the file and makes the calls below
   std::string best_by;                  // metric of SweepProgress::best; empty: none
   std::function<void(const PointResult&)> on_point;        // in the order in which points finish
   std::function<void(const SweepProgress&)> on_progress;   // about ten times a second and at the end
+  std::function<void(const std::string&)> on_remark;       // a process of the team was lost, and the like
   std::function<bool()> cancelled;      // asked often; true stops after the points that are running
 };
 
@@ -136,7 +147,8 @@ struct SweepResult {
 };
 
 // Runs the points that are missing. Errors: a results file of another sweep or that cannot be written. What was
-// finished by then is in the file and is not run again.
+// finished by then is in the file and is not run again. Ranks other than 0 of a team return an empty result when all is
+// done.
 absl::StatusOr<SweepResult> Sweep(const SweepSpec& spec, const SweepOptions& options);
 
 }  // namespace simrun::planner

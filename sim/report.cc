@@ -35,9 +35,18 @@ void Fill(const LatencySummary& in, proto::Latency* out) {
   out->set_max_s(in.max.value());
   out->set_count(static_cast<double>(in.count));
 }
+void Read(const proto::Latency& in, LatencySummary* out) {
+  out->mean = Seconds(in.mean_s());
+  out->p50 = Seconds(in.p50_s());
+  out->p90 = Seconds(in.p90_s());
+  out->p95 = Seconds(in.p95_s());
+  out->p99 = Seconds(in.p99_s());
+  out->max = Seconds(in.max_s());
+  out->count = static_cast<int64_t>(in.count());
+}
 }  // namespace
 
-std::string Report::ToJson() const {
+std::string Report::ToBinary() const {
   proto::Report out;
   proto::Plan* p = out.mutable_plan();
   p->set_model(plan.model);
@@ -117,12 +126,7 @@ std::string Report::ToJson() const {
   s->set_version(simulation.version);
   s->set_config_hash(simulation.config_hash);
 
-  google::protobuf::util::JsonPrintOptions options;
-  options.add_whitespace = true;
-  options.always_print_primitive_fields = true;
-  options.preserve_proto_field_names = true;
-  // MessageToJsonString prints maps in an order that differs from process to process; the deterministic wire form has
-  // them sorted.
+  // Maps sorted: equal reports are equal bytes.
   std::string wire;
   {
     google::protobuf::io::StringOutputStream stream(&wire);
@@ -130,12 +134,95 @@ std::string Report::ToJson() const {
     coded.SetSerializationDeterministic(true);
     SIM_CHECK(out.SerializeToCodedStream(&coded));
   }
+  return wire;
+}
+
+std::string Report::ToJson() const {
+  google::protobuf::util::JsonPrintOptions options;
+  options.add_whitespace = true;
+  options.always_print_primitive_fields = true;
+  options.preserve_proto_field_names = true;
+  // Not MessageToJsonString, which prints maps in an order that differs from process to process.
+  const google::protobuf::Descriptor* descriptor = proto::Report::descriptor();
   const std::unique_ptr<google::protobuf::util::TypeResolver> resolver(
-      google::protobuf::util::NewTypeResolverForDescriptorPool("type.googleapis.com", out.GetDescriptor()->file()->pool()));
+      google::protobuf::util::NewTypeResolverForDescriptorPool("type.googleapis.com", descriptor->file()->pool()));
   std::string json;
   SIM_CHECK(google::protobuf::util::BinaryToJsonString(
-                resolver.get(), "type.googleapis.com/" + out.GetDescriptor()->full_name(), wire, &json, options).ok());
+                resolver.get(), "type.googleapis.com/" + descriptor->full_name(), ToBinary(), &json, options).ok());
   return json;
+}
+
+absl::StatusOr<Report> Report::FromBinary(std::string_view bytes) {
+  proto::Report in;
+  if (!in.ParseFromArray(bytes.data(), static_cast<int>(bytes.size()))) return absl::InvalidArgumentError("not a report");
+  Report r;
+  r.plan.model = in.plan().model();
+  r.plan.gpu = in.plan().gpu();
+  r.plan.host = in.plan().host();
+  r.plan.engine = in.plan().engine();
+  r.plan.scheduler = in.plan().scheduler();
+  r.plan.router = in.plan().router();
+  r.plan.tp = static_cast<int>(in.plan().tp());
+  r.plan.pp = static_cast<int>(in.plan().pp());
+  r.plan.dp = static_cast<int>(in.plan().dp());
+  r.plan.ep = static_cast<int>(in.plan().ep());
+  r.plan.replicas = static_cast<int>(in.plan().replicas());
+  r.plan.gpus = static_cast<int>(in.plan().gpus());
+  r.plan.weights = in.plan().weights();
+  r.plan.activations = in.plan().activations();
+  r.plan.kv_cache = in.plan().kv_cache();
+  r.plan.max_num_seqs = static_cast<int64_t>(in.plan().max_num_seqs());
+  r.plan.max_num_batched_tokens = static_cast<int64_t>(in.plan().max_num_batched_tokens());
+  r.requests.arrived = static_cast<int64_t>(in.requests().arrived());
+  r.requests.completed = static_cast<int64_t>(in.requests().completed());
+  r.requests.rejected = static_cast<int64_t>(in.requests().rejected());
+  r.requests.preemptions = static_cast<int64_t>(in.requests().preemptions());
+  r.requests.rejected_context_length = static_cast<int64_t>(in.requests().rejected_context_length());
+  r.requests.rejected_kv_memory = static_cast<int64_t>(in.requests().rejected_kv_memory());
+  r.requests.input_tokens = static_cast<int64_t>(in.requests().input_tokens());
+  r.requests.output_tokens = static_cast<int64_t>(in.requests().output_tokens());
+  Read(in.ttft(), &r.ttft);
+  Read(in.tpot(), &r.tpot);
+  Read(in.itl(), &r.itl);
+  Read(in.e2e(), &r.e2e);
+  Read(in.queue_delay(), &r.queue_delay);
+  r.throughput.requests_per_s = in.throughput().requests_per_s();
+  r.throughput.input_tokens_per_s = in.throughput().input_tokens_per_s();
+  r.throughput.output_tokens_per_s = in.throughput().output_tokens_per_s();
+  r.goodput.slo_attainment = in.goodput().slo_attainment();
+  r.goodput.requests_per_s = in.goodput().requests_per_s();
+  r.energy.total = Joules(in.energy().total_j());
+  r.energy.per_output_token = Joules(in.energy().per_output_token_j());
+  r.energy.per_request = Joules(in.energy().per_request_j());
+  r.energy.mean_power = Watts(in.energy().mean_power_w());
+  r.energy.carbon_g = in.energy().carbon_g();
+  for (const auto& [name, joules] : in.energy().by_component()) r.energy.by_component[name] = joules;
+  r.cost.usd = Dollars(in.cost().usd());
+  r.cost.usd_per_million_output_tokens = Dollars(in.cost().usd_per_million_output_tokens());
+  r.cost.usd_per_hour = in.cost().usd_per_hour();
+  r.memory.weights = Bytes(in.memory().weights_bytes());
+  r.memory.kv_capacity_tokens = in.memory().kv_capacity_tokens();
+  r.memory.kv_peak_fraction = in.memory().kv_peak_fraction();
+  r.memory.kv_blocks = in.memory().kv_blocks();
+  r.memory.activations = Bytes(in.memory().activation_bytes());
+  r.memory.reserve = Bytes(in.memory().reserve_bytes());
+  r.memory.gpu = Bytes(in.memory().gpu_bytes());
+  r.utilization.engine_busy = in.utilization().engine_busy();
+  r.utilization.stage_busy = in.utilization().stage_busy();
+  r.utilization.mean_batch = in.utilization().mean_batch();
+  r.utilization.mfu = in.utilization().mfu();
+  for (const auto& [name, share] : in.bottleneck()) r.bottleneck[name] = share;
+  for (const proto::Provenance& n : in.provenance()) r.provenance.push_back({n.part(), n.kind(), n.detail()});
+  for (const std::string& w : in.warnings()) r.warnings.push_back(w);
+  r.simulation.wall_s = in.simulation().wall_s();
+  r.simulation.simulated_s = in.simulation().simulated_s();
+  r.simulation.iterations = in.simulation().iterations();
+  r.simulation.fast_forwarded = in.simulation().fast_forwarded();
+  r.simulation.events = in.simulation().events();
+  r.simulation.seed = static_cast<int64_t>(in.simulation().seed());
+  r.simulation.version = in.simulation().version();
+  r.simulation.config_hash = in.simulation().config_hash();
+  return r;
 }
 
 }  // namespace simrun

@@ -4,7 +4,10 @@
 #include <cstdint>
 #include <map>
 #include <string>
+#include <string_view>
 #include <vector>
+
+#include "absl/status/statusor.h"
 
 #include "base/units.h"
 
@@ -67,6 +70,9 @@ struct Report {
 
   // report.json: the protobuf JSON mapping with original field names and zeros printed.
   std::string ToJson() const;
+  // The same in the protobuf binary form, for other processes, and back. Equal reports are equal bytes.
+  std::string ToBinary() const;
+  static absl::StatusOr<Report> FromBinary(std::string_view bytes);
 };
 
 LatencySummary Summarize(const QuantileSketch& sketch);
