@@ -69,6 +69,12 @@ struct MoeSpec {
   // Standard deviation over mean of how often an expert is chosen; see expert_load.h.
   double popularity_cv = 0;
   std::string popularity_source;
+  // How the choices of a sequence's next token and of the next layer follow; see expert_router.h. The defaults are
+  // those of DeepSeek-V2-Lite.
+  double token_repeat = 0.215;
+  double token_memory = 0.71;
+  double layer_affinity = 0.3;
+  std::string correlation_source;
   template <class Visitor>
   void Describe(Visitor& v);
 };
@@ -226,6 +232,12 @@ void MoeSpec::Describe(Visitor& v) {
   v.Field("popularity_cv", popularity_cv,
           {.help = "standard deviation over mean of expert popularity", .min = 0, .max = 10});
   v.Field("popularity_source", popularity_source, {.help = "where popularity_cv comes from, with its confidence"});
+  v.Field("token_repeat", token_repeat,
+          {.help = "part of a token's choices that repeat experts of the sequence's memory", .min = 0, .max = 1});
+  v.Field("token_memory", token_memory, {.help = "part of the choices that enter that memory", .min = 0, .max = 1});
+  v.Field("layer_affinity", layer_affinity,
+          {.help = "part of the choices that follow the token's choice in the layer before", .min = 0, .max = 1});
+  v.Field("correlation_source", correlation_source, {.help = "where these three come from, with their confidence"});
 }
 
 template <class Visitor>

@@ -35,7 +35,7 @@ class ExpertRanking {
 };
 
 struct ExpertRankingParams {
-  double score_rate = 0.1;   // score: weight of the newest step
+  double score_rate = 0.02;   // score: weight of the newest step
 };
 using ExpertRankingFactory = std::function<std::unique_ptr<ExpertRanking>(const ExpertRankingParams&)>;
 // The built-in rankings: pinned, lru, lfu, score, oracle.

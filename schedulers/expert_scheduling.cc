@@ -22,6 +22,21 @@ const Registry<ExpertPolicyFactory>& BuiltInExpertPolicies() {
 
 std::vector<std::string> ExpertPolicyNames() { return BuiltInExpertPolicies().Names(); }
 
+void SplitByPlace(std::span<const ExpertLoad> active, ExpertSchedule* schedule) {
+  std::vector<ExpertLoad>&resident = schedule->resident, &remote = schedule->remote;
+  resident.resize(active.size() + 1);
+  remote.resize(active.size() + 1);
+  size_t a = 0, b = 0;
+  for (const ExpertLoad& e : active) {  // no branch on what the cache holds
+    resident[a] = e;
+    remote[b] = e;
+    a += e.on_gpu ? 1 : 0;
+    b += e.on_gpu ? 0 : 1;
+  }
+  resident.resize(a);
+  remote.resize(b);
+}
+
 void TimeExperts(const ExpertLayerView& layer, std::span<const ExpertLoad> gpu, std::span<const ExpertLoad> fetched,
                  std::span<const ExpertLoad> cpu, ExpertSchedule* schedule) {
   const ExpertCosts& c = layer.costs;
@@ -31,9 +46,10 @@ void TimeExperts(const ExpertLayerView& layer, std::span<const ExpertLoad> gpu, 
   s.gpu_end = layer.gpu_ready;
   s.cpu_end = layer.cpu_ready;
   s.link_end = layer.link_ready;
-  for (const ExpertLoad& e : gpu) {
-    s.gpu_busy += c.Gpu(e.tokens);
-    s.on_gpu.push_back(e.expert);
+  s.on_gpu.resize(gpu.size());
+  for (size_t i = 0; i < gpu.size(); ++i) {
+    s.gpu_busy += c.Gpu(gpu[i].tokens);
+    s.on_gpu[i] = gpu[i].expert;
   }
   s.gpu_end += s.gpu_busy;
   for (const ExpertLoad& e : fetched) {
@@ -46,9 +62,10 @@ void TimeExperts(const ExpertLayerView& layer, std::span<const ExpertLoad> gpu, 
     s.fetched.push_back(e.expert);
   }
   if (!cpu.empty()) s.cpu_busy = c.cpu_first;
-  for (const ExpertLoad& e : cpu) {
-    s.cpu_busy += c.Cpu(e.tokens);
-    s.on_cpu.push_back(e.expert);
+  s.on_cpu.resize(cpu.size());
+  for (size_t i = 0; i < cpu.size(); ++i) {
+    s.cpu_busy += c.Cpu(cpu[i].tokens);
+    s.on_cpu[i] = cpu[i].expert;
   }
   s.cpu_end += s.cpu_busy;
   s.makespan = cpu.empty() ? s.gpu_end : std::max(s.gpu_end, s.cpu_end);

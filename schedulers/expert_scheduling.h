@@ -78,6 +78,9 @@ using ExpertPolicyFactory = std::function<std::unique_ptr<ExpertPolicy>()>;
 const Registry<ExpertPolicyFactory>& BuiltInExpertPolicies();
 std::vector<std::string> ExpertPolicyNames();
 
+// Splits the active experts into schedule->resident and schedule->remote, keeping their order.
+void SplitByPlace(std::span<const ExpertLoad> active, ExpertSchedule* schedule);
+
 // Times of a given allocation: `gpu` resident experts run by the GPU, `fetched` ones that cross the link in that order
 // and then run on the GPU, `cpu` ones. Fills times and lists; the slow, obvious counterpart of what policies compute.
 void TimeExperts(const ExpertLayerView& layer, std::span<const ExpertLoad> gpu, std::span<const ExpertLoad> fetched,

@@ -7,6 +7,7 @@
 
 #include "models/lowering.h"
 #include "schedulers/waiting_queue.h"
+#include "sim/expert_routing.h"
 
 namespace simrun {
 namespace {
@@ -136,6 +137,20 @@ ResolvedScenario Resolve(const ScenarioConfig& config, const YamlNode& root, con
     problems->Add(PlaceOf(root, "engine.profile"), "engine.profile", MessageOf(profile.status()));
   }
   if (const YamlNode* workload = root.Find("workload")) ValidateWorkload(config.workload, "workload", workload, problems);
+  if (model_ok && config.workload.routing && problems->empty()) {
+    absl::StatusOr<ExpertRouting> routing = ExpertRouting::Make(&*config.workload.routing, r.model, base_dir);
+    if (routing.ok()) {
+      r.model.moe->popularity_cv = routing->popularity_cv();
+      r.model.moe->popularity_source = routing->detail();
+      r.routing = *std::move(routing);
+    } else {
+      // "setting: what"
+      const std::string message = MessageOf(routing.status());
+      const size_t colon = message.find(": ");
+      const std::string path = "workload.routing" + message.substr(0, colon);
+      problems->Add(PlaceOf(root, path), path, message.substr(colon + 2));
+    }
+  }
   if (!profile.ok() || !model_ok || !machine_ok) return r;
 
   r.engine = ApplyEngineConfig(*std::move(profile), config.engine, r.machine);

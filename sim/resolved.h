@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -10,6 +11,7 @@
 #include "models/model_spec.h"
 #include "models/parallel_plan.h"
 #include "sim/config.h"
+#include "sim/expert_routing.h"
 #include "sim/memory.h"
 #include "sim/replica.h"
 
@@ -25,6 +27,7 @@ struct ResolvedScenario {
   EngineParams params;
   MemoryPlan memory;
   SimTime front_end, front_end_token;
+  std::optional<ExpertRouting> routing;   // where workload.routing is given
   bool closed_loop = false;          // arrivals answer to completions
   std::vector<std::string> warnings;
 };

@@ -218,6 +218,7 @@ Report Run::MakeReport(double wall_seconds, SimTime now) const {
   } else {
     report.provenance.push_back({"step cost", "assumed", "a cost model supplied by the caller"});
   }
+  if (r.routing) report.provenance.push_back({"expert routing", r.routing->provenance(), r.routing->detail()});
   if (report.requests.rejected_context_length > 0) {
     report.warnings.push_back(fmt::format("{} requests were refused: prompt plus output is longer than {} tokens (scheduler.max_model_len)",
                                           report.requests.rejected_context_length, r.params.max_model_len));

@@ -156,6 +156,17 @@ absl::Status ArrivalsConfig::ReadScalar(const YamlNode& node) {
   return absl::InvalidArgumentError(fmt::format("unknown arrival process \"{}\"; {}", text, NameHint(text, names)));
 }
 
+absl::Status RoutingConfig::ReadScalar(const YamlNode& node) {
+  uniform.emplace();
+  const std::string& text = node.text();
+  if (text == "uniform") return absl::OkStatus();
+  const std::vector<std::string> names = {"uniform", "gamma", "zipf", "popularity", "recorded"};
+  if (std::find(names.begin(), names.end(), text) != names.end()) {
+    return absl::InvalidArgumentError(fmt::format("\"{}\" needs settings; for example {{gamma: {{cv: 0.8}}}}", text));
+  }
+  return absl::InvalidArgumentError(fmt::format("unknown kind of routing \"{}\"; {}", text, NameHint(text, names)));
+}
+
 absl::Status LengthConfig::ReadScalar(const YamlNode& node) {
   fixed = 1;  // a length there is, so that nothing reports it as missing
   int64_t value = 0;
@@ -226,6 +237,14 @@ void ValidateWorkload(const WorkloadConfig& c, const std::string& path, const Ya
   }
   if (c.ramp_up.value() > 0 && !c.concurrency) check.Add("ramp_up", "needs a closed loop", "give concurrency, the number of clients");
   if (c.batches != 1 && !c.static_batch) check.Add("batches", "needs static_batch", "give static_batch, the size of a batch");
+
+  if (c.routing) {
+    const RoutingConfig& r = *c.routing;
+    check.OneOf("routing", r.uniform.has_value() + r.gamma.has_value() + r.zipf.has_value() + r.popularity.has_value() + r.recorded.has_value(),
+                "uniform, gamma, zipf, popularity or recorded", {"uniform", "gamma", "zipf", "popularity", "recorded"});
+    if (r.popularity && r.popularity->file.empty()) check.Add("routing.popularity.file", "is empty", "name a table");
+    if (r.recorded && r.recorded->file.empty()) check.Add("routing.recorded.file", "is empty", "name a recording");
+  }
 
   if (!has_trace && c.format != "auto") check.Add("format", "needs a trace");
   if (auto format = ParseTraceFormat(c.format); !format.ok()) check.Add("format", std::string(format.status().message()));

@@ -206,6 +206,54 @@ struct PrioritiesConfig {
   }
 };
 
+struct UniformRouting {
+  template <class V> void Describe(V&) {}
+};
+struct GammaRouting {
+  double cv = 0.83;
+  template <class V> void Describe(V& v) {
+    v.Field("cv", cv, {.help = "standard deviation over mean of expert popularity", .min = 0, .max = 10, .required = true});
+  }
+};
+struct ZipfRouting {
+  double exponent = 1;
+  template <class V> void Describe(V& v) {
+    v.Field("exponent", exponent, {.help = "how fast popularity falls with rank", .min = 0, .max = 10, .required = true});
+  }
+};
+struct PopularityRouting {
+  std::string file;
+  std::string group;
+  template <class V> void Describe(V& v) {
+    v.Field("file", file, {.help = "CSV with columns layer, expert, tokens_routed", .required = true});
+    v.Field("group", group, {.help = "rows to use, by the columns before layer joined by /; empty: those of the first row"});
+  }
+};
+struct RecordedRouting {
+  std::string file;
+  template <class V> void Describe(V& v) {
+    v.Field("file", file, {.help = "CSV with one row per token: seq, token, and the experts chosen in each layer; plain or gzip", .required = true});
+  }
+};
+
+// How tokens choose experts. At most one of the first five; without any, popularity as measured or typical for the
+// model. `routing: uniform` is short for `{uniform: {}}`.
+struct RoutingConfig {
+  std::optional<UniformRouting> uniform;
+  std::optional<GammaRouting> gamma;
+  std::optional<ZipfRouting> zipf;
+  std::optional<PopularityRouting> popularity;
+  std::optional<RecordedRouting> recorded;
+  template <class V> void Describe(V& v) {
+    v.Field("uniform", uniform, {.help = "every expert equally likely"});
+    v.Field("gamma", gamma, {.help = "popularity by a gamma law, drawn for each layer"});
+    v.Field("zipf", zipf, {.help = "popularity falls as a power of the rank, ranks drawn for each layer"});
+    v.Field("popularity", popularity, {.help = "popularity from a table"});
+    v.Field("recorded", recorded, {.help = "choices recorded token by token"});
+  }
+  absl::Status ReadScalar(const YamlNode& node);
+};
+
 std::vector<std::string> TraceFormatChoices();  // "auto", "generic", ...
 
 struct WorkloadConfig {
@@ -227,6 +275,7 @@ struct WorkloadConfig {
   std::optional<Seconds> duration;
   std::optional<PrioritiesConfig> priorities;
   std::optional<Seconds> deadline;
+  std::optional<RoutingConfig> routing;
 
   template <class V> void Describe(V& v) {
     v.Field("trace", trace, {.help = "request trace, CSV or JSON lines, plain or gzip; relative to the configuration file"});
@@ -257,6 +306,7 @@ struct WorkloadConfig {
     v.Field("priorities", priorities, {.help = "random priority classes"});
     v.Field("deadline", deadline, {.help = "deadline of a request after its arrival; auto: none", .min = 0,
                                       .max = kMaxWorkloadSeconds, .above_min = true});
+    v.Field("routing", routing, {.help = "which experts tokens choose, for models that have them; auto: the model's"});
   }
 };
 

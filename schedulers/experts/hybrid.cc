@@ -14,7 +14,7 @@ constexpr size_t kRefine = 16;
 void SortByLoad(std::vector<ExpertLoad>& list, std::vector<uint32_t>& counts) {
   const size_t n = list.size();
   if (n < 2) return;
-  if (n <= 24) {
+  if (n <= 12) {
     for (size_t i = 1; i < n; ++i) {
       const ExpertLoad e = list[i];
       size_t j = i;
@@ -46,9 +46,7 @@ class HybridExperts final : public ExpertPolicy {
     const ExpertCosts& c = layer.costs;
     std::vector<ExpertLoad>& resident = schedule->resident;
     std::vector<ExpertLoad>& remote = schedule->remote;
-    resident.clear();
-    remote.clear();
-    for (const ExpertLoad& e : layer.active) (e.on_gpu ? resident : remote).push_back(e);
+    SplitByPlace(layer.active, schedule);
     SortByLoad(resident, schedule->counts);
     SortByLoad(remote, schedule->counts);
 

@@ -5,9 +5,7 @@ namespace {
 class StaticExperts final : public ExpertPolicy {
  public:
   void Schedule(const ExpertLayerView& layer, ExpertSchedule* schedule) const override {
-    schedule->resident.clear();
-    schedule->remote.clear();
-    for (const ExpertLoad& e : layer.active) (e.on_gpu ? schedule->resident : schedule->remote).push_back(e);
+    SplitByPlace(layer.active, schedule);
     TimeExperts(layer, schedule->resident, {}, schedule->remote, schedule);
   }
 };

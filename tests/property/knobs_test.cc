@@ -170,6 +170,10 @@ std::vector<Knob> Knobs() {
       {"metrics.warmup", "0 s", "5 s", M(Measured), -1, "one"},
       // workload
       {"workload.requests", "50", "100", M(Arrived), +1, "one"},
+      // The more uneven the choices, the longer ranks wait for the busiest.
+      {"workload.routing", "uniform", "{gamma: {cv: 0.83}}", M(Waiting), +1, "experts"},
+      {"workload.routing", "{gamma: {cv: 0.3}}", "{gamma: {cv: 1.5}}", M(Waiting), +1, "experts"},
+      {"workload.routing", "{zipf: {exponent: 0.2}}", "{zipf: {exponent: 1}}", M(Waiting), +1, "experts"},
       {"workload.arrivals", "{poisson: {rate: 2 /s}}", "{poisson: {rate: 40 /s}}", M(Queue), +1, "overload"},
       {"workload.arrivals", "{gamma: {rate: 6 /s, cv: 0.5}}", "{gamma: {rate: 6 /s, cv: 6}}", M(Ttft), +1, "one"},
       {"workload.arrivals", "{constant: {rate: 2 /s}}", "all_at_once", M(Simulated), -1, "one"},

@@ -178,6 +178,7 @@ std::string Dimensions(ModelSpec m) {
   if (m.moe.has_value()) {
     m.moe->popularity_cv = 0;
     m.moe->popularity_source = "";
+    m.moe->correlation_source = "";
   }
   return WriteParams(m).ToYaml();
 }

@@ -1,0 +1,372 @@
+#include "models/expert_router.h"
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+
+namespace simrun {
+namespace {
+
+constexpr double kMaxShare = 0.98;
+constexpr uint16_t kNone = 0xffff;
+
+// base/rng.h's generator again, inline: a step draws tens of thousands of numbers.
+class FastBits {
+ public:
+  explicit FastBits(Rng& seed) {
+    for (uint64_t& word : state_) word = seed.NextBits();
+  }
+  uint64_t operator()() {
+    const uint64_t result = Rotate(state_[0] + state_[3], 23) + state_[0];
+    const uint64_t t = state_[1] << 17;
+    state_[2] ^= state_[0];
+    state_[3] ^= state_[1];
+    state_[1] ^= state_[2];
+    state_[0] ^= state_[3];
+    state_[2] ^= t;
+    state_[3] = Rotate(state_[3], 45);
+    return result;
+  }
+
+ private:
+  static uint64_t Rotate(uint64_t x, int by) { return x << by | x >> (64 - by); }
+  uint64_t state_[4];
+};
+
+// Walker's alias method over 32-bit draws.
+struct Alias {
+  uint32_t keep = 0;  // below this part of a cell: the cell itself
+  uint16_t other = 0;
+};
+std::vector<Alias> MakeAlias(std::span<const double> weights) {
+  const size_t n = weights.size();
+  const double sum = std::accumulate(weights.begin(), weights.end(), 0.0);
+  std::vector<double> scaled(n);
+  std::vector<uint16_t> small, large;
+  for (size_t i = 0; i < n; ++i) {
+    scaled[i] = weights[i] / sum * static_cast<double>(n);
+    (scaled[i] < 1 ? small : large).push_back(static_cast<uint16_t>(i));
+  }
+  std::vector<Alias> table(n);
+  for (size_t i = 0; i < n; ++i) table[i] = {0xffffffffu, static_cast<uint16_t>(i)};
+  while (!small.empty() && !large.empty()) {
+    const uint16_t s = small.back(), l = large.back();
+    small.pop_back();
+    table[s] = {static_cast<uint32_t>(std::min(scaled[s] * 4294967296.0, 4294967295.0)), l};
+    scaled[l] -= 1 - scaled[s];
+    if (scaled[l] < 1) {
+      large.pop_back();
+      small.push_back(l);
+    }
+  }
+  return table;
+}
+
+class LawRouter final : public ExpertRouter {
+ public:
+  LawRouter(const RoutingLaw& law, Rng rng)
+      : top_k_(static_cast<size_t>(law.top_k)),
+        repeat_(static_cast<uint32_t>(law.repeat * 65536)),
+        follow_(repeat_ + static_cast<uint32_t>(law.affinity * 65536)),
+        remember_(static_cast<uint32_t>(law.memory * 65536)),
+        rng_(rng),
+        bits_(rng_) {
+    const double decay = 1 - law.memory * (1 - law.repeat);
+    const double first = law.repeat * (law.memory + (1 - law.memory) * law.repeat);
+    spread_ = 1 + 2 * (decay < 1 ? first / (1 - decay) : 0);
+    for (const std::vector<double>& shares : law.popularity) {
+      LayerLaw layer;
+      std::vector<double> weights;
+      for (const double share : shares) weights.push_back(-Ln(1 - std::min(share, kMaxShare)));
+      layer.alias = MakeAlias(weights);
+      layer.share.assign(shares.begin(), shares.end());
+      std::vector<uint16_t> order(shares.size());
+      std::iota(order.begin(), order.end(), uint16_t{0});
+      std::stable_sort(order.begin(), order.end(), [&](uint16_t a, uint16_t b) { return shares[a] > shares[b]; });
+      if (!layers_.empty()) {
+        layer.partner.resize(shares.size());
+        for (size_t i = 0; i < shares.size(); ++i) layer.partner[layers_.back().order[i]] = order[i];
+      }
+      layer.order = std::move(order);
+      layers_.push_back(std::move(layer));
+    }
+    experts_ = layers_.empty() ? 0 : layers_.front().alias.size();
+    counts_.assign(experts_, 0);
+    stamp_.assign(experts_, 0);
+    identity_.resize(experts_);
+    std::iota(identity_.begin(), identity_.end(), uint16_t{0});
+    memory_.resize(layers_.size());
+    // A token cannot avoid what it has chosen when every expert with a share is chosen already.
+    for (LayerLaw& layer : layers_) {
+      size_t possible = 0;
+      for (const double share : layer.share) possible += share > 0 ? 1 : 0;
+      layer.draws = std::min(top_k_, possible);
+    }
+  }
+
+  int layers() const override { return static_cast<int>(layers_.size()); }
+  int experts() const override { return static_cast<int>(experts_); }
+
+  void Begin(int64_t decodes, int64_t prefill) override {
+    decodes_ = static_cast<size_t>(decodes);
+    prefill_ = static_cast<size_t>(prefill);
+    prefill_drawn_ = prefill * static_cast<int64_t>(top_k_) <= kDrawnChoices * static_cast<int64_t>(experts_);
+    decodes_drawn_ = decodes_ <= kMaxSlots;
+    const size_t drawn = (decodes_drawn_ ? decodes_ : 0) + (prefill_drawn_ ? prefill_ : 0);
+    if (choices_.size() < drawn * top_k_) choices_.resize(drawn * top_k_);
+    first_ = true;
+  }
+
+  std::span<const uint32_t> Layer(int l) override {
+    const LayerLaw& layer = layers_[static_cast<size_t>(l)];
+    std::fill(counts_.begin(), counts_.end(), 0u);
+    const uint32_t follow = first_ || layer.partner.empty() ? repeat_ : follow_;
+    first_ = false;
+    if (decodes_drawn_) {
+      std::vector<uint16_t>& memory = memory_[static_cast<size_t>(l)];
+      memory.resize(decodes_ * top_k_, kNone);  // sequences that end take their memory along
+      for (size_t i = 0; i < decodes_; ++i) Draw(layer, follow, &memory[i * top_k_], &choices_[i * top_k_]);
+    } else {
+      Aggregate(layer, decodes_, 1);
+    }
+    if (prefill_drawn_) {
+      prompt_memory_.assign(top_k_, kNone);
+      const size_t base = decodes_drawn_ ? decodes_ : 0;
+      for (size_t i = 0; i < prefill_; ++i) Draw(layer, follow, prompt_memory_.data(), &choices_[(base + i) * top_k_]);
+    } else {
+      Aggregate(layer, prefill_, spread_);
+    }
+    return counts_;
+  }
+
+  std::unique_ptr<ExpertRouter> Clone() const override { return std::make_unique<LawRouter>(*this); }
+
+ private:
+  static constexpr size_t kMaxSlots = 4096;
+  struct LayerLaw {
+    std::vector<Alias> alias;
+    std::vector<double> share;
+    std::vector<uint16_t> order;    // by popularity
+    std::vector<uint16_t> partner;  // of the experts of the layer before
+    size_t draws = 0;
+  };
+
+  static uint16_t Fresh(const Alias* alias, uint64_t experts, uint32_t bits) {
+    const uint64_t product = bits * experts;
+    const Alias cell = alias[product >> 32];
+    return static_cast<uint32_t>(product) < cell.keep ? static_cast<uint16_t>(product >> 32) : cell.other;
+  }
+
+  // The choices of one token. `choices` holds those of the layer before. Written without branches on random bits, which
+  // no processor foresees.
+  void Draw(const LayerLaw& layer, uint32_t follow, uint16_t* memory, uint16_t* choices) {
+    const uint64_t token = ++token_;
+    const uint64_t experts = experts_;
+    const Alias* const alias = layer.alias.data();
+    const uint16_t* const partner = layer.partner.empty() ? identity_.data() : layer.partner.data();
+    uint64_t* const stamp = stamp_.data();
+    uint32_t* const counts = counts_.data();
+    const uint32_t repeat = repeat_, remember = remember_;
+    FastBits bits_here = bits_;
+    for (size_t j = 0, n = layer.draws; j < n; ++j) {
+      const uint64_t bits = bits_here();
+      const uint32_t kind = static_cast<uint32_t>(bits >> 48);
+      const uint16_t fresh = Fresh(alias, experts, static_cast<uint32_t>(bits));
+      const uint16_t old = memory[j];
+      uint16_t e = kind < follow ? partner[choices[j]] : fresh;
+      const uint16_t repeated = old != kNone ? old : fresh;
+      e = kind < repeat ? repeated : e;
+      while (stamp[e] == token) e = Fresh(alias, experts, static_cast<uint32_t>(bits_here()));
+      stamp[e] = token;
+      ++counts[e];
+      choices[j] = e;
+      memory[j] = (bits >> 32 & 0xffff) < remember ? e : old;
+    }
+    bits_ = bits_here;
+  }
+
+  void Aggregate(const LayerLaw& layer, size_t tokens, double spread) {
+    if (tokens == 0) return;
+    const double n = static_cast<double>(tokens);
+    int64_t left = static_cast<int64_t>(tokens * layer.draws);
+    for (size_t e = 0; e < experts_; ++e) {
+      const double share = layer.share[e], mean = n * share, variance = mean * (1 - share) * spread;
+      int64_t count;
+      if (mean < 12) {
+        count = 0;
+        for (double p = rng_.Uniform(), term = Exp(-mean), sum = term; p > sum && count < 100; sum += term) {
+          ++count;
+          term *= mean / static_cast<double>(count);
+        }
+      } else {
+        count = static_cast<int64_t>(std::floor(mean + std::sqrt(variance) * rng_.Normal() + 0.5));
+      }
+      count = std::clamp<int64_t>(count, 0, static_cast<int64_t>(tokens));
+      drawn_.push_back(static_cast<uint32_t>(count));
+      left -= count;
+    }
+    // Make them add up, in proportion to popularity.
+    for (size_t i = 0; left != 0 && i < 4 * experts_; ++i) {
+      const size_t e = layer.order[i % experts_];
+      const int64_t share = std::max<int64_t>(1, static_cast<int64_t>(std::fabs(static_cast<double>(left)) * layer.share[e] /
+                                                                       static_cast<double>(top_k_)));
+      const int64_t room = left > 0 ? static_cast<int64_t>(tokens) - drawn_[e] : -static_cast<int64_t>(drawn_[e]);
+      const int64_t by = left > 0 ? std::min({share, left, room}) : std::max({-share, left, room});
+      drawn_[e] = static_cast<uint32_t>(drawn_[e] + by);
+      left -= by;
+    }
+    for (size_t e = 0; e < experts_; ++e) counts_[e] += drawn_[e];
+    drawn_.clear();
+  }
+
+  size_t top_k_, experts_ = 0;
+  uint32_t repeat_, follow_, remember_;  // in 1/65536
+  double spread_ = 1;
+  Rng rng_;
+  FastBits bits_;
+  std::vector<LayerLaw> layers_;
+  std::vector<std::vector<uint16_t>> memory_;  // [layer][sequence][top_k]
+  std::vector<uint16_t> prompt_memory_, choices_, identity_;
+  std::vector<uint32_t> counts_, drawn_;
+  std::vector<uint64_t> stamp_;
+  uint64_t token_ = 0;
+  size_t decodes_ = 0, prefill_ = 0;
+  bool decodes_drawn_ = true, prefill_drawn_ = true, first_ = true;
+};
+
+class RecordedRouter final : public ExpertRouter {
+ public:
+  RecordedRouter(std::shared_ptr<const ExpertRecording> recording, Rng rng)
+      : recording_(std::move(recording)), rng_(rng), counts_(static_cast<size_t>(recording_->experts), 0) {}
+
+  int layers() const override { return recording_->layers; }
+  int experts() const override { return recording_->experts; }
+
+  void Begin(int64_t decodes, int64_t prefill) override {
+    const std::vector<uint32_t>& starts = recording_->starts;
+    const size_t n = static_cast<size_t>(decodes), kept = std::min(n, at_.size());
+    at_.resize(n);
+    for (size_t i = 0; i < n; ++i) {
+      if (i < kept && ++at_[i].token < at_[i].end) continue;
+      const size_t s = static_cast<size_t>(rng_.Below(starts.size() - 1));
+      at_[i] = {starts[s], starts[s + 1]};
+    }
+    prompt_ = prefill > 0 ? static_cast<size_t>(rng_.Below(recording_->tokens())) : 0;
+    prefill_ = static_cast<size_t>(prefill);
+  }
+
+  std::span<const uint32_t> Layer(int l) override {
+    std::fill(counts_.begin(), counts_.end(), 0u);
+    for (const Place& p : at_) Add(p.token, l, 1);
+    // Whole rounds through the recording, then the rest.
+    const size_t tokens = recording_->tokens();
+    const uint32_t rounds = static_cast<uint32_t>(prefill_ / tokens);
+    if (rounds > 0) {
+      for (size_t t = 0; t < tokens; ++t) Add(t, l, rounds);
+    }
+    for (size_t i = 0; i < prefill_ % tokens; ++i) Add((prompt_ + i) % tokens, l, 1);
+    return counts_;
+  }
+
+  std::unique_ptr<ExpertRouter> Clone() const override { return std::make_unique<RecordedRouter>(*this); }
+
+ private:
+  struct Place {
+    uint32_t token = 0, end = 0;
+  };
+  void Add(size_t token, int layer, uint32_t times) {
+    const size_t k = static_cast<size_t>(recording_->top_k);
+    const uint16_t* choice = &recording_->choices[(token * static_cast<size_t>(recording_->layers) + static_cast<size_t>(layer)) * k];
+    for (size_t j = 0; j < k; ++j) counts_[choice[j]] += times;
+  }
+
+  std::shared_ptr<const ExpertRecording> recording_;
+  Rng rng_;
+  std::vector<Place> at_;
+  std::vector<uint32_t> counts_;
+  size_t prompt_ = 0, prefill_ = 0;
+};
+
+}  // namespace
+
+std::unique_ptr<ExpertRouter> MakeLawRouter(const RoutingLaw& law, Rng rng) {
+  return std::make_unique<LawRouter>(law, rng);
+}
+
+std::unique_ptr<ExpertRouter> MakeRecordedRouter(std::shared_ptr<const ExpertRecording> recording, Rng rng) {
+  return std::make_unique<RecordedRouter>(std::move(recording), rng);
+}
+
+std::vector<double> SharesOf(std::span<const double> weights, int top_k) {
+  std::vector<double> shares(weights.begin(), weights.end());
+  // What the largest ones have above the cap goes to the others.
+  std::vector<bool> capped(shares.size(), false);
+  for (bool over = true; over;) {
+    over = false;
+    double fixed = 0, free = 0;
+    for (size_t i = 0; i < shares.size(); ++i) (capped[i] ? fixed : free) += shares[i];
+    if (free <= 0) break;
+    const double scale = (top_k - fixed) / free;
+    for (size_t i = 0; i < shares.size(); ++i) {
+      if (capped[i]) continue;
+      shares[i] *= scale;
+      if (shares[i] > kMaxShare) {
+        shares[i] = kMaxShare;
+        capped[i] = over = true;
+      }
+    }
+  }
+  return shares;
+}
+
+std::vector<std::vector<double>> UniformPopularity(int layers, int experts, int top_k) {
+  return {static_cast<size_t>(layers),
+          std::vector<double>(static_cast<size_t>(experts), static_cast<double>(top_k) / experts)};
+}
+
+std::vector<std::vector<double>> GammaPopularity(int layers, int experts, int top_k, double cv, Rng rng) {
+  if (cv < 1e-3) return UniformPopularity(layers, experts, top_k);
+  std::vector<std::vector<double>> popularity;
+  std::vector<double> weights(static_cast<size_t>(experts));
+  for (int l = 0; l < layers; ++l) {
+    for (double& w : weights) w = rng.Gamma(1 / (cv * cv), 1) / (1 / (cv * cv));
+    popularity.push_back(SharesOf(weights, top_k));
+  }
+  return popularity;
+}
+
+std::vector<std::vector<double>> ZipfPopularity(int layers, int experts, int top_k, double exponent, Rng rng) {
+  std::vector<std::vector<double>> popularity;
+  std::vector<double> weights(static_cast<size_t>(experts));
+  for (int l = 0; l < layers; ++l) {
+    for (size_t i = 0; i < weights.size(); ++i) weights[i] = Exp(-exponent * Ln(static_cast<double>(i + 1)));
+    for (size_t i = weights.size(); i > 1; --i) std::swap(weights[i - 1], weights[rng.Below(i)]);
+    popularity.push_back(SharesOf(weights, top_k));
+  }
+  return popularity;
+}
+
+double PopularityCv(std::span<const std::vector<double>> popularity) {
+  double sum = 0;
+  for (const std::vector<double>& shares : popularity) {
+    const double n = static_cast<double>(shares.size());
+    const double mean = std::accumulate(shares.begin(), shares.end(), 0.0) / n;
+    double squares = 0;
+    for (const double s : shares) squares += (s - mean) * (s - mean);
+    sum += mean > 0 ? std::sqrt(squares / n) / mean : 0;
+  }
+  return popularity.empty() ? 0 : sum / static_cast<double>(popularity.size());
+}
+
+std::vector<std::vector<double>> PopularityOf(const ExpertRecording& r) {
+  std::vector<std::vector<double>> popularity(static_cast<size_t>(r.layers),
+                                              std::vector<double>(static_cast<size_t>(r.experts), 0.0));
+  const size_t k = static_cast<size_t>(r.top_k), layers = static_cast<size_t>(r.layers);
+  for (size_t i = 0; i < r.choices.size(); ++i) popularity[i / k % layers][r.choices[i]] += 1;
+  for (std::vector<double>& shares : popularity) {
+    for (double& s : shares) s /= static_cast<double>(r.tokens());
+  }
+  return popularity;
+}
+
+}  // namespace simrun
