@@ -22,7 +22,9 @@ namespace {
 
 constexpr size_t kEnoughForTrees = 150;   // rows; below, trees of other devices
 constexpr size_t kEnoughForCurves = 12;
-constexpr double kCurveTolerance = 0.01;
+constexpr int kTreesOfSmallKernels = 60;  // that take little of a step
+constexpr double kWorth = 0.03;           // trees are left out that lower the error by less than this share
+constexpr double kCurveTolerance = 0.02;
 constexpr double kUnusable = 0.6;         // mean error above which rows contradict one another
 constexpr double kBorrowSpread = 0.35;    // of the weight of another device's trees
 // Formats whose measurements show the host instead of the kernel, or mix kernels.
@@ -48,6 +50,7 @@ bool IsCollectiveOp(const std::string& op) {
   }
   return false;
 }
+bool IsOldProfile(const std::string& backend) { return backend == "apex" || backend == "vidur" || backend == "llmservingsim-v0"; }
 bool IsByteOp(const std::string& op) {
   for (const char* name : {"norm", "add", "activation", "rope", "embedding", "sampling"}) {
     if (op == name) return true;
@@ -156,12 +159,12 @@ std::vector<Family> MakeFamilies(const std::vector<OpRow>& rows) {
       g.problem = row.problem;
     }
   }
-  // Older profiles, rounded to a microsecond, only where nothing newer was measured.
+  // Older profiles, rounded to a microsecond or of kernels of their time, only where nothing newer was measured.
   std::erase_if(groups, [&](const auto& entry) {
     const GroupKey& key = entry.first;
-    if (key.backend != "apex" && key.backend != "vidur") return false;
+    if (!IsOldProfile(key.backend)) return false;
     return std::any_of(groups.begin(), groups.end(), [&](const auto& other) {
-      return other.first.op == key.op && other.first.dtype == key.dtype && other.first.backend != "apex" && other.first.backend != "vidur";
+      return other.first.op == key.op && other.first.dtype == key.dtype && !IsOldProfile(other.first.backend);
     });
   });
   std::map<std::tuple<std::string, std::string, std::string>, Family> families;
@@ -314,10 +317,10 @@ class FamilyFit {
     }
     TreeFitOptions options = options_.trees;
     options.seed = options_.seed;
-    const size_t n = samples.size();
-    options.trees = std::min(options.trees, n >= 1800 ? 240 : n >= 900 ? 200 : n >= 400 ? 150 : 80);
     const std::string& op = entries->front().op;
     const std::span<const std::string_view> names = FeatureNames(op);
+    if (op == "quantize") options.trees = std::min(options.trees, kTreesOfSmallKernels);
+    options.trees = TreesWorthKeeping(samples, names.size(), options, kWorth);
     const ResidualTrees trees = FitTrees(samples, names.size(), RangeFeatures(op), options);
     Give(trees.ToTable(names), trees, entries);
     return absl::OkStatus();

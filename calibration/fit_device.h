@@ -64,7 +64,7 @@ absl::StatusOr<Calibration> Calibrate(const DeviceBase& base, const std::vector<
 std::string OperatorFileYaml(const OperatorFile& file, const std::string& comment);
 
 // Log-log curves through measured (size, time) points, one per rank count, without points that a straight line between
-// their neighbours replaces to within one per cent.
+// their neighbours replaces to within two per cent.
 struct CurvePoint { double key = 0, size = 0, seconds = 0; };
 std::vector<OperatorCurve> FitCurves(const std::vector<CurvePoint>& points);
 

@@ -16,15 +16,20 @@ double RoundTo(double x, int digits) {
   return std::round(x * scale) / scale;
 }
 
-// Halves between distinct values at evenly spaced ranks, written with four digits.
-std::vector<double> Edges(std::vector<double> values, int most) {
+// Halves between distinct values at evenly spaced ranks, on the grid of the text form.
+ResidualTrees::Edges FindEdges(std::vector<double> values, int most) {
   std::sort(values.begin(), values.end());
   std::vector<double> distinct = values;
   distinct.erase(std::unique(distinct.begin(), distinct.end(), [](double a, double b) { return b - a < 1e-9; }), distinct.end());
-  std::vector<double> edges;
+  ResidualTrees::Edges edges;
+  edges.low = RoundTo(distinct.front(), 4);
+  edges.high = RoundTo(distinct.back(), 4);
+  if (edges.high <= edges.low) return edges;
   const auto add = [&](size_t i) {
-    const double edge = RoundTo((distinct[i - 1] + distinct[i]) / 2, 4);
-    if (edge > distinct[i - 1] && edge <= distinct[i] && (edges.empty() || edge > edges.back())) edges.push_back(edge);
+    const double share = ((distinct[i - 1] + distinct[i]) / 2 - edges.low) / (edges.high - edges.low);
+    const int code = std::clamp(static_cast<int>(std::lround(share * 4095)), 0, 4095);
+    const double edge = ResidualTrees::EdgeAt(edges.low, edges.high, code);
+    if (edge > distinct[i - 1] && edge <= distinct[i] && (edges.codes.empty() || code > edges.codes.back())) edges.Add(code);
   };
   if (distinct.size() <= static_cast<size_t>(most) + 1) {
     for (size_t i = 1; i < distinct.size(); ++i) add(i);
@@ -51,8 +56,8 @@ ResidualTrees FitTrees(const std::vector<TreeSample>& samples, size_t features, 
   for (size_t f = 0; f < features; ++f) {
     std::vector<double> values(count);
     for (size_t i = 0; i < count; ++i) values[i] = samples[i].features[f];
-    out.edges[f] = Edges(values, options.edges);
-    const std::vector<double>& edges = out.edges[f];
+    out.edges[f] = FindEdges(values, options.edges);
+    const std::vector<double>& edges = out.edges[f].values;
     for (size_t i = 0; i < count; ++i) {
       bins[f][i] = static_cast<uint8_t>(std::upper_bound(edges.begin(), edges.end(), values[i]) - edges.begin());
     }
@@ -69,16 +74,20 @@ ResidualTrees FitTrees(const std::vector<TreeSample>& samples, size_t features, 
   }
 
   Rng rng(options.seed, "trees");
-  std::vector<double> fitted(count, 0.0), error(count);
+  std::vector<double> fitted(count, 0.0), error(count), sizes(count);
   std::vector<uint32_t> leaf(count);
   std::vector<double> sums, counts, gains;
   std::vector<bool> open(features);
   for (int t = 0; t < options.trees; ++t) {
+    for (size_t i = 0; i < count; ++i) sizes[i] = std::fabs(samples[i].target - fitted[i]);
+    const size_t rank = std::min(count - 1, static_cast<size_t>(options.clip_share * static_cast<double>(count)));
+    std::nth_element(sizes.begin(), sizes.begin() + static_cast<std::ptrdiff_t>(rank), sizes.end());
+    const double clip = std::max(options.least_clip, sizes[rank]);
     for (size_t i = 0; i < count; ++i) {
-      error[i] = std::clamp(samples[i].target - fitted[i], -options.clip, options.clip);
+      error[i] = std::clamp(samples[i].target - fitted[i], -clip, clip);
       leaf[i] = 0;
     }
-    for (size_t f = 0; f < features; ++f) open[f] = !out.edges[f].empty() && rng.Uniform() < options.feature_share;
+    for (size_t f = 0; f < features; ++f) open[f] = !out.edges[f].codes.empty() && rng.Uniform() < options.feature_share;
     ResidualTrees::Tree tree;
     for (int level = 0; level < options.depth; ++level) {
       const size_t leaves = size_t{1} << level;
@@ -86,7 +95,7 @@ ResidualTrees FitTrees(const std::vector<TreeSample>& samples, size_t features, 
       size_t best_feature = features, best_edge = 0;
       for (size_t f = 0; f < features; ++f) {
         if (!open[f]) continue;
-        const size_t cells = out.edges[f].size() + 1;
+        const size_t cells = out.edges[f].codes.size() + 1;
         sums.assign(leaves * cells, 0.0);
         counts.assign(leaves * cells, 0.0);
         for (size_t i = 0; i < count; ++i) {
@@ -125,13 +134,46 @@ ResidualTrees FitTrees(const std::vector<TreeSample>& samples, size_t features, 
       tree.leaves[l] = options.rate * sums[l] / (counts[l] + options.ridge);
       largest = std::max(largest, std::fabs(tree.leaves[l]));
     }
-    const int code = ResidualTrees::LeafScaleCode(largest);
-    const double step = ResidualTrees::LeafScale(code) / ResidualTrees::kLeafSteps;
-    for (double& v : tree.leaves) v = std::round(v / step) * step;
+    // The scale and sign at which rounding to the levels does least harm.
+    int code = ResidualTrees::LeafScaleCode(largest);
+    double least = -1;
+    const auto rounded = [](double v, double scale) {
+      return scale * ResidualTrees::kLeafLevels[ResidualTrees::NearestLevel(v / scale)];
+    };
+    for (int tenths = 4; tenths <= 10 && largest > 0; ++tenths) {
+      for (const double sign : {1.0, -1.0}) {
+        const int tried = ResidualTrees::LeafScaleCode(sign * largest * tenths / 10);
+        const double scale = ResidualTrees::LeafScale(tried);
+        double harm = 0;
+        for (size_t l = 0; l < leaves; ++l) {
+          const double off = tree.leaves[l] - rounded(tree.leaves[l], scale);
+          harm += counts[l] * off * off;
+        }
+        if (least < 0 || harm < least) least = harm, code = tried;
+      }
+    }
+    for (double& v : tree.leaves) v = rounded(v, ResidualTrees::LeafScale(code));
     for (size_t i = 0; i < count; ++i) fitted[i] += tree.leaves[leaf[i]];
     out.Add(tree, code);
   }
   return out;
+}
+
+int TreesWorthKeeping(const std::vector<TreeSample>& samples, size_t features, const TreeFitOptions& options, double slack) {
+  std::vector<TreeSample> seen, unseen;
+  Rng rng(options.seed, "worth");
+  for (const TreeSample& s : samples) (rng.Below(5) == 0 ? unseen : seen).push_back(s);
+  const ResidualTrees trees = FitTrees(seen, features, {}, options);
+  if (trees.empty() || unseen.empty()) return options.trees;
+  std::vector<double> error(trees.count() + 1, 0.0), left;
+  for (const TreeSample& s : unseen) {
+    const std::vector<double> sums = trees.PartialSums(s.features);
+    for (size_t t = 0; t < sums.size(); ++t) error[t] += std::fabs(sums[t] - s.target);
+  }
+  const double least = *std::min_element(error.begin(), error.end());
+  size_t count = 0;
+  while (error[count] > (1 + slack) * least) ++count;
+  return static_cast<int>(count);
 }
 
 }  // namespace simrun

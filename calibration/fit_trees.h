@@ -1,9 +1,9 @@
 // Gradient boosting of small oblivious trees: fits ResidualTrees to the logarithms of measured over formula times.
 //
-// Every tree is fitted to the clipped errors left by those before it (Huber loss), level by level: of all (feature, edge)
-// pairs the one that lowers the squared error most, summed over the level's nodes. Leaves are shrunk towards zero by
-// `ridge` pseudo-measurements and by `rate`, then rounded to what the text form stores, so that later trees repair the
-// rounding. Edges are quantiles of the data. Deterministic.
+// Every tree is fitted to the errors left by those before it, clipped where the `clip_share` smallest of them end (Huber
+// loss), level by level: of all (feature, edge) pairs the one that lowers the squared error most, summed over the level's
+// nodes. Leaves are shrunk towards zero by `ridge` pseudo-measurements and by `rate`, then rounded to what the text form
+// stores, so that later trees repair the rounding. Edges are quantiles of the data. Deterministic.
 #pragma once
 
 #include <cstdint>
@@ -15,12 +15,13 @@
 namespace simrun {
 
 struct TreeFitOptions {
-  int trees = 240;
+  int trees = 200;            // at most: see TreesWorthKeeping
   int depth = 5;
-  int edges = 32;             // per feature, at most 64
-  double rate = 0.25;
+  int edges = 60;             // per feature, at most 64
+  double rate = 0.4;
   double ridge = 2;
-  double clip = 0.15;         // of an error, in units of log time
+  double clip_share = 0.7;    // of the errors are not clipped
+  double least_clip = 0.04;   // in units of log time
   double feature_share = 0.8; // of the features a tree may ask about, drawn per tree
   uint64_t seed = 1;
 };
@@ -34,5 +35,9 @@ struct TreeSample {
 // fades. Empty trees when there are fewer than 20 samples.
 ResidualTrees FitTrees(const std::vector<TreeSample>& samples, size_t features, const std::vector<int>& range,
                        const TreeFitOptions& options);
+
+// How many trees a fifth of the samples, held out, says are worth keeping: the fewest whose mean error is within
+// `slack` of the least one.
+int TreesWorthKeeping(const std::vector<TreeSample>& samples, size_t features, const TreeFitOptions& options, double slack);
 
 }  // namespace simrun

@@ -8,11 +8,13 @@
 #include <cmath>
 #include <map>
 #include <string_view>
+#include <tuple>
 #include <utility>
 
 #include "base/quantity_text.h"
 #include "base/rng.h"
 #include "base/status.h"
+#include "calibration/benchmark_routing.h"
 #include "models/model_spec.h"
 
 namespace simrun {
@@ -20,10 +22,8 @@ namespace {
 
 // DeepSeek-V3's attention, the only one measured with a compressed cache.
 constexpr int64_t kMlaNope = 128, kMlaRope = 64, kMlaValue = 128, kMlaLatent = 512;
-// Imbalance of power-law routing: mean over the measured devices (2-7 for exponent 1.01).
-constexpr double kGentle = 1.01, kGentleGap = 3.0, kSteepGap = 4.5;
-// Experts reached by power-law routing: local (1 - exp(-c rows/local)).
-constexpr double kGentleReach = 0.75, kSteepReach = 0.65;
+// vLLM before this version was measured with the older spreading of tokens (benchmark_routing.h).
+constexpr int kNewSpreading = 20;   // 0.20
 
 struct Formats { DType weights = DType::kBf16, activations = DType::kBf16; const char* entry = "bf16"; };
 
@@ -204,7 +204,9 @@ void ReadMixed(Cells& cells, OpRow* row) {
   }
 }
 
-void ReadMoe(Cells& cells, OpRow* row) {
+using LoadKey = std::tuple<int64_t, int64_t, int64_t, int, double, bool>;
+
+void ReadMoe(Cells& cells, std::map<LoadKey, RankLoad>* loads, OpRow* row) {
   SetFormat(cells, row);
   row->op = "moe";
   Operator& op = row->work;
@@ -217,22 +219,30 @@ void ReadMoe(Cells& cells, OpRow* row) {
   op.tp = static_cast<int>(std::min<int64_t>(cells.Count("tp"), 1 << 20));
   op.ep = static_cast<int>(std::min<int64_t>(cells.Count("ep"), 1 << 20));
   row->group = fmt::format("{} {} {} {}", op.hidden, op.inter, op.topk, op.experts);
-  const double local = static_cast<double>(op.experts) / op.ep;
-  const double routed = static_cast<double>(op.tokens) * static_cast<double>(op.topk) / op.ep;
+  BenchmarkRouting spread{op.tokens, op.experts, op.topk, op.ep, 0, false};
+  if (op.ep > op.experts) {
+    row->problem = fmt::format("{} ranks for {} experts", op.ep, op.experts);
+    return;
+  }
   const std::string routing = cells.Has("dist") ? cells.Text("dist") : "bal";
-  if (routing == "bal" || routing == "balanced") {
-    op.active_experts = std::min(local, routed);
-    return;
+  if (routing != "bal" && routing != "balanced") {
+    const absl::StatusOr<double> exponent = ParseNumber(routing.rfind("pl", 0) == 0 ? routing.substr(2) : routing);
+    if (!exponent.ok() || *exponent <= 0) {
+      row->problem = fmt::format("routing \"{}\" is not known; write bal or pl1.01", routing);
+      return;
+    }
+    spread.exponent = *exponent;
+    const size_t dot = row->version.find('.');
+    const absl::StatusOr<double> minor = ParseNumber(dot == std::string::npos ? "" : row->version.substr(dot + 1, row->version.find('.', dot + 1) - dot - 1));
+    spread.leftover_to_popular = row->backend == "vllm" && row->version.rfind("0.", 0) == 0 && minor.ok() && *minor < kNewSpreading;
   }
-  const absl::StatusOr<double> exponent = ParseNumber(routing.rfind("pl", 0) == 0 ? routing.substr(2) : routing);
-  if (!exponent.ok() || *exponent <= 0) {
-    row->problem = fmt::format("routing \"{}\" is not known; write bal or pl1.01", routing);
-    return;
-  }
-  const double reach = *exponent > (kGentle + 1.2) / 2 ? kSteepReach : kGentleReach;
-  op.active_experts = std::max(1e-3, std::min(routed, local * (1 - Exp(-reach * routed / local))));
-  // The slowest rank is what was timed.
-  if (op.ep > 1) op.imbalance = PowerLawImbalance(*exponent, local);
+  const auto key = std::tuple(op.tokens, op.experts, op.topk, op.ep, spread.exponent, spread.leftover_to_popular);
+  auto load = loads->find(key);
+  if (load == loads->end()) load = loads->emplace(key, LoadOfTimedRank(spread)).first;
+  const double mean = static_cast<double>(op.tokens) * static_cast<double>(op.topk) / op.ep;
+  op.active_experts = std::max(1e-3, load->second.active);
+  // The busiest rank is what was timed.
+  op.imbalance = std::max(1.0, load->second.rows / mean);
 }
 
 void ReadCollective(Cells& cells, const char* entry, OpKind kind, OpRow* row) {
@@ -367,15 +377,11 @@ constexpr std::array<RowKind, 5> kByteKernels = {{
 
 }  // namespace
 
-double PowerLawImbalance(double exponent, double local_experts) {
-  const double gap = exponent > (kGentle + 1.2) / 2 ? kSteepGap : kGentleGap;
-  return 1 + gap / std::sqrt(std::max(1.0, local_experts));
-}
-
 absl::StatusOr<OpTable> ReadOps(const std::vector<std::string>& paths, const Catalog& catalog) {
   OpTable out;
   Problems problems;
   std::map<std::string, absl::StatusOr<ModelSpec>> models;
+  std::map<LoadKey, RankLoad> loads;
   for (const std::string& path : paths) {
     SIMRUN_ASSIGN_OR_RETURN(CsvTable table, CsvTable::Read(path));
     const bool mixed = table.Column("prefill_chunk").has_value(), layers = table.Column("layer").has_value();
@@ -408,7 +414,7 @@ absl::StatusOr<OpTable> ReadOps(const std::vector<std::string>& paths, const Cat
       } else if (op == "attn_prefill" || op == "attn_decode" || op == "mla_prefill" || op == "mla_decode") {
         ReadAttention(cells, op, &row);
       } else if (op == "moe") {
-        ReadMoe(cells, &row);
+        ReadMoe(cells, &loads, &row);
       } else if (op == "quantize") {
         ReadQuantize(cells, &row);
       } else if (op.rfind("deepep_", 0) == 0) {

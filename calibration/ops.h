@@ -66,7 +66,4 @@ struct OpTable {
 // row with `problem`.
 absl::StatusOr<OpTable> ReadOps(const std::vector<std::string>& paths, const Catalog& catalog);
 
-// Load of the busiest of `ep` ranks over the mean for the power-law routing of the measurements: 1 + g / sqrt(local).
-double PowerLawImbalance(double exponent, double local_experts);
-
 }  // namespace simrun

@@ -15,7 +15,7 @@ namespace {
 
 constexpr std::string_view kAlphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
 constexpr int kMaxDepth = 8;
-constexpr int kZeroLeaf = 31;   // the character of a zero leaf
+constexpr double kLn2 = 0.6931471805599453;
 
 std::vector<std::string_view> Words(std::string_view text) {
   std::vector<std::string_view> words;
@@ -39,17 +39,31 @@ absl::Status Bad(std::string what) { return absl::InvalidArgumentError("residual
 
 }  // namespace
 
-double ResidualTrees::LeafScale(int code) { return Exp(-0.6931471805599453 / 128 * code); }
+double ResidualTrees::EdgeAt(double low, double high, int code) { return low + (high - low) * code / 4095; }
 
-int ResidualTrees::LeafScaleCode(double largest) {
-  if (largest <= 0) return 4095;
-  return std::clamp(static_cast<int>(-Ln(largest) * 128 / 0.6931471805599453), 0, 4095);
+double ResidualTrees::LeafScale(int code) {
+  const double scale = Exp(-kLn2 / 64 * (code / 2));
+  return code % 2 == 0 ? scale : -scale;
+}
+
+int ResidualTrees::LeafScaleCode(double scale) {
+  const int negative = scale < 0 ? 1 : 0;
+  if (scale == 0) return 4094;
+  return std::clamp(static_cast<int>(std::lround(-Ln(std::fabs(scale)) * 64 / kLn2)), 0, 2047) * 2 + negative;
+}
+
+size_t ResidualTrees::NearestLevel(double share) {
+  size_t best = 0;
+  for (size_t i = 1; i < kLeafLevels.size(); ++i) {
+    if (std::fabs(kLeafLevels[i] - share) < std::fabs(kLeafLevels[best] - share)) best = i;
+  }
+  return best;
 }
 
 void ResidualTrees::Add(const Tree& tree, int scale_code) {
   trees_.push_back(tree);
   codes_.push_back(scale_code);
-  for (const Split& s : tree.splits) flat_.push_back({edges[s.feature][s.edge], s.feature});
+  for (const Split& s : tree.splits) flat_.push_back({edges[s.feature].values[s.edge], s.feature});
   for (const double leaf : tree.leaves) leaves_.push_back(static_cast<float>(leaf));
 }
 
@@ -73,6 +87,16 @@ double ResidualTrees::Eval(std::span<const double> features) const {
   return weight * sum / (1 + outside * outside);
 }
 
+std::vector<double> ResidualTrees::PartialSums(std::span<const double> features) const {
+  std::vector<double> sums = {0.0};
+  for (const Tree& tree : trees_) {
+    size_t at = 0;
+    for (const Split& s : tree.splits) at = at * 2 + (features[s.feature] >= edges[s.feature].values[s.edge] ? 1 : 0);
+    sums.push_back(sums.back() + tree.leaves[at]);
+  }
+  return sums;
+}
+
 absl::StatusOr<ResidualTrees> ResidualTrees::Parse(const ResidualTable& table, std::span<const std::string_view> names) {
   ResidualTrees out;
   out.weight = table.weight;
@@ -82,60 +106,67 @@ absl::StatusOr<ResidualTrees> ResidualTrees::Parse(const ResidualTable& table, s
   const auto feature = [&](std::string_view name) {
     return static_cast<size_t>(std::find(names.begin(), names.end(), name) - names.begin());
   };
-  std::vector<size_t> used;
-  bool name_next = true;
-  for (const std::string_view word : Words(table.features)) {
-    if (word == "/") {
-      name_next = true;
-    } else if (name_next) {
-      used.push_back(feature(word));
-      if (used.back() == names.size()) return Bad(fmt::format("\"{}\" is no feature of this operator", word));
-      if (!out.edges[used.back()].empty()) return Bad(fmt::format("feature \"{}\" stands twice", word));
-      name_next = false;
-    } else {
-      double edge = 0;
-      std::vector<double>& edges = out.edges[used.back()];
-      if (!Number(word, &edge) || (!edges.empty() && edge <= edges.back())) {
-        return Bad(fmt::format("\"{}\" is not an ascending edge", word));
-      }
-      edges.push_back(edge);
-    }
-  }
-  for (const std::string& text : table.range) {
-    const std::vector<std::string_view> words = Words(text);
-    Range range;
-    if (words.size() != 3 || feature(words[0]) == names.size() || !Number(words[1], &range.low) ||
-        !Number(words[2], &range.high) || range.low > range.high) {
-      return Bad(fmt::format("range \"{}\" is not a feature, its lowest and its highest value", text));
-    }
-    range.feature = static_cast<int>(feature(words[0]));
-    out.ranges.push_back(range);
-  }
   std::array<int, 256> value;
   value.fill(-1);
   for (size_t i = 0; i < kAlphabet.size(); ++i) value[static_cast<unsigned char>(kAlphabet[i])] = static_cast<int>(i);
+  const auto digit = [&value](char c) { return value[static_cast<unsigned char>(c)]; };
+  std::vector<size_t> used;
+  const std::vector<std::string_view> words = Words(table.features);
+  for (size_t at = 0; at < words.size(); at += 5) {
+    if (at + 4 > words.size() || (at + 4 < words.size() && words[at + 4] != "/")) {
+      return Bad("features are a name, the lowest and the highest edge and the edges, with / between features");
+    }
+    used.push_back(feature(words[at]));
+    if (used.back() == names.size()) return Bad(fmt::format("\"{}\" is no feature of this operator", words[at]));
+    Edges& edges = out.edges[used.back()];
+    if (!edges.codes.empty()) return Bad(fmt::format("feature \"{}\" stands twice", words[at]));
+    const std::string_view codes = words[at + 3];
+    if (!Number(words[at + 1], &edges.low) || !Number(words[at + 2], &edges.high) || edges.low > edges.high || codes.size() % 2 != 0) {
+      return Bad(fmt::format("the edges of \"{}\" need a lowest, a highest and pairs of characters", words[at]));
+    }
+    for (size_t i = 0; i < codes.size(); i += 2) {
+      const int high = digit(codes[i]), low = digit(codes[i + 1]);
+      if (high < 0 || low < 0) return Bad(fmt::format("\"{}\" is no base-64 text", codes));
+      if (!edges.codes.empty() && high * 64 + low <= edges.codes.back()) return Bad(fmt::format("the edges of \"{}\" are not ascending", words[at]));
+      edges.Add(high * 64 + low);
+    }
+  }
+  for (const std::string& text : table.range) {
+    const std::vector<std::string_view> parts = Words(text);
+    Range range;
+    if (parts.size() != 3 || feature(parts[0]) == names.size() || !Number(parts[1], &range.low) ||
+        !Number(parts[2], &range.high) || range.low > range.high) {
+      return Bad(fmt::format("range \"{}\" is not a feature, its lowest and its highest value", text));
+    }
+    range.feature = static_cast<int>(feature(parts[0]));
+    out.ranges.push_back(range);
+  }
   std::vector<int> codes;
   codes.reserve(table.trees.size());
   for (const char c : table.trees) {
     if (c == ' ' || c == '\n' || c == '\t' || c == '\r') continue;
-    const int v = value[static_cast<unsigned char>(c)];
+    const int v = digit(c);
     if (v < 0) return Bad(fmt::format("'{}' is no base-64 character", c));
     codes.push_back(v);
   }
   const size_t leaves = size_t{1} << table.depth;
-  const size_t length = 2 * static_cast<size_t>(table.depth) + 2 + leaves;
+  const size_t length = 2 * static_cast<size_t>(table.depth) + 2 + (leaves + 1) / 2;
   if (codes.size() % length != 0) return Bad(fmt::format("{} characters are no whole number of trees of {}", codes.size(), length));
   for (size_t at = 0; at < codes.size();) {
     Tree tree;
     for (int level = 0; level < table.depth; ++level) {
       const size_t slot = static_cast<size_t>(codes[at++]), edge = static_cast<size_t>(codes[at++]);
-      if (slot >= used.size() || edge >= out.edges[used[slot]].size()) return Bad("a tree asks about an edge that is not listed");
+      if (slot >= used.size() || edge >= out.edges[used[slot]].codes.size()) return Bad("a tree asks about an edge that is not listed");
       tree.splits.push_back({static_cast<uint8_t>(used[slot]), static_cast<uint8_t>(edge)});
     }
     const int code = codes[at] * 64 + codes[at + 1];
     at += 2;
-    const double step = LeafScale(code) / kLeafSteps;
-    for (size_t i = 0; i < leaves; ++i) tree.leaves.push_back((codes[at++] - kZeroLeaf) * step);
+    const double scale = LeafScale(code);
+    for (size_t i = 0; i < leaves; i += 2) {
+      const size_t pair = static_cast<size_t>(codes[at++]);
+      tree.leaves.push_back(scale * kLeafLevels[pair / 8]);
+      if (i + 1 < leaves) tree.leaves.push_back(scale * kLeafLevels[pair % 8]);
+    }
     out.Add(tree, code);
   }
   return out;
@@ -143,7 +174,7 @@ absl::StatusOr<ResidualTrees> ResidualTrees::Parse(const ResidualTable& table, s
 
 ResidualTable ResidualTrees::ToTable(std::span<const std::string_view> names) const {
   std::vector<std::vector<bool>> asked(edges.size());
-  for (size_t f = 0; f < edges.size(); ++f) asked[f].assign(edges[f].size(), false);
+  for (size_t f = 0; f < edges.size(); ++f) asked[f].assign(edges[f].codes.size(), false);
   for (const Tree& tree : trees_) {
     for (const Split& s : tree.splits) asked[s.feature][s.edge] = true;
   }
@@ -156,15 +187,16 @@ ResidualTable ResidualTrees::ToTable(std::span<const std::string_view> names) co
   for (size_t f = 0; f < edges.size(); ++f) {
     int next = 0;
     std::string text;
-    for (size_t e = 0; e < edges[f].size(); ++e) {
+    for (size_t e = 0; e < edges[f].codes.size(); ++e) {
       index[f].push_back(next);
       if (!asked[f][e]) continue;
       ++next;
-      text += fmt::format(" {}", edges[f][e]);
+      text += kAlphabet[static_cast<size_t>(edges[f].codes[e] / 64)];
+      text += kAlphabet[static_cast<size_t>(edges[f].codes[e] % 64)];
     }
     if (next == 0) continue;
     slot[f] = used++;
-    table.features += fmt::format("{}{}{}", table.features.empty() ? "" : " / ", names[f], text);
+    table.features += fmt::format("{}{} {} {} {}", table.features.empty() ? "" : " / ", names[f], edges[f].low, edges[f].high, text);
   }
   for (size_t t = 0; t < trees_.size(); ++t) {
     for (const Split& s : trees_[t].splits) {
@@ -173,10 +205,11 @@ ResidualTable ResidualTrees::ToTable(std::span<const std::string_view> names) co
     }
     table.trees += kAlphabet[static_cast<size_t>(codes_[t] / 64)];
     table.trees += kAlphabet[static_cast<size_t>(codes_[t] % 64)];
-    const double step = LeafScale(codes_[t]) / kLeafSteps;
-    for (const double leaf : trees_[t].leaves) {
-      const int steps = static_cast<int>(std::lround(leaf / step));
-      table.trees += kAlphabet[static_cast<size_t>(std::clamp(steps, -kLeafSteps, kLeafSteps + 1) + kZeroLeaf)];
+    const double scale = LeafScale(codes_[t]);
+    const std::vector<double>& values = trees_[t].leaves;
+    for (size_t i = 0; i < values.size(); i += 2) {
+      const size_t second = i + 1 < values.size() ? NearestLevel(values[i + 1] / scale) : 0;
+      table.trees += kAlphabet[NearestLevel(values[i] / scale) * 8 + second];
     }
     table.trees += ' ';
   }

@@ -2,13 +2,16 @@
 // trees over physical features (log sizes, shares of the formula's terms, waves of thread blocks).
 //
 // Every tree asks the same question at all nodes of a level (an oblivious tree), so a tree of depth d is d pairs
-// (feature, edge) and 2^d leaves. As text a pair is two characters and a leaf one, of the base-64 alphabet A-Z a-z 0-9
-// - _; white space is ignored. A tree's leaves are multiples of scale/31, scale = 2^(-code/128) with two characters of
-// code; a leaf character stands for -31..32.
+// (feature, edge) and 2^d leaves. A leaf is one of eight levels between -1 and 1 times the tree's scale, +-2^(-code/64):
+// later trees make up for the rounding. As text, of the base-64 alphabet A-Z a-z 0-9 - _, a pair is two characters, the
+// scale two (code and sign) and two leaves one; white space is ignored. A tree of depth 5 is 28 characters. The edges of a
+// feature are two characters each, in 4095ths of the way from its lowest to its highest edge.
 //
 // Away from the measurements the correction fades: it is divided by 1 + (octaves outside the measured range)^2.
 #pragma once
 
+#include <array>
+#include <cstddef>
 #include <cstdint>
 #include <span>
 #include <string>
@@ -26,7 +29,7 @@ struct ResidualTable {
   std::string same_as;            // format whose entry for this operator and backend holds the trees; empty: here
   double weight = 1;              // multiplies the correction; below 1 for trees of another device
   int depth = 0;
-  std::string features;           // "m 0.5 1.5 / n 7.5 9": used features, each with its ascending edges
+  std::string features;           // "m 0 15 CVEA / n 5 16 H_": used features, lowest and highest edge, edges
   std::string trees;
   std::vector<std::string> range; // "m 0 15": measured range of a feature
   template <class Visitor>
@@ -35,7 +38,7 @@ struct ResidualTable {
     v.Field("same_as", same_as, {.help = "format whose entry for this operator and backend holds the trees; none: here"});
     v.Field("weight", weight, {.help = "multiplies the correction", .min = 0, .max = 2});
     v.Field("depth", depth, {.help = "questions per tree", .min = 0, .max = 8});
-    v.Field("features", features, {.help = "features used, each with its ascending edges; / between features"});
+    v.Field("features", features, {.help = "features used: name, lowest and highest edge, edges in base 64; / between features"});
     v.Field("trees", trees, {.help = "trees in base 64: per level a feature and an edge, then scale and leaves"});
     v.Field("range", range, {.help = "feature, lowest and highest measured value"});
   }
@@ -53,23 +56,34 @@ class ResidualTrees {
   ResidualTrees() = default;
   // `names`: the features an evaluation will pass, in order. InvalidArgument for an unknown feature or bad text.
   static absl::StatusOr<ResidualTrees> Parse(const ResidualTable& table, std::span<const std::string_view> names);
-  // The text form. Leaves must be multiples of LeafScale(code)/31; edges nobody asks about are left out.
+  // The text form. Leaves must be LeafScale(code) times a level; edges nobody asks about are left out.
   ResidualTable ToTable(std::span<const std::string_view> names) const;
 
   // Log of the factor. `features`: as many values as there were names.
   double Eval(std::span<const double> features) const;
+  // What the first 0, 1, 2, ... trees add up to, without weight and range.
+  std::vector<double> PartialSums(std::span<const double> features) const;
   bool empty() const { return trees_.empty(); }
   size_t count() const { return trees_.size(); }
 
   // For the fit.
-  std::vector<std::vector<double>> edges;            // per feature, ascending
+  struct Edges {
+    double low = 0, high = 0;
+    std::vector<int> codes;      // ascending
+    std::vector<double> values;  // EdgeAt of the codes
+    void Add(int code) { codes.push_back(code), values.push_back(EdgeAt(low, high, code)); }
+  };
+  std::vector<Edges> edges;                          // per feature
   std::vector<Range> ranges;
   double weight = 1;
   int depth = 0;
   void Add(const Tree& tree, int scale_code);
-  static double LeafScale(int code);                 // code 0..4095
-  static int LeafScaleCode(double largest);          // the smallest scale that reaches `largest`
-  static constexpr int kLeafSteps = 31;
+  static double EdgeAt(double low, double high, int code);   // code 0..4095
+  static double LeafScale(int code);                 // code 0..4095; odd: negative
+  static int LeafScaleCode(double scale);            // of the nearest scale
+  // Finer near zero, where most leaves are; the sign of the scale chooses the side with one level more.
+  static constexpr std::array<double, 8> kLeafLevels = {-1, -0.58, -0.28, 0, 0.15, 0.38, 0.67, 1};
+  static size_t NearestLevel(double share);          // index of the level nearest to leaf / scale
 
  private:
   struct Flat { double edge = 0; int feature = 0; };

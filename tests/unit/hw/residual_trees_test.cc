@@ -15,22 +15,42 @@ namespace {
 
 constexpr std::array<std::string_view, 2> kNames = {"m", "n"};
 
-// One tree of depth 1: 0.31 where m >= 2, else -0.1, with leaves in steps of a 31st of its scale.
+// One tree of depth 1: the whole scale where m >= 2, else 0.28 of it with the other sign.
+constexpr double kScale = 0.3136;
 ResidualTrees OneTree() {
   ResidualTrees trees;
   trees.depth = 1;
-  trees.edges = {{2.0, 5.0}, {1.0}};
-  const int code = ResidualTrees::LeafScaleCode(0.31);
-  const double step = ResidualTrees::LeafScale(code) / ResidualTrees::kLeafSteps;
-  trees.Add({{{0, 0}}, {std::round(-0.1 / step) * step, std::round(0.31 / step) * step}}, code);
+  trees.edges.resize(2);
+  trees.edges[0].low = 1, trees.edges[0].high = 5;
+  trees.edges[0].Add(1024);   // 1 + 4 x 1024/4095: just above 2
+  trees.edges[0].Add(4095);
+  const int code = ResidualTrees::LeafScaleCode(kScale);
+  const double scale = ResidualTrees::LeafScale(code);
+  trees.Add({{{0, 0}}, {-0.28 * scale, scale}}, code);
   trees.ranges = {{0, 0.0, 10.0}};
   return trees;
 }
 
+TEST(ResidualTreesTest, ScalesAreWithinHalfAStepOfTheirCode) {
+  // Codes are 64 to an octave: half a step is 2^(1/128), 0.54 %.
+  for (const double scale : {1.0, 0.3, 0.01, 1e-5, -0.2, -3e-4}) {
+    const double stored = ResidualTrees::LeafScale(ResidualTrees::LeafScaleCode(scale));
+    EXPECT_NEAR(stored / scale, 1, 0.0055) << scale;
+  }
+}
+
+TEST(ResidualTreesTest, LeavesGoToTheNearestLevel) {
+  for (size_t i = 0; i < ResidualTrees::kLeafLevels.size(); ++i) {
+    EXPECT_EQ(ResidualTrees::NearestLevel(ResidualTrees::kLeafLevels[i] + 0.03), i);
+    EXPECT_EQ(ResidualTrees::NearestLevel(ResidualTrees::kLeafLevels[i] - 0.03), i);
+  }
+  EXPECT_EQ(ResidualTrees::kLeafLevels[ResidualTrees::NearestLevel(-7)], -1);
+}
+
 TEST(ResidualTreesTest, LeavesAreThoseOfTheSide) {
   const ResidualTrees trees = OneTree();
-  EXPECT_NEAR(trees.Eval(std::array{1.9, 0.0}), -0.1, 0.006);   // half a step of 0.31/31
-  EXPECT_NEAR(trees.Eval(std::array{2.0, 0.0}), 0.31, 0.006);
+  EXPECT_NEAR(trees.Eval(std::array{2.0, 0.0}), -0.28 * kScale, 0.002);   // half a step of the scale
+  EXPECT_NEAR(trees.Eval(std::array{2.001, 0.0}), kScale, 0.002);
 }
 
 TEST(ResidualTreesTest, FadesOutsideTheMeasuredRange) {
@@ -44,10 +64,11 @@ TEST(ResidualTreesTest, TextReadsBackToTheSameTrees) {
   const ResidualTrees trees = OneTree();
   const ResidualTable table = trees.ToTable(kNames);
   // Only what is asked about is written.
-  EXPECT_EQ(table.features, "m 2");
+  EXPECT_EQ(table.features, "m 1 5 QA");   // 1024 = 16 x 64
+  EXPECT_EQ(table.trees.size(), 2u + 2u + 1u);   // the question, the scale, two leaves in one character
   const auto back = ResidualTrees::Parse(table, kNames);
   ASSERT_TRUE(back.ok()) << back.status();
-  for (const double m : {0.0, 1.99, 2.0, 7.0, 12.5}) {
+  for (const double m : {0.0, 2.0, 2.001, 7.0, 12.5}) {
     EXPECT_NEAR(back->Eval(std::array{m, 0.0}), trees.Eval(std::array{m, 0.0}), 1e-7);
   }
 }
@@ -58,8 +79,13 @@ TEST(ResidualTreesTest, BadTextIsAnError) {
     change(table);
     return std::string(ResidualTrees::Parse(table, kNames).status().message());
   };
-  EXPECT_THAT(error([](ResidualTable& t) { t.features = "q 2"; }), ::testing::HasSubstr("\"q\" is no feature"));
-  EXPECT_THAT(error([](ResidualTable& t) { t.features = "m 2 1"; }), ::testing::HasSubstr("ascending"));
+  EXPECT_THAT(error([](ResidualTable& t) { t.features = "q 1 5 QA"; }), ::testing::HasSubstr("\"q\" is no feature"));
+  EXPECT_THAT(error([](ResidualTable& t) { t.features = "m 1 5 QAAA"; }), ::testing::HasSubstr("ascending"));
+  EXPECT_THAT(error([](ResidualTable& t) { t.features = "m 1 5 Q"; }), ::testing::HasSubstr("pairs of characters"));
+  EXPECT_THAT(error([](ResidualTable& t) { t.features = "m 1 5 Q!"; }), ::testing::HasSubstr("base-64"));
+  EXPECT_THAT(error([](ResidualTable& t) { t.features = "m 5 1 QA"; }), ::testing::HasSubstr("lowest"));
+  EXPECT_THAT(error([](ResidualTable& t) { t.features = "m 1 5 QA n"; }), ::testing::HasSubstr("between features"));
+  EXPECT_THAT(error([](ResidualTable& t) { t.features = "m 1 5 QA / m 1 5 QA"; }), ::testing::HasSubstr("stands twice"));
   EXPECT_THAT(error([](ResidualTable& t) { t.trees += "A"; }), ::testing::HasSubstr("whole number of trees"));
   EXPECT_THAT(error([](ResidualTable& t) { t.trees[0] = '!'; }), ::testing::HasSubstr("base-64"));
   EXPECT_THAT(error([](ResidualTable& t) { t.trees[1] = 'C'; }), ::testing::HasSubstr("not listed"));
