@@ -117,6 +117,17 @@ double TreeFactor(const OperatorParams& p, const Features& features) {
   return Exp(std::clamp(sum, -kLargestCorrection, kLargestCorrection));
 }
 
+// The same for points of kMaxFeatures values each.
+std::vector<double> TreeFactors(const OperatorParams& p, const std::vector<double>& points) {
+  std::vector<double> sums(points.size() / kMaxFeatures, 0.0);
+  for (const ResidualTrees& trees : p.trees) {
+    const std::vector<double> one = trees.EvalMany(points, kMaxFeatures);
+    for (size_t i = 0; i < sums.size(); ++i) sums[i] += one[i];
+  }
+  for (double& s : sums) s = Exp(std::clamp(s, -kLargestCorrection, kLargestCorrection));
+  return sums;
+}
+
 // Measured time at `bytes` over the formula's, which is continued at the ends of the curve.
 double CurveFactor(const OperatorParams& p, const OperatorCurve& curve, double bytes, double formula, double bandwidth) {
   const std::vector<double>& x = curve.at;
@@ -597,12 +608,14 @@ OperatorCosts::Sample OperatorCosts::ProbeWith(const AttentionCost& cost, const 
   parts.seconds /= layers;
   parts.compute /= layers, parts.memory /= layers, parts.serial /= layers;
   sample.features = AttentionFeatures(point, parts, machine_.gpu.multiprocessors);
-  sample.factor = TreeFactor(p, sample.features);
   return sample;
 }
 
 OperatorCosts::Sample OperatorCosts::Probe(const AttentionShape& shape, const AttentionPoint& point, bool prefill) const {
-  return ProbeWith(AttentionFormula(shape), shape, point, prefill);
+  Sample sample = ProbeWith(AttentionFormula(shape), shape, point, prefill);
+  const char* name = shape.mla ? (prefill ? "mla_prefill" : "mla_decode") : (prefill ? "prefill" : "decode");
+  sample.factor = TreeFactor(*Choose(name, shape.kv).params, sample.features);
+  return sample;
 }
 
 AttentionCost OperatorCosts::Attention(const AttentionShape& shape) const {
@@ -619,17 +632,22 @@ AttentionCost OperatorCosts::Attention(const AttentionShape& shape) const {
     one.window = 0;
     AttentionCost formula = cost;
     formula.window_ = 0;
-    for (int i = 0; i < AttentionGrid::kSequences; ++i) {
+    // More prompts in one step than were ever measured: as the largest count that was.
+    const int last = prefill ? kPrefillOctaves : AttentionGrid::kSequences - 1;
+    std::vector<double> points;
+    for (int i = 0; i <= last; ++i) {
       for (int j = 0; j < AttentionGrid::kLengths; ++j) {
-        // More prompts in one step than were ever measured: as the largest count that was.
-        if (prefill && i > kPrefillOctaves) {
-          grid->At(i, j) = grid->At(kPrefillOctaves, j);
-          continue;
-        }
         point.sequences = D(int64_t{1} << i);
         point.keys = D(int64_t{1} << j);
         point.queries = prefill ? point.keys : 1;
-        grid->At(i, j) = ProbeWith(formula, one, point, prefill).factor;
+        const Features features = ProbeWith(formula, one, point, prefill).features;
+        points.insert(points.end(), features.begin(), features.end());
+      }
+    }
+    const std::vector<double> factors = TreeFactors(*p, points);
+    for (int i = 0; i < AttentionGrid::kSequences; ++i) {
+      for (int j = 0; j < AttentionGrid::kLengths; ++j) {
+        grid->At(i, j) = factors[static_cast<size_t>(std::min(i, last) * AttentionGrid::kLengths + j)];
       }
     }
     (prefill ? cost.prefill_grid_ : cost.decode_grid_) = std::move(grid);

@@ -225,6 +225,7 @@ class OperatorCosts {
   Term GemmTerm(const Operator& op, const OperatorParams& p, Features* features) const;
   Term RowTerm(const Operator& op, const OperatorParams& p, Features* features) const;
   AttentionCost AttentionFormula(const AttentionShape& shape) const;
+  // Without the factor of the correction.
   Sample ProbeWith(const AttentionCost& cost, const AttentionShape& shape, const AttentionPoint& point, bool prefill) const;
   OpTime Gemm(const Operator& op) const;
   OpTime Moe(const Operator& op) const;

@@ -79,12 +79,44 @@ double ResidualTrees::Eval(std::span<const double> features) const {
     }
     sum += leaf[at];
   }
+  return weight * sum / Fade(features.data());
+}
+
+double ResidualTrees::Fade(const double* features) const {
   double outside = 0;
   for (const Range& r : ranges) {
-    const double x = features[static_cast<size_t>(r.feature)];
+    const double x = features[r.feature];
     outside += std::max({0.0, r.low - x, x - r.high});
   }
-  return weight * sum / (1 + outside * outside);
+  return 1 + outside * outside;
+}
+
+std::vector<double> ResidualTrees::EvalMany(std::span<const double> points, size_t stride) const {
+  const size_t count = points.size() / stride;
+  // How many edges of a feature each point has reached.
+  std::vector<std::vector<uint8_t>> reached(edges.size());
+  for (size_t f = 0; f < edges.size(); ++f) {
+    const std::vector<double>& values = edges[f].values;
+    if (values.empty()) continue;
+    reached[f].resize(count);
+    for (size_t i = 0; i < count; ++i) {
+      reached[f][i] = static_cast<uint8_t>(std::upper_bound(values.begin(), values.end(), points[i * stride + f]) - values.begin());
+    }
+  }
+  std::vector<double> sums(count, 0.0);
+  std::vector<uint8_t> leaf(count);
+  const size_t size = size_t{1} << depth;
+  for (size_t t = 0; t < trees_.size(); ++t) {
+    std::fill(leaf.begin(), leaf.end(), uint8_t{0});
+    for (const Split& s : trees_[t].splits) {
+      const uint8_t* at = reached[s.feature].data();
+      for (size_t i = 0; i < count; ++i) leaf[i] = static_cast<uint8_t>(leaf[i] * 2 + (at[i] > s.edge ? 1 : 0));
+    }
+    const float* leaves = leaves_.data() + t * size;
+    for (size_t i = 0; i < count; ++i) sums[i] += leaves[leaf[i]];
+  }
+  for (size_t i = 0; i < count; ++i) sums[i] = weight * sums[i] / Fade(points.data() + i * stride);
+  return sums;
 }
 
 std::vector<double> ResidualTrees::PartialSums(std::span<const double> features) const {

@@ -61,6 +61,8 @@ class ResidualTrees {
 
   // Log of the factor. `features`: as many values as there were names.
   double Eval(std::span<const double> features) const;
+  // Eval of many points, `stride` values apart: the same numbers, a tree at a time.
+  std::vector<double> EvalMany(std::span<const double> points, size_t stride) const;
   // What the first 0, 1, 2, ... trees add up to, without weight and range.
   std::vector<double> PartialSums(std::span<const double> features) const;
   bool empty() const { return trees_.empty(); }
@@ -86,6 +88,7 @@ class ResidualTrees {
   static size_t NearestLevel(double share);          // index of the level nearest to leaf / scale
 
  private:
+  double Fade(const double* features) const;   // what is left outside the measured range
   struct Flat { double edge = 0; int feature = 0; };
   std::vector<Flat> flat_;                           // depth per tree
   std::vector<float> leaves_;                        // 2^depth per tree

@@ -73,6 +73,20 @@ TEST(ResidualTreesTest, TextReadsBackToTheSameTrees) {
   }
 }
 
+TEST(ResidualTreesTest, ManyPointsGiveWhatEachGives) {
+  ResidualTrees trees = OneTree();
+  trees.edges[1].low = 0, trees.edges[1].high = 1;
+  trees.edges[1].Add(2048);
+  const double scale = ResidualTrees::LeafScale(100);
+  trees.Add({{{1, 0}}, {scale, -scale}}, 100);
+  trees.weight = 0.7;
+  std::vector<double> points;   // two values used, one between points
+  for (double m = -3; m < 14; m += 0.5) points.insert(points.end(), {m, m * 0.09, 77});
+  const std::vector<double> all = trees.EvalMany(points, 3);
+  ASSERT_EQ(all.size(), points.size() / 3);
+  for (size_t i = 0; i < all.size(); ++i) EXPECT_EQ(all[i], trees.Eval(std::span<const double>(points).subspan(3 * i, 2))) << points[3 * i];
+}
+
 TEST(ResidualTreesTest, BadTextIsAnError) {
   const auto error = [](auto change) {
     ResidualTable table = OneTree().ToTable(kNames);
