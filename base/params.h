@@ -16,7 +16,8 @@
 // Field types: bool, int64_t, int, double, std::string, any Quantity, std::optional of these ("auto"), a nested
 // described struct, std::optional of a described struct (absent = not given), and std::vector of any of them.
 // A described struct may have `absl::Status ReadScalar(const YamlNode&)` to accept a shorthand such as `output_tokens: 200`,
-// and `bool WriteScalar(YamlNode*) const` to print it back in that form.
+// and `bool WriteScalar(YamlNode*) const` to print it back in that form; and `static constexpr const char* kListField`, the
+// field that a list written in its place is for.
 #pragma once
 
 #include <cmath>
@@ -115,6 +116,17 @@ void ReadParams(const YamlNode& node, const std::string& path, Problems* problem
   if constexpr (requires { out->ReadScalar(node); }) {
     if (node.IsScalar()) {
       if (absl::Status s = out->ReadScalar(node); !s.ok()) problems->Add(node.location(), path, std::string(s.message()));
+      return;
+    }
+  }
+  if constexpr (requires { P::kListField; }) {
+    if (node.IsSequence()) {
+      YamlNode map = YamlNode::Map();
+      YamlNode::Entry entry;
+      entry.key = P::kListField;
+      entry.value = node;
+      map.entries().push_back(std::move(entry));
+      ReadParams(map, path, problems, out);
       return;
     }
   }

@@ -9,6 +9,7 @@
 #include "base/quantity_text.h"
 #include "cli/text.h"
 #include "hw/step_cost_compiled.h"
+#include "sim/placed_step.h"
 #include "sim/resolved.h"
 
 namespace simrun {
@@ -50,7 +51,7 @@ int ExplainStepCommand(const ExplainStepOptions& options, Terminal terminal) {
   StepCostOptions cost;
   cost.max_tokens = std::max(r.params.limits.max_num_batched_tokens, size->batch + size->prefill);
   cost.max_rows = r.params.limits.max_num_seqs;
-  const auto model = CompileStepCost(r.model, r.plan, r.machine, r.engine, *scenario->catalog(), cost);
+  const auto model = StepCostOf(r, *scenario->catalog(), cost);
   if (!model.ok()) return Fail(model.status(), terminal.err);
 
   const PrefillChunk chunk{size->prefill, 0};

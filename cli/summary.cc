@@ -57,7 +57,7 @@ void AddLatency(const char* name, const LatencySummary& l, const char* meaning, 
 
 // What the names of report.json mean to someone who reads them for the first time.
 std::string_view BoundText(const std::string& name) {
-  static constexpr std::array<std::pair<std::string_view, std::string_view>, 7> kTexts = {{
+  static constexpr std::array<std::pair<std::string_view, std::string_view>, 9> kTexts = {{
       {"compute", "compute"},
       {"memory_bandwidth", "GPU memory bandwidth"},
       {"serial_depth", "serial work inside kernels"},
@@ -65,6 +65,8 @@ std::string_view BoundText(const std::string& name) {
       {"kernel_launch", "kernel launches"},
       {"host", "host CPU"},
       {"waiting", "waiting for other GPUs"},
+      {"host_memory", "host memory"},
+      {"host_compute", "arithmetic of the CPU"},
   }};
   for (const auto& [key, text] : kTexts) {
     if (key == name) return text;
@@ -116,7 +118,7 @@ std::string ProvenanceText(const std::vector<Report::Provenance>& notes) {
 std::string EnergyText(const Report::Energy& e) {
   std::vector<std::string> parts;
   const std::pair<const char*, const char*> components[] = {
-      {"gpu_active", "GPUs working"}, {"gpu_idle", "GPUs idle"}, {"host", "hosts"}};
+      {"gpu_active", "GPUs working"}, {"gpu_idle", "GPUs idle"}, {"host", "hosts"}, {"memory_and_links", "memories and links"}};
   for (const auto& [key, text] : components) {
     const auto it = e.by_component.find(key);
     if (it != e.by_component.end() && e.total.value() > 0) {
@@ -177,6 +179,12 @@ std::string SummaryText(const Scenario& scenario, const Report& r) {
                                     Human(r.memory.weights), Human(r.memory.activations), Human(r.memory.reserve),
                                     Human(r.memory.gpu), NumberText(r.memory.kv_capacity_tokens),
                                     PercentText(r.memory.kv_peak_fraction)));
+  for (const Report::Memory::Tier& t : r.memory.tiers) {
+    out += Line("", fmt::format("{}: {} weights and at most {} KV cache of {} per engine", t.name, Human(t.weights), Human(t.kv_peak), Human(t.capacity)));
+  }
+  std::vector<std::string> links;
+  for (const Report::Link& l : r.links) links.push_back(fmt::format("{} {} ({} busy)", l.name, Human(Bytes(l.bytes)), PercentText(l.utilization)));
+  if (!links.empty()) out += Line("Moved", Joined(links));
   out += Line("Energy", EnergyText(r.energy));
   std::vector<std::string> cost;
   if (r.cost.usd_per_hour > 0) cost.push_back(fmt::format("{:.2f} USD/h", r.cost.usd_per_hour));

@@ -60,6 +60,11 @@ EngineProfile ApplyEngineConfig(EngineProfile profile, const EngineConfig& confi
   Replace(config.front_end, &profile.front_end);
   Replace(config.gpu_time_factor, &profile.gpu_time_factor);
   Replace(config.expert_imbalance, &profile.expert_imbalance);
+  Replace(config.cpu_operator, &profile.cpu_operator);
+  Replace(config.cpu_memory_efficiency, &profile.cpu_memory_efficiency);
+  Replace(config.cpu_compute_efficiency, &profile.cpu_compute_efficiency);
+  Replace(config.link_efficiency, &profile.link_efficiency);
+  Replace(config.pinned_memory, &profile.pinned_memory);
   return profile;
 }
 

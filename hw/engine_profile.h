@@ -18,6 +18,7 @@
 #include "base/params.h"
 #include "base/units.h"
 #include "hw/machine.h"
+#include "hw/placement.h"
 
 namespace simrun {
 
@@ -104,6 +105,15 @@ struct EngineProfile {
   Seconds front_end_token{0};          // and prompt token
   double gpu_time_factor = 1;          // kernels of this engine over those of the operator catalogue
 
+  // Offloading: where the engine keeps tensors when the plan does not say, and how well it uses host and link.
+  PlacementConfig placement;
+  Seconds cpu_operator{20e-6};         // of an operator on the CPU: hand-over, threads, barrier
+  double cpu_memory_efficiency = 0.8;  // reached by its CPU kernels / streaming bandwidth of the memory
+  double cpu_compute_efficiency = 0.6;  // reached / peak of the CPU
+  std::string cpu_format = "bf16";      // number format of CPU arithmetic; fp32 where the CPU has no such units
+  double link_efficiency = 1;           // transfers between host and GPU over those of large pinned copies
+  bool pinned_memory = true;            // else copies are staged through a pinned buffer
+
   // Kernels for communication.
   bool custom_all_reduce = true;
   bool deepep = false;
@@ -130,6 +140,9 @@ struct EngineConfig {
   std::optional<Seconds> step_host, sequence_host, launch, post_step, post_sequence, front_end;
   std::optional<double> gpu_time_factor;
   std::optional<double> expert_imbalance;
+  std::optional<Seconds> cpu_operator;
+  std::optional<double> cpu_memory_efficiency, cpu_compute_efficiency, link_efficiency;
+  std::optional<bool> pinned_memory;
   template <class Visitor>
   void Describe(Visitor& v);
 };
@@ -176,6 +189,16 @@ void EngineProfile::Describe(Visitor& v) {
   v.Field("front_end_token", front_end_token, {.help = "and per prompt token", .min = 0});
   v.Field("gpu_time_factor", gpu_time_factor,
           {.help = "kernel time over the operator catalogue's", .min = 0, .above_min = true});
+  v.Field("placement", placement, {.help = "where the engine keeps tensors when the plan does not say"});
+  v.Field("cpu_operator", cpu_operator, {.help = "fixed time of an operator on the CPU", .min = 0});
+  v.Field("cpu_memory_efficiency", cpu_memory_efficiency,
+          {.help = "memory bandwidth reached by CPU kernels over that of streaming", .min = 0, .max = 1, .above_min = true});
+  v.Field("cpu_compute_efficiency", cpu_compute_efficiency,
+          {.help = "arithmetic reached by CPU kernels over the peak", .min = 0, .max = 1, .above_min = true});
+  v.Field("cpu_format", cpu_format, {.help = "number format of CPU arithmetic", .choices = &DTypeNames});
+  v.Field("link_efficiency", link_efficiency,
+          {.help = "rate of copies between host and GPU over that of large pinned copies", .min = 0, .max = 1, .above_min = true});
+  v.Field("pinned_memory", pinned_memory, {.help = "offloaded data lies in pinned host memory"});
   v.Field("custom_all_reduce", custom_all_reduce, {.help = "one-shot all-reduce kernel for small messages"});
   v.Field("deepep", deepep, {.help = "expert all-to-all by DeepEP kernels"});
   v.Field("expert_imbalance", expert_imbalance,
@@ -208,6 +231,14 @@ void EngineConfig::Describe(Visitor& v) {
   v.Field(
       "expert_imbalance", expert_imbalance,
       {.help = "load of the busiest expert-parallel rank over the mean; auto: from the model", .min = 1, .max = 1000});
+  v.Field("cpu_operator", cpu_operator, {.help = "fixed time of an operator on the CPU, for offloaded work", .min = 0, .max = 10});
+  v.Field("cpu_memory_efficiency", cpu_memory_efficiency,
+          {.help = "memory bandwidth that CPU kernels reach over that of streaming", .min = 0.01, .max = 1});
+  v.Field("cpu_compute_efficiency", cpu_compute_efficiency,
+          {.help = "arithmetic that CPU kernels reach over the CPU's peak", .min = 0.01, .max = 1});
+  v.Field("link_efficiency", link_efficiency,
+          {.help = "rate of copies between host and GPU over that of large pinned copies", .min = 0.01, .max = 1});
+  v.Field("pinned_memory", pinned_memory, {.help = "offloaded data lies in pinned memory; false: copies are staged"});
 }
 
 }  // namespace simrun

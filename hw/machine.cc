@@ -118,10 +118,10 @@ struct CpuEntry {
   std::vector<std::string> aliases;
   std::string memory_link, socket_link;
   Sourced<int> cores, sockets;
-  Sourced<FlopsPerSecond> peak_fp32, peak_bf16;
+  Sourced<FlopsPerSecond> peak_fp32, peak_bf16, peak_int8;
   Sourced<BytesPerSecond> memory_bandwidth;
   Sourced<double> memory_efficiency, single_thread;
-  Sourced<Bytes> memory;
+  Sourced<Bytes> memory, llc;
   Sourced<Watts> tdp, idle_power;
   Sourced<Seconds> kernel_launch;
   template <class Visitor>
@@ -131,6 +131,8 @@ struct CpuEntry {
     v.Field("sockets", sockets, {.help = "of the usual server", .required = true});
     v.Field("peak_fp32", peak_fp32, {.help = "per socket at base clock"});
     v.Field("peak_bf16", peak_bf16, {.help = "per socket, with matrix instructions"});
+    v.Field("peak_int8", peak_int8, {.help = "per socket, with matrix or dot-product instructions"});
+    v.Field("llc", llc, {.help = "last-level cache per socket"});
     v.Field("memory_bandwidth", memory_bandwidth, {.help = "per socket, raw", .required = true});
     v.Field("memory_efficiency", memory_efficiency, {.help = "reached by streaming / raw", .required = true});
     v.Field("memory", memory, {.help = "per socket", .required = true});
@@ -340,6 +342,8 @@ absl::StatusOr<CpuSpec> LoadCpu(std::string_view name, const Catalog& catalog) {
   cpu.sockets = entry.sockets.value;
   cpu.peak_fp32 = entry.peak_fp32.value;
   cpu.peak_bf16 = entry.peak_bf16.value;
+  cpu.peak_int8 = entry.peak_int8.value;
+  cpu.llc = entry.llc.value;
   cpu.memory_bandwidth = entry.memory_bandwidth.value;
   cpu.memory_efficiency = entry.memory_efficiency.value;
   cpu.memory_latency = memory_link.latency;
@@ -474,6 +478,26 @@ Machine BuildMachine(const HardwareConfig& config, const Catalog& catalog, const
            "it must join GPUs, for example nvlink4 or pcie5-x16");
     }
   }
+  const auto of_kind = [&](const std::string& name, std::string_view path, std::initializer_list<std::string_view> kinds,
+                           std::string_view hint) -> std::optional<LinkSpec> {
+    auto link = Take(LoadLink(name, catalog), path, where, problems);
+    if (link && std::find(kinds.begin(), kinds.end(), link->kind) == kinds.end()) {
+      fail(path, fmt::format("\"{}\" is a link of kind {}", name, link->kind), hint);
+      return std::nullopt;
+    }
+    return link;
+  };
+  std::optional<LinkSpec> own_host_link, cxl, nvme;
+  if (!config.host_link.empty()) {
+    own_host_link = of_kind(config.host_link, "hardware.host_link", {"pcie", "c2c"},
+                            "it must join a GPU and its host, for example pcie5-x16 or nvlink-c2c");
+  }
+  if (config.cxl) {
+    cxl = of_kind(config.cxl->link, "hardware.cxl.link", {"cxl"}, "it must be of kind cxl, for example cxl-x8-gen5");
+  }
+  if (config.nvme) {
+    nvme = of_kind(config.nvme->link, "hardware.nvme.link", {"nvme"}, "it must be of kind nvme, for example nvme-gen4-x4");
+  }
   if (!config.region.empty() && config.carbon_g_per_kwh) {
     fail("hardware.region", "and carbon_g_per_kwh both give the carbon intensity", "remove one of them");
   }
@@ -517,7 +541,7 @@ Machine BuildMachine(const HardwareConfig& config, const Catalog& catalog, const
   m.gpu = *gpu;
   m.host = *host;
   m.network = *network;
-  m.host_link = *host_link;
+  m.host_link = own_host_link ? *own_host_link : *host_link;
   m.host_memory = *memory_link;
   m.host_memory.bandwidth = host->memory_bandwidth;
   m.host_memory.efficiency = m.host_memory.return_efficiency = host->memory_efficiency;
@@ -558,6 +582,14 @@ Machine BuildMachine(const HardwareConfig& config, const Catalog& catalog, const
       m.hosts_per_node = m.sockets_per_node;
     }
   }
+  if (config.sockets && *config.sockets > m.sockets_per_node) {
+    if (node) {
+      fail("hardware.sockets", fmt::format("{} are more than the {} of {}", *config.sockets, m.sockets_per_node, node->name));
+      return m;
+    }
+    m.sockets_per_node = *config.sockets;
+  }
+  m.sockets_used = config.sockets.value_or(m.sockets_per_node);
   m.host.sockets = m.sockets_per_node;
   m.scale_up_switched =
       m.scale_up_topology == ScaleUpTopology::kSwitch || m.scale_up_topology == ScaleUpTopology::kMesh;
@@ -587,6 +619,23 @@ Machine BuildMachine(const HardwareConfig& config, const Catalog& catalog, const
   if (config.link_bandwidth) m.scale_up.bandwidth = *config.link_bandwidth;
   if (config.host_link_bandwidth) m.host_link.bandwidth = *config.host_link_bandwidth;
   if (config.network_bandwidth) m.network.bandwidth = *config.network_bandwidth;
+  if (config.host_memory) m.host.memory = *config.host_memory / static_cast<double>(m.sockets_per_node);
+  if (config.host_memory_bandwidth) {
+    m.host.memory_bandwidth = m.host_memory.bandwidth = *config.host_memory_bandwidth;
+  }
+  if (cxl) {
+    m.cxl = *cxl;
+    m.cxl_cards = config.cxl->cards;
+    m.cxl_capacity = config.cxl->capacity;
+    m.memory_price += config.cxl->price * config.cxl->cards;
+  }
+  if (nvme) {
+    m.nvme = *nvme;
+    m.nvme_drives = config.nvme->drives;
+    m.nvme_capacity = config.nvme->capacity;
+    m.memory_price += config.nvme->price * config.nvme->drives;
+  }
+  m.remote_memory = config.remote_memory.value_or(Bytes(0));
   m.power_limit = config.power_limit;
   m.price_per_gpu = config.price.value_or(gpu->price);
   m.price_source = config.price ? "given" : gpu->price_source;

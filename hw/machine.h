@@ -68,6 +68,8 @@ struct CpuSpec {
   int sockets = 1;                  // of the usual server; a catalogue node has its own number
   FlopsPerSecond peak_fp32{0};      // per socket, at base clock
   FlopsPerSecond peak_bf16{0};      // per socket; AMX or SVE where present, else 0
+  FlopsPerSecond peak_int8{0};      // likewise
+  Bytes llc{0};                     // last-level cache per socket; 0: not known
   BytesPerSecond memory_bandwidth;  // per socket, raw
   double memory_efficiency = 0.8;   // reached by streaming / raw
   Seconds memory_latency{0};        // of a local access, from the memory link
@@ -93,6 +95,34 @@ struct LinkSpec {
   int peers = 0;
 };
 
+// Further memory of each node.
+struct CxlConfig {
+  std::string link = "cxl-x8-gen5";
+  int cards = 1;
+  Bytes capacity{0};
+  DollarsPerSecond price{0};
+  template <class Visitor>
+  void Describe(Visitor& v) {
+    v.Field("link", link, {.help = "catalogue link of kind cxl, one card"});
+    v.Field("cards", cards, {.help = "cards per node; data is striped over them", .min = 1, .max = 64});
+    v.Field("capacity", capacity, {.help = "of one card", .min = 0, .above_min = true, .required = true, .example = "256 GB"});
+    v.Field("price", price, {.help = "of one card, added to the cost", .min = 0});
+  }
+};
+struct NvmeConfig {
+  std::string link = "nvme-gen4-x4";
+  int drives = 1;
+  Bytes capacity{0};
+  DollarsPerSecond price{0};
+  template <class Visitor>
+  void Describe(Visitor& v) {
+    v.Field("link", link, {.help = "catalogue link of kind nvme, one drive"});
+    v.Field("drives", drives, {.help = "drives per node; data is striped over them", .min = 1, .max = 256});
+    v.Field("capacity", capacity, {.help = "of one drive", .min = 0, .above_min = true, .required = true, .example = "3.84 TB"});
+    v.Field("price", price, {.help = "of one drive, added to the cost", .min = 0});
+  }
+};
+
 // The `hardware:` section: a node from the catalogue, or parts.
 struct HardwareConfig {
   std::string node;  // {node: dgx-h100, nodes: 2}
@@ -103,6 +133,13 @@ struct HardwareConfig {
   std::string host;                  // CPU catalogue name
   std::string link;                  // link between GPUs: overrides the GPU's scale-up link
   std::string network;               // link between nodes, per GPU rail
+  std::string host_link;             // link between GPU and host: overrides the GPU's
+  std::optional<int> sockets;        // host processors that are used
+  std::optional<Bytes> host_memory;  // of a node, all sockets
+  std::optional<BytesPerSecond> host_memory_bandwidth;  // per socket, raw
+  std::optional<CxlConfig> cxl;
+  std::optional<NvmeConfig> nvme;
+  std::optional<Bytes> remote_memory;  // of other nodes, over the network
   // Overrides of datasheet values, for what-if questions.
   std::optional<BytesPerSecond> memory_bandwidth;
   std::optional<Bytes> memory;
@@ -133,10 +170,17 @@ struct Machine {
   LinkSpec host_memory;  // socket to its memory, bandwidth of all channels
   LinkSpec socket_link;  // between two sockets of a host
   LinkSpec nic_link;     // network port to its host
+  // Further memory of a node; no cards, no drives, no bytes: none.
+  LinkSpec cxl, nvme;    // one card, one drive
+  int cxl_cards = 0, nvme_drives = 0;
+  Bytes cxl_capacity{0}, nvme_capacity{0};  // of one
+  Bytes remote_memory{0};                   // on other nodes
+  DollarsPerSecond memory_price{0};         // of the CXL cards and drives of a node
   ScaleUpTopology scale_up_topology = ScaleUpTopology::kSwitch;
   int scale_up_peers = 0;         // kMesh and kPairs
   bool scale_up_switched = true;  // kSwitch or kMesh; false: PCIe and its host bridge carry some or all pairs
   int sockets_per_node = 2;
+  int sockets_used = 2;           // of them, those whose memory and cores an engine uses
   int hosts_per_node = 1;  // separate hosts behind one scale-up domain (trays of a rack)
   int nics_per_node = 8;
   int pcie_switches_per_node = 0;     // 0: GPUs and NICs hang on the sockets
@@ -195,6 +239,17 @@ void HardwareConfig::Describe(Visitor& v) {
   v.Field("host", host, {.help = "host CPU from the catalogue", .example = "xeon-8480c"});
   v.Field("link", link, {.help = "link between the GPUs of a node, from the catalogue", .example = "nvlink4"});
   v.Field("network", network, {.help = "link between nodes, one port, from the catalogue", .example = "ib-ndr-400"});
+  v.Field("host_link", host_link,
+          {.help = "link between a GPU and its host, from the catalogue; auto: the GPU's", .example = "pcie5-x16"});
+  v.Field("sockets", sockets, {.help = "host processors used for offloaded data and work; auto: all", .min = 1, .max = 64});
+  v.Field("host_memory", host_memory,
+          {.help = "memory of the host of a node, all sockets; auto: the catalogue's", .min = 0, .above_min = true});
+  v.Field("host_memory_bandwidth", host_memory_bandwidth,
+          {.help = "overrides the memory bandwidth of one socket", .min = 0, .above_min = true});
+  v.Field("cxl", cxl, {.help = "CXL memory cards of each node"});
+  v.Field("nvme", nvme, {.help = "NVMe drives of each node"});
+  v.Field("remote_memory", remote_memory,
+          {.help = "memory of other nodes that is used over the network", .min = 0, .above_min = true});
   v.Field("memory_bandwidth", memory_bandwidth,
           {.help = "overrides the GPU's memory bandwidth", .min = 0, .above_min = true});
   v.Field("memory", memory, {.help = "overrides the GPU's memory size", .min = 0, .above_min = true});

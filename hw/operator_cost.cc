@@ -56,6 +56,7 @@ std::initializer_list<DType> Fallbacks(DType dtype) {
     case DType::kInt8:
       return kInt8;
     case DType::kInt4:
+    case DType::kQ4KM:
       return kInt4;
     case DType::kMxfp4:
       return kMxfp4;
@@ -270,6 +271,7 @@ OperatorCosts::Choice OperatorCosts::Choose(std::string_view name, DType dtype) 
       add("bf16");
       break;
     case DType::kInt4:
+    case DType::kQ4KM:
       add("int4");
       add("int8");
       add("fp8");

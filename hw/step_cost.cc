@@ -16,6 +16,10 @@ std::string_view BoundName(Bound b) {
       return "kernel_launch";
     case Bound::kHost:
       return "host";
+    case Bound::kHostMemory:
+      return "host_memory";
+    case Bound::kHostCompute:
+      return "host_compute";
     case Bound::kWaiting:
       return "waiting";
   }

@@ -18,9 +18,10 @@ namespace simrun {
 
 // The resource a piece of a step's time is charged to. kWaiting (pipeline bubbles, rank imbalance) and kIdle are
 // charged by the simulator.
-enum class Bound { kCompute, kMemory, kSerial, kLink, kLaunch, kHost, kWaiting };
-inline constexpr int kNumBounds = 7;
-// "compute", "memory_bandwidth", "serial_depth", "link", "kernel_launch", "host", "waiting"
+enum class Bound { kCompute, kMemory, kSerial, kLink, kLaunch, kHost, kWaiting, kHostMemory, kHostCompute };
+inline constexpr int kNumBounds = 9;
+// "compute", "memory_bandwidth", "serial_depth", "link", "kernel_launch", "host", "waiting", "host_memory",
+// "host_compute"
 std::string_view BoundName(Bound b);
 
 inline constexpr int kMaxStages = 64;
@@ -33,6 +34,14 @@ struct StepCost {
   std::array<double, kNumBounds> bound_seconds;  // sums to the sum of stage_seconds
 };
 
+// What a link or a memory outside the GPUs has carried since the model was made.
+struct ResourceUse {
+  std::string name;       // "host link to GPU"
+  double bytes = 0;
+  double capacity = 0;    // bytes per second
+  double joules = 0;
+};
+
 class StepCostModel {
  public:
   virtual ~StepCostModel() = default;
@@ -41,6 +50,10 @@ class StepCostModel {
   // `ranks`: the work of each of the engine's dp attention ranks; they step together. At least one rank has work.
   // Called once per step: no allocation, thread-safe only if each simulation owns its model.
   virtual void Predict(std::span<const StepWork> ranks, StepCost* cost) = 0;
+  // Links and memories of plans that keep tensors outside GPU memory, and the time the host has computed; empty else.
+  virtual std::vector<ResourceUse> Resources() const { return {}; }
+  virtual double host_busy_seconds() const { return 0; }
+  virtual double host_joules() const { return 0; }
 };
 
 }  // namespace simrun

@@ -402,6 +402,14 @@ absl::StatusOr<Topology> BuildTopology(const Machine& m, int gpu_count) {
       case ScaleUpTopology::kPcie:
         break;
     }
+    for (int c = 0; c < m.cxl_cards; ++c) {
+      const int card = t.AddPlace({PlaceKind::kCxlMemory, node, c, m.cxl_capacity});
+      t.AddLink(card, sockets[dealt(c, m.cxl_cards, socket_count)], m.cxl);
+    }
+    for (int d = 0; d < m.nvme_drives; ++d) {
+      const int drive = t.AddPlace({PlaceKind::kNvme, node, d, m.nvme_capacity});
+      t.AddLink(drive, sockets[dealt(d, m.nvme_drives, socket_count)], m.nvme);
+    }
     for (int n = 0; n < m.nics_per_node; ++n) {
       const int nic = t.AddPlace({PlaceKind::kNic, node, n});
       t.AddLink(root(n, m.nics_per_node), nic, m.nic_link);

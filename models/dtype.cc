@@ -24,6 +24,7 @@ constexpr std::array<Row, kNumDTypes> kRows = {{
     {"int4", 4, 1},
     {"mxfp4", 4.25, 1},
     {"nvfp4", 4.5, 1},
+    {"q4_k_m", 4.85, 1},
 }};
 const Row& RowOf(DType dtype) { return kRows[static_cast<size_t>(dtype)]; }
 }  // namespace

@@ -12,10 +12,11 @@ namespace {
 constexpr int64_t kMostRefusedInTurn = 1000000;
 }  // namespace
 
-Cluster::Cluster(const ClusterParams& params, const BatchingPolicy& policy, StepCostModel* model,
+Cluster::Cluster(const ClusterParams& params, const BatchingPolicy& policy, std::span<StepCostModel* const> models,
                  std::unique_ptr<Router> router, ArrivalSource* source, RunMetrics* metrics)
     : params_(params), router_(std::move(router)), source_(source), metrics_(metrics) {
   for (int i = 0; i < params_.replicas; ++i) {
+    StepCostModel* model = models[models.size() > 1 ? static_cast<size_t>(i) : 0];
     replicas_.push_back(std::make_unique<Replica>(static_cast<uint32_t>(i), params_.engine, policy, model, metrics));
   }
   loads_.resize(replicas_.size());

@@ -3,6 +3,8 @@
 
 #include <cstdint>
 #include <memory>
+#include <span>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -23,9 +25,13 @@ struct ClusterParams {
 
 class Cluster {
  public:
-  // `source`, `policy`, `model` and `metrics` must outlive the cluster.
+  // `source`, `policy`, `models` and `metrics` must outlive the cluster. One model for all replicas, or one each for
+  // models with a state.
+  Cluster(const ClusterParams& params, const BatchingPolicy& policy, std::span<StepCostModel* const> models,
+          std::unique_ptr<Router> router, ArrivalSource* source, RunMetrics* metrics);
   Cluster(const ClusterParams& params, const BatchingPolicy& policy, StepCostModel* model, std::unique_ptr<Router> router,
-          ArrivalSource* source, RunMetrics* metrics);
+          ArrivalSource* source, RunMetrics* metrics)
+      : Cluster(params, policy, std::span<StepCostModel* const>(&model, 1), std::move(router), source, metrics) {}
 
   // Runs an open-loop source to its end. Replicas advance one by one between arrivals, which is fastest; everything
   // that is reported is the same as with AdvanceTo, but observers would see replicas out of step with one another.

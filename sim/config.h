@@ -9,6 +9,7 @@
 #include "base/params.h"
 #include "hw/engine_profile.h"
 #include "hw/machine.h"
+#include "hw/placement.h"
 #include "models/parallel_plan.h"
 #include "schedulers/config.h"
 #include "workload/config.h"
@@ -20,6 +21,8 @@ struct PlanConfig {
   std::optional<std::string> weights;
   std::optional<std::string> activations;
   std::optional<std::string> kv_cache;
+  PlacementConfig placement;
+  std::optional<int64_t> experts_active;
   template <class Visitor>
   void Describe(Visitor& v) {
     v.Field("tp", tp, {.help = "tensor parallelism: GPUs that share every matrix", .min = 1, .max = 65536});
@@ -30,6 +33,8 @@ struct PlanConfig {
     v.Field("weights", weights, {.help = "number format of the weights; auto: the model's own", .choices = &DTypeNames});
     v.Field("activations", activations, {.help = "format the matrices are multiplied in; auto: fp8 for fp8 weights, else 16-bit", .choices = &DTypeNames});
     v.Field("kv_cache", kv_cache, {.help = "format of the KV cache; auto: the model's 16-bit format", .choices = &DTypeNames});
+    v.Field("placement", placement, {.help = "which memory the tensors lie in, and how they are used there"});
+    v.Field("experts_active", experts_active, {.help = "routed experts per token; auto: the model's", .min = 1, .max = 1e5});
   }
 };
 

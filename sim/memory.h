@@ -3,15 +3,25 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "base/units.h"
 #include "hw/engine_profile.h"
 #include "hw/machine.h"
+#include "hw/placement.h"
 #include "models/model_spec.h"
 #include "models/parallel_plan.h"
 #include "schedulers/batching.h"
 
 namespace simrun {
+
+// What one engine keeps on a tier outside GPU memory.
+struct TierPlan {
+  TierKind tier = TierKind::kDram;
+  Bytes capacity;                  // the engine's part of the host's
+  Bytes weights;
+  Bytes kv_block;                  // bytes that one KV block takes here, of the whole engine
+};
 
 struct MemoryPlan {
   Bytes gpu;                       // memory of one GPU
@@ -22,6 +32,8 @@ struct MemoryPlan {
   Bytes kv_budget;                 // left for KV blocks on that stage; negative when it does not fit
   int64_t kv_blocks = 0;           // per attention rank
   Bytes kv_block;                  // bytes of one block on one GPU of that stage
+  Bytes window;                    // buffers for streamed weights, part of `weights`
+  std::vector<TierPlan> tiers;     // those that the placement uses
 };
 
 // kv_blocks = floor((utilisation * memory - weights - activations - reserve) / bytes of a block), the least over the
@@ -30,5 +42,12 @@ struct MemoryPlan {
 MemoryPlan PlanMemory(const ModelSpec& model, const ParallelPlan& plan, const Machine& machine,
                       const EngineProfile& engine, const BatchLimits& limits, int64_t max_model_len,
                       int64_t fixed_blocks);
+// The same for a plan with tensors outside GPU memory: blocks are limited by every tier that holds a share of them.
+MemoryPlan PlanPlacedMemory(const ModelSpec& model, const ParallelPlan& plan, const Machine& machine,
+                            const EngineProfile& engine, const BatchLimits& limits, int64_t max_model_len,
+                            int64_t fixed_blocks, const Placement& placement, int engines_per_host);
+// Room that an engine has for `auto` placement.
+PlacementRoom RoomFor(const ModelSpec& model, const ParallelPlan& plan, const Machine& machine, const EngineProfile& engine,
+                      const BatchLimits& limits, int64_t max_model_len, int engines_per_host);
 
 }  // namespace simrun

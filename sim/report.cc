@@ -103,6 +103,21 @@ std::string Report::ToBinary() const {
   m->set_activation_bytes(memory.activations.value());
   m->set_reserve_bytes(memory.reserve.value());
   m->set_gpu_bytes(memory.gpu.value());
+  m->set_window_bytes(memory.window.value());
+  for (const Memory::Tier& tier : memory.tiers) {
+    proto::Tier* t = m->add_tiers();
+    t->set_name(tier.name);
+    t->set_capacity_bytes(tier.capacity.value());
+    t->set_weights_bytes(tier.weights.value());
+    t->set_kv_capacity_bytes(tier.kv_capacity.value());
+    t->set_kv_peak_bytes(tier.kv_peak.value());
+  }
+  for (const Link& link : links) {
+    proto::Link* l = out.add_links();
+    l->set_name(link.name);
+    l->set_bytes(link.bytes);
+    l->set_utilization(link.utilization);
+  }
   proto::Utilization* u = out.mutable_utilization();
   u->set_engine_busy(utilization.engine_busy);
   u->set_stage_busy(utilization.stage_busy);

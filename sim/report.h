@@ -42,7 +42,7 @@ struct Report {
   struct Energy {
     Joules total, per_output_token, per_request;
     Watts mean_power;
-    std::map<std::string, double> by_component;   // joules: gpu_active, gpu_idle, host
+    std::map<std::string, double> by_component;   // joules: gpu_active, gpu_idle, host, memory_and_links
     double carbon_g = 0;
   } energy;
   struct Cost {
@@ -52,10 +52,22 @@ struct Report {
   struct Memory {
     Bytes weights, activations, reserve, gpu;
     double kv_capacity_tokens = 0, kv_peak_fraction = 0, kv_blocks = 0;
+    Bytes window;                                 // buffers for streamed weights, part of `weights`
+    struct Tier {
+      std::string name;                           // dram, cxl, nvme, remote
+      Bytes capacity, weights, kv_capacity, kv_peak;   // of one engine
+    };
+    std::vector<Tier> tiers;                      // outside GPU memory
   } memory;
   struct Utilization {
     double engine_busy = 0, stage_busy = 0, mean_batch = 0, mfu = 0;
   } utilization;
+  struct Link {
+    std::string name;
+    double bytes = 0;                             // carried, all engines
+    double utilization = 0;                       // of its rate, over the run
+  };
+  std::vector<Link> links;                        // and memories, of plans with tensors outside GPU memory
   std::map<std::string, double> bottleneck;       // share of engine time by what bound it
   struct Provenance {
     std::string part, kind, detail;

@@ -53,7 +53,40 @@ int FittingTp(const ResolvedScenario& r) {
   return 0;
 }
 
+// Everything that lies outside GPU memory, and the GPU's part of such a plan.
+void CheckPlacedFit(const YamlNode& root, ResolvedScenario* r, Problems* problems) {
+  const MemoryPlan& m = r->memory;
+  const SourceLocation where = PlaceOf(root, "plan.placement");
+  const Bytes needed = m.weights + m.activations + m.reserve;
+  if (needed > m.usable) {
+    problems->Add(where, "plan.placement",
+                  fmt::format("does not fit on the gpu: {} of weights and buffers, {} of activations and {} for the runtime are {} "
+                              "more than the {} the engine may use",
+                              Human(m.weights), Human(m.activations), Human(m.reserve), Human(needed - m.usable), Human(m.usable)),
+                  fmt::format("keep {} less there{}", Human(needed - m.usable),
+                              m.window > Bytes(0) ? fmt::format(" (buffers of plan.placement.window take {})", Human(m.window)) : ""));
+  }
+  for (const TierPlan& t : m.tiers) {
+    const Bytes kv = t.kv_block * static_cast<double>(m.kv_blocks);
+    const Bytes over = t.weights + kv - t.capacity;
+    if (over <= Bytes(0) && (m.kv_blocks > 0 || needed > m.usable)) continue;
+    const char* setting = t.tier == TierKind::kDram ? "hardware.host_memory" : t.tier == TierKind::kCxl ? "hardware.cxl"
+                          : t.tier == TierKind::kNvme ? "hardware.nvme" : "hardware.remote_memory";
+    const Bytes least = std::max(over, t.kv_block);
+    problems->Add(where, "plan.placement",
+                  fmt::format("does not fit on {}: {} of weights and {} of KV cache in {} per engine", TierName(t.tier), Human(t.weights),
+                              Human(kv), Human(t.capacity)),
+                  fmt::format("it needs {} more: raise {}, place less there, or use fewer engines per host", Human(least), setting));
+    return;
+  }
+  if (m.kv_blocks == 0 && needed <= m.usable && problems->empty()) {
+    problems->Add(where, "plan.placement", fmt::format("leaves no room for the KV cache on the gpu: {} of {} are taken", Human(needed), Human(m.usable)),
+                  "place fewer weights there, or the KV cache elsewhere");
+  }
+}
+
 void CheckFit(const YamlNode& root, ResolvedScenario* r, Problems* problems) {
+  if (!r->placement.resident) return CheckPlacedFit(root, r, problems);
   const MemoryPlan& m = r->memory;
   const SourceLocation where = PlaceOf(root, "plan");
   const Bytes needed = m.weights + m.activations + m.reserve;
@@ -117,6 +150,16 @@ ResolvedScenario Resolve(const ScenarioConfig& config, const YamlNode& root, con
     const bool multiplies_narrow = plan.weights == DType::kFp8 || plan.weights == DType::kInt8;
     plan.activations = DTypeOr(config.plan.activations, multiplies_narrow ? plan.weights : wide);
     plan.kv_cache = DTypeOr(config.plan.kv_cache, wide);
+    if (config.plan.experts_active) {
+      if (!r.model.moe) {
+        problems->Add(PlaceOf(root, "plan.experts_active"), "plan.experts_active", fmt::format("{} has no experts", r.model.name));
+      } else if (*config.plan.experts_active > r.model.moe->experts) {
+        problems->Add(PlaceOf(root, "plan.experts_active"), "plan.experts_active",
+                      fmt::format("{} is more than the {} experts of a layer", *config.plan.experts_active, r.model.moe->experts));
+      } else {
+        r.model.moe->top_k = *config.plan.experts_active;
+      }
+    }
     CheckPlan(r.model, plan, PlaceOf(root, "plan"), problems);
   }
   if (machine_ok) {
@@ -184,7 +227,28 @@ ResolvedScenario Resolve(const ScenarioConfig& config, const YamlNode& root, con
   for (int stage = 0; stage < plan.pp; ++stage) p.window = std::max(p.window, KvBytesPerGpu(r.model, plan, stage).window);
   if (!problems->empty()) return r;
 
-  r.memory = PlanMemory(r.model, plan, r.machine, r.engine, p.limits, p.max_model_len, config.engine.kv_blocks.value_or(0));
+  const int gpus_per_host = std::max(1, r.machine.gpus_per_node / std::max(1, r.machine.hosts_per_node));
+  r.engines_per_host = std::clamp(gpus_per_host / plan.gpus_per_engine(), 1, plan.replicas);
+  PlacementConfig placement = config.plan.placement;
+  if (placement.rules.empty() && placement.policy == "engine") {
+    placement.rules = r.engine.placement.rules;
+    placement.policy = r.engine.placement.policy == "engine" ? "gpu" : r.engine.placement.policy;
+    if (!placement.window) placement.window = r.engine.placement.window;
+    if (!placement.token_groups) placement.token_groups = r.engine.placement.token_groups;
+  }
+  if (placement.rules.empty() && placement.policy == "auto") {
+    placement.rules = AutoRules(r.model, plan, RoomFor(r.model, plan, r.machine, r.engine, p.limits, p.max_model_len, r.engines_per_host),
+                                static_cast<int>(placement.window.value_or(2)));
+  }
+  r.placement = ResolvePlacement(placement, placement.rules, r.model, plan, r.machine, "plan.placement",
+                                 PlaceOf(root, "plan.placement"), problems);
+  if (!problems->empty()) return r;
+  if (!r.placement.resident) {
+    r.memory = PlanPlacedMemory(r.model, plan, r.machine, r.engine, p.limits, p.max_model_len, config.engine.kv_blocks.value_or(0),
+                                r.placement, r.engines_per_host);
+  } else {
+    r.memory = PlanMemory(r.model, plan, r.machine, r.engine, p.limits, p.max_model_len, config.engine.kv_blocks.value_or(0));
+  }
   CheckFit(root, &r, problems);
   p.kv_blocks = r.memory.kv_blocks;
   p.limits.watermark_blocks = static_cast<int64_t>(std::ceil(s.watermark.value_or(r.engine.watermark) * static_cast<double>(p.kv_blocks)));

@@ -8,6 +8,7 @@
 
 #include "hw/engine_profile.h"
 #include "hw/machine.h"
+#include "hw/placement.h"
 #include "models/model_spec.h"
 #include "models/parallel_plan.h"
 #include "sim/config.h"
@@ -22,6 +23,8 @@ struct ResolvedScenario {
   ModelSpec model;
   Machine machine;
   ParallelPlan plan;
+  Placement placement;
+  int engines_per_host = 1;          // replicas that share a host
   EngineProfile engine;
   std::string policy;                // batching policy
   EngineParams params;

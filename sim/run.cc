@@ -7,6 +7,7 @@
 #include <fmt/format.h>
 
 #include "models/model_spec.h"
+#include "sim/placed_step.h"
 
 namespace simrun {
 
@@ -19,15 +20,21 @@ absl::StatusOr<std::unique_ptr<Run>> Run::Create(const Scenario& scenario, Simul
   run->params_ = r.params;
   run->params_.fast_forward = options.fast_forward;
 
+  std::vector<StepCostModel*> models;
   StepCostModel* model = options.step_cost;
   if (model == nullptr) {
     StepCostOptions cost_options;
     cost_options.max_tokens = r.params.limits.max_num_batched_tokens;
     cost_options.max_rows = r.params.limits.max_num_seqs;
-    SIMRUN_ASSIGN_OR_RETURN(run->compiled_, CompileStepCost(r.model, r.plan, r.machine, r.engine, *scenario.catalog(), cost_options));
-    model = run->compiled_.get();
+    for (int i = 0; i < (r.placement.resident ? 1 : r.plan.replicas); ++i) {
+      SIMRUN_ASSIGN_OR_RETURN(std::unique_ptr<CompiledStepCost> compiled, StepCostOf(r, *scenario.catalog(), cost_options, i));
+      models.push_back(compiled.get());
+      run->compiled_.push_back(std::move(compiled));
+    }
   } else if (model->stages() != r.plan.pp) {
     return absl::InvalidArgumentError(fmt::format("the step cost model has {} stages but plan.pp is {}", model->stages(), r.plan.pp));
+  } else {
+    models.push_back(model);
   }
   const BatchingPolicy* policy = options.policy;
   if (policy == nullptr) {
@@ -45,7 +52,7 @@ absl::StatusOr<std::unique_ptr<Run>> Run::Create(const Scenario& scenario, Simul
   cluster.replicas = r.plan.replicas;
   cluster.front_end = r.front_end;
   cluster.front_end_token = r.front_end_token;
-  run->cluster_ = std::make_unique<Cluster>(cluster, *policy, model, std::move(router), source, &run->metrics_);
+  run->cluster_ = std::make_unique<Cluster>(cluster, *policy, models, std::move(router), source, &run->metrics_);
   if (options.observer != nullptr) run->cluster_->set_observer(options.observer);
   return run;
 }
@@ -99,6 +106,30 @@ void Run::FillEngineUse(SimTime span, Report* report) const {
   report->memory.gpu = m.gpu;
   report->memory.kv_blocks = static_cast<double>(m.kv_blocks);
   report->memory.kv_capacity_tokens = static_cast<double>(m.kv_blocks * r.params.limits.block_size) * r.plan.dp;
+  report->memory.window = m.window;
+  for (const TierPlan& t : m.tiers) {
+    Report::Memory::Tier tier;
+    tier.name = std::string(TierName(t.tier));
+    tier.capacity = t.capacity;
+    tier.weights = t.weights;
+    tier.kv_capacity = t.kv_block * static_cast<double>(m.kv_blocks);
+    tier.kv_peak = t.kv_block * static_cast<double>(peak_blocks);
+    report->memory.tiers.push_back(std::move(tier));
+  }
+  for (const auto& compiled : compiled_) {
+    for (const ResourceUse& use : compiled->Resources()) {
+      auto found = std::find_if(report->links.begin(), report->links.end(), [&](const Report::Link& l) { return l.name == use.name; });
+      if (found == report->links.end()) {
+        Report::Link link;
+        link.name = use.name;
+        found = report->links.insert(report->links.end(), std::move(link));
+      }
+      found->bytes += use.bytes;
+      if (span.seconds().value() > 0) {
+        found->utilization += use.bytes / (use.capacity * span.seconds().value() * static_cast<double>(compiled_.size()));
+      }
+    }
+  }
   report->memory.kv_peak_fraction = m.kv_blocks > 0 ? static_cast<double>(peak_blocks) / static_cast<double>(m.kv_blocks) : 0;
 }
 
@@ -119,9 +150,16 @@ void Run::FillEnergyAndCost(SimTime span, Report* report) const {
                                 ? (machine.host.tdp - machine.host.idle_power).value() / machine.host.cores : 0;
   const double host = machine.host.idle_power.value() * sockets_per_gpu * gpus * seconds +
                       2 * core_watts * busy * r.plan.gpus_per_engine();
+  // Of plans that keep tensors outside GPU memory: cores that compute, and what moves bytes.
+  double compute = 0, moves = 0;
+  for (const auto& compiled : compiled_) {
+    compute += compiled->host_joules();
+    for (const ResourceUse& use : compiled->Resources()) moves += use.joules;
+  }
   Report::Energy& e = report->energy;
-  e.by_component = {{"gpu_active", active}, {"gpu_idle", idle}, {"host", host}};
-  e.total = Joules(active + idle + host);
+  e.by_component = {{"gpu_active", active}, {"gpu_idle", idle}, {"host", host + compute}};
+  if (moves > 0) e.by_component["memory_and_links"] = moves;
+  e.total = Joules(active + idle + host + compute + moves);
   if (seconds > 0) e.mean_power = Watts(e.total.value() / seconds);
   const double outputs = static_cast<double>(metrics_.output_tokens());
   if (outputs > 0) e.per_output_token = e.total / outputs;
@@ -130,7 +168,8 @@ void Run::FillEnergyAndCost(SimTime span, Report* report) const {
   e.carbon_g = kwh * machine.carbon_g_per_kwh;
 
   Report::Cost& c = report->cost;
-  c.usd_per_hour = machine.price_per_gpu.value() * 3600 * gpus;
+  c.usd_per_hour = machine.price_per_gpu.value() * 3600 * gpus +
+                   machine.memory_price.value() * 3600 * std::ceil(gpus / std::max(1, machine.gpus_per_node));
   c.usd = Dollars(c.usd_per_hour / 3600 * seconds + kwh * machine.electricity_usd_per_kwh);
   if (outputs > 0) c.usd_per_million_output_tokens = c.usd * (1e6 / outputs);
   if (machine.price_per_gpu.value() <= 0) {
@@ -210,11 +249,11 @@ Report Run::MakeReport(double wall_seconds, SimTime now) const {
   report.warnings = r.warnings;
   FillEngineUse(span, &report);
   FillEnergyAndCost(span, &report);
-  if (compiled_ != nullptr) {
-    for (const ProvenanceNote& n : compiled_->provenance()) {
+  if (!compiled_.empty()) {
+    for (const ProvenanceNote& n : compiled_.front()->provenance()) {
       report.provenance.push_back({n.part, std::string(ProvenanceName(n.provenance)), n.detail});
     }
-    for (std::string& w : compiled_->Warnings()) report.warnings.push_back(std::move(w));
+    for (std::string& w : compiled_.front()->Warnings()) report.warnings.push_back(std::move(w));
   } else {
     report.provenance.push_back({"step cost", "assumed", "a cost model supplied by the caller"});
   }

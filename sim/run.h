@@ -32,7 +32,8 @@ class Run {
   Scenario scenario_;
   RunMetrics metrics_;
   EngineParams params_;
-  std::unique_ptr<CompiledStepCost> compiled_;   // null with the caller's own cost model
+  // Empty with the caller's own cost model; one per replica where the model has a state.
+  std::vector<std::unique_ptr<CompiledStepCost>> compiled_;
   std::unique_ptr<BatchingPolicy> owned_policy_;
   std::unique_ptr<Cluster> cluster_;
 };

@@ -55,6 +55,22 @@ hardware: {gpu: h100-sxm-80gb}
 plan: {tp: 2, ep: 2}
 workload: {concurrency: 16, requests: 48, input_tokens: 1000, output_tokens: 60}
 )"},
+      // Weights come from host memory in every step.
+      {"streams", R"(
+model: llama-3.1-8b
+hardware: {gpu: rtx-4090, host: xeon-8380}
+plan: {placement: {rules: [{tensors: weights, tier: dram}]}}
+scheduler: {max_num_seqs: 64, max_model_len: 4096, max_num_batched_tokens: 2048}
+workload: {concurrency: 4, requests: 8, input_tokens: 200, output_tokens: 10}
+)"},
+      // Experts are computed by the CPU.
+      {"host_experts", R"(
+model: mixtral-8x7b
+hardware: {gpu: rtx-4090, host: xeon-8380}
+plan: {placement: {rules: [{tensors: routed_experts, tier: dram, use: compute}]}}
+scheduler: {max_num_seqs: 64, max_model_len: 4096, max_num_batched_tokens: 2048}
+workload: {concurrency: 4, requests: 8, input_tokens: 200, output_tokens: 10}
+)"},
       // More requests than the engine can take.
       {"overload", R"(
 model: llama-3.1-8b
@@ -98,8 +114,12 @@ struct Knob {
   int direction;         // sign of metric(high) - metric(low)
   std::string base;
   Changes changes = {};  // made to the base first
+  std::string at = {};   // where the value is written, when `path` names a field of a list
 };
 #define M(name) #name, &name
+
+const Changes kOnCxl = {{"hardware.cxl", "{capacity: 256 GB}"}, {"hardware.host_link", "pcie5-x16"}, {"plan.placement", "[{tensors: weights, tier: cxl}]"}};
+const Changes kOnNvme = {{"hardware.nvme", "{capacity: 1 TB}"}, {"plan.placement", "[{tensors: weights, tier: nvme}]"}};
 
 std::vector<Knob> Knobs() {
   return {
@@ -132,6 +152,38 @@ std::vector<Knob> Knobs() {
       {"plan.weights", "fp8", "bf16", M(Tpot), +1, "one"},
       {"plan.activations", "fp8", "bf16", M(Ttft), +1, "prompts", {{"plan", "{weights: fp8}"}}},
       {"plan.kv_cache", "fp8", "bf16", M(KvTokens), -1, "one"},
+      // memory outside the GPUs
+      {"hardware.host_link", "pcie3-x16", "pcie5-x16", M(Tpot), -1, "streams"},
+      {"hardware.sockets", "1", "2", M(Tpot), -1, "host_experts"},
+      {"hardware.host_memory", "256 GB", "512 GB", M(KvTokens), +1, "streams", {{"plan.placement", "[{tensors: kv, tier: dram, use: compute}]"}}},
+      {"hardware.host_memory_bandwidth", "100 GB/s", "200 GB/s", M(Tpot), -1, "host_experts"},
+      {"hardware.cxl.link", "cxl-x8-gen5", "cxl-x16-gen5", M(Tpot), -1, "streams", kOnCxl},
+      {"hardware.cxl.cards", "1", "2", M(Tpot), -1, "streams", kOnCxl},
+      {"hardware.cxl.capacity", "100 GB", "200 GB", M(KvTokens), +1, "streams", {{"hardware.cxl", "{capacity: 1 GB}"}, {"plan.placement", "[{tensors: kv, tier: cxl, use: compute}]"}}},
+      {"hardware.cxl.price", "0 USD/h", "1 USD/h", M(Usd), +1, "streams", kOnCxl},
+      {"hardware.nvme.link", "nvme-gen4-x4", "nvme-gen5-x4", M(Tpot), -1, "streams", kOnNvme},
+      {"hardware.nvme.drives", "1", "2", M(Tpot), -1, "streams", kOnNvme},
+      {"hardware.nvme.capacity", "1 GB", "2 GB", M(KvTokens), +1, "streams", {{"hardware.nvme", "{capacity: 1 GB}"}, {"plan.placement", "[{tensors: kv, tier: nvme}]"}}},
+      {"hardware.nvme.price", "0 USD/h", "1 USD/h", M(Usd), +1, "streams", kOnNvme},
+      {"hardware.remote_memory", "1 GB", "2 GB", M(KvTokens), +1, "streams", {{"hardware.remote_memory", "1 GB"}, {"plan.placement", "[{tensors: kv, tier: remote}]"}}},
+      // A full card: room for the KV cache is made by moving weights out.
+      {"plan.placement.policy", "gpu", "auto", M(KvTokens), +1, "streams", {{"hardware.memory", "20 GB"}, {"plan.placement", "gpu"}}},
+      {"plan.placement.rules", "[{tensors: weights, tier: dram, share: 0.2}]", "[{tensors: weights, tier: dram}]", M(Tpot), +1, "streams"},
+      {"plan.placement.rules[].tensors", "[{tensors: attention, tier: dram}]", "[{tensors: dense_ffn, tier: dram}]", M(Tpot), +1, "streams", {}, "plan.placement"},
+      {"plan.placement.rules[].layers", "[{tensors: weights, tier: dram, layers: 0-3}]", "[{tensors: weights, tier: dram, layers: \"0-3,10-20\"}]", M(Tpot), +1, "streams", {}, "plan.placement"},
+      {"plan.placement.rules[].share", "[{tensors: kv, tier: dram, share: 0.2}]", "[{tensors: kv, tier: dram, share: 0.9}]", M(KvTokens), +1, "streams", {}, "plan.placement"},
+      {"plan.placement.rules[].tier", "[{tensors: weights, tier: dram}]", "[{tensors: weights, tier: nvme}]", M(Tpot), +1, "streams", kOnNvme, "plan.placement"},
+      {"plan.placement.rules[].use", "[{tensors: routed_experts, tier: dram, use: stream}]", "[{tensors: routed_experts, tier: dram, use: compute}]", M(Tpot), -1, "host_experts", {}, "plan.placement"},
+      {"plan.placement.window", "1", "2", M(Tpot), -1, "streams"},
+      // Attention by the CPU over one half of the sequences while the GPU works on the other.
+      {"plan.placement.token_groups", "1", "2", M(Tpot), -1, "streams",
+       {{"plan.placement", "{rules: [{tensors: kv, tier: dram, use: compute}]}"}, {"workload", "{concurrency: 32, requests: 32, input_tokens: 2000, output_tokens: 20}"}}},
+      {"plan.experts_active", "1", "2", M(Tpot), +1, "host_experts"},
+      {"engine.cpu_operator", "10 us", "1 ms", M(Tpot), +1, "host_experts"},
+      {"engine.cpu_memory_efficiency", "0.4", "0.9", M(Tpot), -1, "host_experts"},
+      {"engine.cpu_compute_efficiency", "0.1", "0.9", M(Ttft), -1, "host_experts"},
+      {"engine.link_efficiency", "0.5", "1", M(Tpot), -1, "streams"},
+      {"engine.pinned_memory", "false", "true", M(Tpot), -1, "streams"},
       // engine
       {"engine.profile", "ideal", "eager-2023", M(Tpot), +1, "one"},
       {"engine.gpu_memory_utilization", "0.6", "0.95", M(KvTokens), +1, "one"},
@@ -198,8 +250,9 @@ TEST(Knobs, EachMovesItsResultInItsDirection) {
   for (const Knob& k : Knobs()) {
     SCOPED_TRACE(k.path + " " + k.low + " -> " + k.high + " in \"" + k.base + "\"");
     Changes low = k.changes, high = k.changes;
-    low.emplace_back(k.path, k.low);
-    high.emplace_back(k.path, k.high);
+    const std::string& at = k.at.empty() ? k.path : k.at;
+    low.emplace_back(at, k.low);
+    high.emplace_back(at, k.high);
     const auto with_low = ScenarioOf(Bases().at(k.base), low), with_high = ScenarioOf(Bases().at(k.base), high);
     if (!with_low.ok() || !with_high.ok()) continue;
     const double a = k.metric(ReportOf(with_low)), b = k.metric(ReportOf(with_high));

@@ -20,6 +20,8 @@ TEST(DType, NamesReadBack) {
 TEST(DType, BlockScaledFormatsCountTheirScales) {
   EXPECT_DOUBLE_EQ(BitsPerElement(DType::kMxfp4), 4 + 8.0 / 32);  // one 8-bit scale for 32 numbers
   EXPECT_DOUBLE_EQ(BitsPerElement(DType::kNvfp4), 4 + 8.0 / 16);  // one fp8 scale for 16 numbers
+  // 404 GB for the 671 G parameters of DeepSeek-V3 is 4.82 bits; the mix differs a little from model to model.
+  EXPECT_NEAR(BitsPerElement(DType::kQ4KM), 404e9 * 8 / 671e9, 0.05);
   EXPECT_DOUBLE_EQ(BytesPerElement(DType::kTf32), 4);
   EXPECT_DOUBLE_EQ(BytesPerElement(DType::kFp8), 1);
 }

@@ -1,0 +1,194 @@
+#include "hw/tiers.h"
+
+#include <algorithm>
+#include <map>
+#include <utility>
+
+#include <fmt/format.h>
+
+#include "base/status.h"
+#include "hw/topology.h"
+
+namespace simrun {
+namespace {
+
+constexpr std::array<std::string_view, kNumTiers> kNames = {"gpu", "dram", "cxl", "nvme", "remote"};
+// Copying into a pinned buffer: one thread of the driver. Typical of pageable copies; assumed.
+constexpr double kStagingRate = 8e9;
+// Extra passes over host memory of a staged copy: read from where the data lies, write into the pinned buffer.
+constexpr double kStagingPasses = 2;
+
+size_t Index(TierKind tier) { return static_cast<size_t>(tier); }
+
+int Dealt(int i, int count, int over) { return static_cast<int>(static_cast<int64_t>(i) * over / std::max(1, count)); }
+
+}  // namespace
+
+std::string_view TierName(TierKind tier) { return kNames[Index(tier)]; }
+
+std::vector<std::string> TierNames() { return {kNames.begin(), kNames.end()}; }
+
+std::optional<TierKind> ParseTier(std::string_view name) {
+  for (size_t i = 0; i < kNames.size(); ++i) {
+    if (kNames[i] == name) return static_cast<TierKind>(i);
+  }
+  return std::nullopt;
+}
+
+int SocketsPerHost(const Machine& m) {
+  return std::max(1, std::min(m.sockets_used, m.sockets_per_node / std::max(1, m.hosts_per_node)));
+}
+
+MemoryTiers TiersOf(const Machine& m) {
+  MemoryTiers tiers;
+  for (int i = 0; i < kNumTiers; ++i) tiers[static_cast<size_t>(i)].kind = static_cast<TierKind>(i);
+  MemoryTier& gpu = tiers[Index(TierKind::kGpu)];
+  gpu.capacity = m.gpu.memory;
+  gpu.read = gpu.write = m.gpu.memory_bandwidth;
+  gpu.one_budget = true;
+  MemoryTier& dram = tiers[Index(TierKind::kDram)];
+  dram.parts = SocketsPerHost(m);
+  dram.capacity = m.host.memory * dram.parts;
+  dram.read = m.host_memory.bandwidth * (m.host_memory.efficiency * dram.parts);
+  dram.write = m.host_memory.bandwidth * (m.host_memory.return_efficiency * dram.parts);
+  dram.latency = m.host_memory.latency;
+  dram.one_budget = true;
+  MemoryTier& cxl = tiers[Index(TierKind::kCxl)];
+  cxl.parts = m.cxl_cards;
+  cxl.capacity = m.cxl_capacity * m.cxl_cards;
+  cxl.read = m.cxl.bandwidth * (m.cxl.efficiency * m.cxl_cards);
+  cxl.write = m.cxl.bandwidth * (m.cxl.return_efficiency * m.cxl_cards);
+  cxl.latency = m.cxl.latency;
+  MemoryTier& nvme = tiers[Index(TierKind::kNvme)];
+  nvme.parts = m.nvme_drives;
+  nvme.capacity = m.nvme_capacity * m.nvme_drives;
+  nvme.read = m.nvme.bandwidth * (m.nvme.efficiency * m.nvme_drives);
+  nvme.write = m.nvme.bandwidth * (m.nvme.return_efficiency * m.nvme_drives);
+  nvme.latency = m.nvme.latency;
+  MemoryTier& remote = tiers[Index(TierKind::kRemote)];
+  remote.parts = m.nics_per_node;
+  remote.capacity = m.remote_memory;
+  remote.read = m.network.bandwidth * (m.network.efficiency * m.nics_per_node);
+  remote.write = m.network.bandwidth * (m.network.return_efficiency * m.nics_per_node);
+  remote.latency = m.network.latency + m.network.software_latency;
+  return tiers;
+}
+
+absl::StatusOr<MemorySystem> MemorySystem::Create(const Machine& m, const MemorySystemOptions& options, FlowNetwork* network) {
+  SIMRUN_ASSIGN_OR_RETURN(const Topology topology, BuildTopology(m, std::max(m.gpus_per_node, options.first_gpu + options.gpus)));
+  const int node = options.first_gpu / m.gpus_per_node;
+  const int hosts = std::max(1, m.hosts_per_node);
+  const auto socket_of = [&](int gpu) { return topology.places()[static_cast<size_t>(topology.NearestDram(gpu))].index; };
+  const auto host_of = [&](int socket) { return Dealt(socket, m.sockets_per_node, hosts); };
+  const int host = host_of(socket_of(options.first_gpu));
+  for (int g = options.first_gpu; g < options.first_gpu + options.gpus; ++g) {
+    if (g / m.gpus_per_node != node || host_of(socket_of(g)) != host) {
+      return absl::UnimplementedError("tensors outside GPU memory need the GPUs of an engine on one host; use a smaller plan.tp");
+    }
+  }
+  // The sockets used: the nearest ones first.
+  std::vector<int> drams;
+  const int near = socket_of(options.first_gpu);
+  for (int i = 0; i < m.sockets_per_node && static_cast<int>(drams.size()) < SocketsPerHost(m); ++i) {
+    const int socket = (near + i) % m.sockets_per_node;
+    if (host_of(socket) == host) drams.push_back(topology.Find(PlaceKind::kDram, node, socket));
+  }
+  std::vector<int> cards, drives;
+  for (int c = 0; c < m.cxl_cards; ++c) cards.push_back(topology.Find(PlaceKind::kCxlMemory, node, c));
+  for (int d = 0; d < m.nvme_drives; ++d) drives.push_back(topology.Find(PlaceKind::kNvme, node, d));
+
+  const MemoryTiers tiers = TiersOf(m);
+  const double shared = 1.0 / std::max(1, options.engines_per_host);
+  const int host_memory = network->AddResource("host memory", tiers[Index(TierKind::kDram)].read.value() * shared);
+  const auto add_pair = [&](TierKind kind, const char* read, const char* write) {
+    const MemoryTier& t = tiers[Index(kind)];
+    if (!(t.capacity > Bytes(0))) return std::pair(-1, -1);
+    return std::pair(network->AddResource(read, t.read.value() * shared), network->AddResource(write, t.write.value() * shared));
+  };
+  const auto [cxl_read, cxl_write] = add_pair(TierKind::kCxl, "CXL read", "CXL write");
+  const auto [nvme_read, nvme_write] = add_pair(TierKind::kNvme, "NVMe read", "NVMe write");
+  const auto [remote_read, remote_write] = add_pair(TierKind::kRemote, "network in", "network out");
+
+  // Links between the sockets and the GPUs, one resource for all links of a kind: the busiest of them decides.
+  std::map<std::string, int> links;
+  const auto add_path = [&](const std::vector<int>& from, bool to_gpu, Route* route) {
+    // Bytes over each edge when every GPU moves one byte, spread evenly over `from`.
+    std::map<int, double> load;
+    Seconds latency{0};
+    for (int g = options.first_gpu; g < options.first_gpu + options.gpus; ++g) {
+      for (const int place : from) {
+        const auto path = to_gpu ? topology.BestPath(place, topology.Gpu(g)) : topology.BestPath(topology.Gpu(g), place);
+        SIM_CHECK(path.has_value());
+        latency = std::max(latency, path->latency);
+        for (const int e : path->edges) load[e] += 1.0 / static_cast<double>(from.size());
+      }
+    }
+    struct Busiest {
+      double per_byte = 0, capacity = 1;
+    };
+    std::map<std::string, Busiest> kinds;
+    for (const auto& [id, bytes] : load) {
+      const Edge e = topology.edge(id);
+      const PlaceKind a = topology.places()[static_cast<size_t>(e.from)].kind, b = topology.places()[static_cast<size_t>(e.to)].kind;
+      if (a == PlaceKind::kDram || b == PlaceKind::kDram || a == PlaceKind::kCxlMemory || b == PlaceKind::kCxlMemory ||
+          a == PlaceKind::kNvme || b == PlaceKind::kNvme) {
+        continue;  // the memories themselves, above
+      }
+      const char* way = to_gpu ? "to GPU" : "from GPU";
+      const bool own = a == PlaceKind::kGpu || b == PlaceKind::kGpu;
+      std::string name = own ? fmt::format("host link {}", way)
+                             : a == b ? fmt::format("socket link {}", way) : fmt::format("PCIe switch {}", way);
+      const double capacity = e.reached().value() * (own ? options.link_efficiency : shared);
+      Busiest& busiest = kinds[name];
+      if (bytes / capacity > busiest.per_byte / busiest.capacity) busiest = {bytes, capacity};
+    }
+    for (const auto& [name, busiest] : kinds) {
+      auto found = links.find(name);
+      if (found == links.end()) found = links.emplace(name, network->AddResource(name, busiest.capacity)).first;
+      // A resource keeps the capacity it was made with; another load is scaled to it.
+      const double per_byte = busiest.per_byte * network->capacity(found->second) / busiest.capacity;
+      route->uses.push_back({found->second, per_byte});
+    }
+    route->latency += latency.value() + m.host_link.software_latency.value();
+  };
+  MemorySystem system;
+  const double gpus = options.gpus;
+  const auto finish = [&](TierKind kind, double host_passes, int tier_resource, Route* route) {
+    if (!options.pinned) {
+      host_passes += kStagingPasses;
+      route->cap = kStagingRate * m.host.single_thread;
+    }
+    if (host_passes > 0) route->uses.push_back({host_memory, host_passes * gpus});
+    if (tier_resource >= 0) route->uses.push_back({tier_resource, gpus});
+    route->latency += kind == TierKind::kNvme || kind == TierKind::kRemote ? tiers[Index(kind)].latency.value() : 0;
+    system.has_[Index(kind)] = true;
+  };
+  system.has_[Index(TierKind::kGpu)] = true;
+  for (const bool in : {true, false}) {
+    auto& routes = in ? system.to_gpu_ : system.from_gpu_;
+    add_path(drams, in, &routes[Index(TierKind::kDram)]);
+    finish(TierKind::kDram, 1, -1, &routes[Index(TierKind::kDram)]);
+    if (!cards.empty()) {
+      add_path(cards, in, &routes[Index(TierKind::kCxl)]);
+      finish(TierKind::kCxl, 0, in ? cxl_read : cxl_write, &routes[Index(TierKind::kCxl)]);
+    }
+    // Drives and network cards move data through host memory.
+    if (!drives.empty()) {
+      add_path(drams, in, &routes[Index(TierKind::kNvme)]);
+      finish(TierKind::kNvme, 2, in ? nvme_read : nvme_write, &routes[Index(TierKind::kNvme)]);
+    }
+    if (m.remote_memory > Bytes(0)) {
+      add_path(drams, in, &routes[Index(TierKind::kRemote)]);
+      finish(TierKind::kRemote, 2, in ? remote_read : remote_write, &routes[Index(TierKind::kRemote)]);
+    }
+  }
+  system.cpu_read_[Index(TierKind::kDram)].uses = {{host_memory, 1}};
+  system.cpu_write_[Index(TierKind::kDram)].uses = {{host_memory, 1}};
+  if (!cards.empty()) {
+    system.cpu_read_[Index(TierKind::kCxl)].uses = {{cxl_read, 1}};
+    system.cpu_write_[Index(TierKind::kCxl)].uses = {{cxl_write, 1}};
+  }
+  return system;
+}
+
+}  // namespace simrun

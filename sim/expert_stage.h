@@ -1,0 +1,47 @@
+// What the routed experts of one layer ask of GPU, CPU and link in one step: the place where expert routing, caches and
+// scheduling policies plug into the step model of placed plans.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+
+#include "hw/host_cost.h"
+#include "hw/layer_cost.h"
+#include "hw/placement.h"
+
+namespace simrun {
+
+struct ExpertStageView {
+  int layer = 0;            // of the model, counting from 0
+  int64_t tokens = 0;       // that the router has just dealt
+  const LayerPlacement* placement = nullptr;
+  // When each timeline is free, from the end of the router; only for stages that ask for times.
+  double gpu_ready = 0, cpu_ready = 0, link_ready = 0;
+};
+
+struct ExpertWork {
+  PartCost resident;        // experts the GPUs run from their memory (streamed ones arrive through the window)
+  PartCost fetched;         // those they run once they have crossed the link
+  double fetch_bytes = 0;   // per GPU, after the router
+  TierKind fetch_tier = TierKind::kDram;
+  struct Cpu {
+    double bytes = 0, flops = 0;  // one pass of the CPU over experts of one tier
+  };
+  Cpu dram, cxl;
+  bool any_cpu() const { return dram.bytes > 0 || cxl.bytes > 0; }
+};
+
+class ExpertStage {
+ public:
+  virtual ~ExpertStage() = default;
+  // Called once per layer and token group, in order, in every step: no allocation.
+  virtual void Run(const ExpertStageView& view, ExpertWork* work) = 0;
+  // True: the view's times are filled, which costs a little.
+  virtual bool needs_times() const { return false; }
+};
+
+// Experts dealt to tiers by the placement's shares, each share chosen in proportion: expected numbers of active experts
+// and rows.
+std::unique_ptr<ExpertStage> MakeExpectedExperts(const ModelSpec& model, const ParallelPlan& plan, const LayerCosts* costs);
+
+}  // namespace simrun

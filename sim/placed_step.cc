@@ -1,0 +1,615 @@
+#include "sim/placed_step.h"
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <deque>
+#include <utility>
+#include <vector>
+
+#include <fmt/format.h>
+
+#include "hw/flow_network.h"
+#include "hw/overlap.h"
+#include "models/tensors.h"
+
+namespace simrun {
+namespace {
+
+using Task = Overlap::Task;
+constexpr Task kNone = Overlap::kNone;
+
+// Energy per byte above idle, assumed: about 15 pJ per bit for DRAM and its channel, 6 for a serial link, 60 for flash.
+constexpr double kMemoryJoules = 120e-12, kLinkJoules = 50e-12, kDriveJoules = 500e-12;
+
+enum Tag { kGpuTag, kLinkTag, kHostMemoryTag, kHostComputeTag };
+constexpr size_t Index(Bound b) { return static_cast<size_t>(b); }
+
+// Streamed weights that wait for one window slot: those of a layer, or the head.
+struct Streamed {
+  struct Bytes {
+    TierKind tier;
+    double bytes;  // per GPU
+  };
+  std::vector<Bytes> first, second;  // attention, then the feed-forward part
+};
+
+struct Layer {
+  bool moe = false, windowed = false;
+  int streamed = -1;  // position in the order of streaming
+  // Shares of the projections and feed-forward matrices that the CPU computes, and their bytes and parameters there.
+  struct Cpu {
+    TierKind tier;
+    double bytes, parameters;
+  };
+  double attention_gpu = 1, ffn_gpu = 1;
+  std::vector<Cpu> attention_cpu, ffn_cpu;
+  const LayerPlacement* placement = nullptr;
+};
+
+class PlacedStep final : public CompiledStepCost {
+ public:
+  PlacedStep(ModelSpec model, ParallelPlan plan, EngineProfile profile, Placement placement, HostCosts host)
+      : model_(std::move(model)), plan_(plan), profile_(std::move(profile)), placement_(std::move(placement)),
+        host_(std::move(host)), overlap_(&network_) {}
+
+  absl::Status Build(const Machine& machine, const Catalog& catalog, const PlacedStepOptions& options);
+
+  int stages() const override { return 1; }
+  void Predict(std::span<const StepWork> ranks, StepCost* cost) override;
+  std::vector<StepOperator> Explain(std::span<const StepWork> ranks) override;
+  const std::vector<ProvenanceNote>& provenance() const override { return provenance_; }
+  std::vector<std::string> Warnings() const override { return warnings_; }
+  std::vector<ResourceUse> Resources() const override;
+  double host_busy_seconds() const override { return host_busy_; }
+  double host_joules() const override { return host_busy_ * host_.watts(); }
+
+ private:
+  // The work of one token group in this step.
+  struct Group {
+    int64_t tokens = 0;
+    double seqs = 0, kv_sum = 0, kv_sum_windowed = 0, kv_max = 0;
+    bool prompts = false;
+    // Tasks that its next GPU work waits for.
+    std::array<Task, 4> wait;
+    Task out = kNone;     // last of its activations sent away
+    Task gpu = kNone;     // its last GPU task
+  };
+
+  void Compile();
+  void QueueWeights(int order, Task slot);
+  void FetchKv(size_t layer);
+  void Attention(size_t layer, Group& g);     // up to and with its core
+  void FeedForward(size_t layer, Group& g);   // output projection to the end of the layer
+  // GPU work is gathered until something waits for it or it has to wait.
+  void Gpu(const PartCost& cost, double times = 1) {
+    step_.Add(cost, times);
+    pending_ += cost.seconds * times;
+  }
+  void WaitFor(Task task);
+  Task Flush();
+  // A CPU operator over `bytes` of a tier; kNone when there is nothing to do.
+  Task Cpu(TierKind tier, double bytes, double flops, Task after);
+  Task Send(double bytes, Task after);      // GPU to host memory
+  Task Receive(double bytes, Task after);   // and back
+
+  ModelSpec model_;
+  ParallelPlan plan_;
+  EngineProfile profile_;
+  Placement placement_;
+  HostCosts host_;
+  std::unique_ptr<LayerCosts> costs_;
+  std::unique_ptr<ExpertStage> experts_;
+  FlowNetwork network_;
+  Overlap overlap_;
+  MemorySystem memory_;
+  int gpu_lane_ = 0, cpu_lane_ = 0, receive_lane_ = 0, send_lane_ = 0, kv_lane_ = 0, expert_lane_ = 0;
+  int kv_out_lane_ = 0, join_lane_ = 0;
+  std::array<int, kNumTiers> weight_lanes_{};
+
+  std::vector<Layer> layers_;
+  std::vector<Streamed> streamed_;
+  int window_ = 2;
+  std::vector<std::array<Task, 2>> arrived_;  // by position in the order of streaming: attention, feed-forward part
+  double kv_bytes_ = 0, kv_bytes_windowed_ = 0;            // per token, layer and GPU
+  double kv_host_bytes_ = 0;                               // per token and layer, held once
+  double kv_flops_ = 0, hidden_bytes_ = 0, query_bytes_ = 0, head_parameters_ = 0, head_bytes_ = 0;
+  double kv_gpu_ = 1, kv_cpu_ = 0, kv_stream_ = 0;
+  TierKind kv_cpu_tier_ = TierKind::kDram;
+  TierKind activation_tier_ = TierKind::kDram;
+  double activations_away_ = 0;
+  double embedding_away_ = 0;
+  TierKind embedding_tier_ = TierKind::kDram;
+  int groups_wanted_ = 1;
+
+  // Of the step being built.
+  std::vector<Group> groups_;
+  std::span<const PrefillChunk> chunks_;
+  double past_ = 0;  // tokens that prompt chunks look back at
+  PartCost step_;
+  PartCost prefill_full_, prefill_windowed_;
+  double pending_ = 0;
+  std::array<Task, Overlap::kMostAfter> pending_after_;
+  size_t pending_count_ = 0;
+  Task last_gpu_ = kNone;
+  std::vector<Task> kv_arrived_;   // of the layers
+  std::vector<Task> attended_;     // GPU task after which a layer's fetched KV is free again
+  ExpertWork expert_work_;
+  double host_busy_ = 0;
+  std::vector<ProvenanceNote> provenance_;
+  std::vector<std::string> warnings_;
+  double launches_ = 0;
+};
+
+absl::Status PlacedStep::Build(const Machine& machine, const Catalog& catalog, const PlacedStepOptions& options) {
+  SIMRUN_ASSIGN_OR_RETURN(costs_, LayerCosts::Create(model_, plan_, machine, profile_, catalog, options.cost));
+  MemorySystemOptions memory;
+  memory.first_gpu = options.first_gpu;
+  memory.gpus = plan_.tp;
+  memory.engines_per_host = options.engines_per_host;
+  memory.pinned = profile_.pinned_memory;
+  memory.link_efficiency = profile_.link_efficiency;
+  SIMRUN_ASSIGN_OR_RETURN(memory_, MemorySystem::Create(machine, memory, &network_));
+  gpu_lane_ = overlap_.AddLane("GPU");
+  cpu_lane_ = overlap_.AddLane("CPU");
+  receive_lane_ = overlap_.AddLane("results to GPU");
+  send_lane_ = overlap_.AddLane("data from GPU");
+  kv_lane_ = overlap_.AddLane("KV cache to GPU");
+  expert_lane_ = overlap_.AddLane("experts to GPU");
+  kv_out_lane_ = overlap_.AddLane("KV cache from GPU");
+  join_lane_ = overlap_.AddLane("weights complete");
+  for (int t = 1; t < kNumTiers; ++t) {
+    weight_lanes_[static_cast<size_t>(t)] = overlap_.AddLane(fmt::format("weights from {}", TierName(static_cast<TierKind>(t))));
+  }
+  if (model_.moe) experts_ = MakeExpectedExperts(model_, plan_, costs_.get());
+  Compile();
+  provenance_ = costs_->Provenance();
+  provenance_.push_back({fmt::format("links and host memory of {}", machine.host.name), Provenance::kDatasheet,
+                         "catalogue rates and efficiencies of large transfers"});
+  if (kv_cpu_ > 0 || ShareOf(placement_.lm_head, TensorUse::kCompute) > 0 ||
+      std::any_of(placement_.layers.begin(), placement_.layers.end(), [](const LayerPlacement& l) {
+        return ShareOf(l.attention, TensorUse::kCompute) + ShareOf(l.dense_ffn, TensorUse::kCompute) +
+                   ShareOf(l.shared_experts, TensorUse::kCompute) + ShareOf(l.routed_experts, TensorUse::kCompute) > 0;
+      })) {
+    Provenance label = Provenance::kAssumed;
+    std::string why = "roofline with assumed efficiencies";
+    for (const EngineSource& source : profile_.sources) {
+      if (source.of != "cpu_memory_efficiency") continue;
+      why = source.source;
+      if (source.provenance == "calibrated") label = Provenance::kCalibrated;
+      if (source.provenance == "measured") label = Provenance::kMeasured;
+    }
+    provenance_.push_back({fmt::format("operators on {}", machine.host.name), label, why});
+    if (label == Provenance::kAssumed) warnings_.push_back("work of the CPU is not calibrated: roofline with assumed efficiencies");
+  }
+  for (const EngineSource& source : profile_.sources) {
+    Provenance label = Provenance::kAssumed;
+    for (const Provenance p : {Provenance::kMeasured, Provenance::kCalibrated, Provenance::kTransferred, Provenance::kDatasheet}) {
+      if (ProvenanceName(p) == source.provenance) label = p;
+    }
+    provenance_.push_back({fmt::format("engine {}, {}", profile_.name, source.of), label, source.source});
+  }
+  return absl::OkStatus();
+}
+
+void PlacedStep::Compile() {
+  const ClassBytes gpu = WeightBytesByClass(model_, plan_, true), all = WeightBytesByClass(model_, plan_, false);
+  const double dense_element = BytesPerElement(DenseWeightDType(model_, plan_));
+  const double stream_element = BytesPerElement(StreamDType(plan_));
+  const auto split = [&](const TensorParts& parts, double per_gpu, double whole, double* gpu_share,
+                         std::vector<Layer::Cpu>* cpu, std::vector<Streamed::Bytes>* streamed) {
+    for (const TensorPart& p : parts) {
+      if (p.use == TensorUse::kCompute && cpu != nullptr) {
+        *gpu_share -= p.share;
+        cpu->push_back({p.tier, whole * p.share, whole * p.share / dense_element});
+      } else if (p.use == TensorUse::kStream) {
+        streamed->push_back({p.tier, per_gpu * p.share});
+      }
+    }
+  };
+  for (size_t l = 0; l < placement_.layers.size(); ++l) {
+    const LayerPlacement& p = placement_.layers[l];
+    Layer layer;
+    layer.placement = &p;
+    layer.moe = model_.IsMoeLayer(static_cast<int64_t>(l));
+    layer.windowed = model_.IsWindowedLayer(static_cast<int64_t>(l));
+    Streamed s;
+    split(p.attention, gpu.attention + (layer.moe ? gpu.router : 0), all.attention + (layer.moe ? all.router : 0),
+          &layer.attention_gpu, &layer.attention_cpu, &s.first);
+    if (layer.moe) {
+      if (all.shared_experts > 0) split(p.shared_experts, gpu.shared_experts, all.shared_experts, &layer.ffn_gpu, &layer.ffn_cpu, &s.second);
+      split(p.routed_experts, gpu.routed_experts, all.routed_experts, nullptr, nullptr, &s.second);
+    } else {
+      split(p.dense_ffn, gpu.dense_ffn, all.dense_ffn, &layer.ffn_gpu, &layer.ffn_cpu, &s.second);
+    }
+    if (layer.attention_gpu < 1e-9) layer.attention_gpu = 0;
+    if (layer.ffn_gpu < 1e-9) layer.ffn_gpu = 0;
+    if (!s.first.empty() || !s.second.empty()) {
+      layer.streamed = static_cast<int>(streamed_.size());
+      streamed_.push_back(std::move(s));
+    }
+    layers_.push_back(std::move(layer));
+  }
+  Streamed head;
+  for (const TensorPart& p : placement_.lm_head) {
+    if (p.use == TensorUse::kStream) head.first.push_back({p.tier, gpu.lm_head * p.share});
+  }
+  if (!head.first.empty()) streamed_.push_back(std::move(head));
+  arrived_.assign(streamed_.size(), {kNone, kNone});
+  window_ = std::min<int>(placement_.window, static_cast<int>(streamed_.size()));
+  head_bytes_ = static_cast<double>(model_.vocab * model_.hidden) * stream_element;
+  head_parameters_ = static_cast<double>(model_.vocab * model_.hidden);
+
+  const auto shapes = AttentionShapes(model_, plan_, 0);
+  const KvBytes kv = KvBytesPerGpu(model_, plan_, 0);
+  ParallelPlan whole = plan_;
+  whole.tp = whole.ep = 1;
+  const KvBytes held_once = KvBytesPerGpu(model_, whole, 0);
+  for (const AttentionShape& s : shapes) {
+    (s.window > 0 ? kv_bytes_windowed_ : kv_bytes_) = (s.window > 0 ? kv.per_token_windowed : kv.per_token).value() / s.layers;
+    kv_host_bytes_ = (s.window > 0 ? held_once.per_token_windowed : held_once.per_token).value() / s.layers;
+  }
+  const AttentionShape one = AttentionShapes(model_, whole, 0).front();
+  kv_flops_ = DecodeAttentionFlops(one, 1);
+  hidden_bytes_ = static_cast<double>(model_.hidden) * stream_element;
+  const int64_t query = one.heads * (one.mla ? one.mla_latent + one.mla_rope : one.head_dim);
+  query_bytes_ = static_cast<double>(query) * stream_element / plan_.tp;
+  for (const TensorPart& p : placement_.kv) {
+    if (p.use == TensorUse::kCompute) kv_cpu_ += p.share, kv_cpu_tier_ = p.tier;
+    if (p.use == TensorUse::kStream) kv_stream_ += p.share;
+  }
+  kv_gpu_ = 1 - kv_cpu_;
+  if (kv_gpu_ < 1e-9) kv_gpu_ = 0;
+  for (const TensorPart& p : placement_.activations) {
+    if (p.tier != TierKind::kGpu) activations_away_ += p.share, activation_tier_ = p.tier;
+  }
+  for (const TensorPart& p : placement_.embedding) {
+    if (p.tier != TierKind::kGpu) embedding_away_ += p.share, embedding_tier_ = p.tier;
+  }
+  groups_wanted_ = placement_.token_groups;
+  kv_arrived_.assign(layers_.size(), kNone);
+  attended_.assign(layers_.size(), kNone);
+  for (const Layer& layer : layers_) launches_ += layer.moe ? costs_->launches_moe() : costs_->launches_dense();
+  launches_ += costs_->launches_ends();
+  for (int i = 0; i < window_; ++i) QueueWeights(i, kNone);
+}
+
+void PlacedStep::QueueWeights(int order, Task slot) {
+  const Streamed& s = streamed_[static_cast<size_t>(order)];
+  for (int part = 0; part < 2; ++part) {
+    Task last = kNone;
+    for (const Streamed::Bytes& b : part == 0 ? s.first : s.second) {
+      const Route& route = memory_.ToGpu(b.tier);
+      const Task moved = overlap_.Move(weight_lanes_[static_cast<size_t>(b.tier)], kLinkTag, route.uses, b.bytes, route.cap,
+                                       route.latency, {slot});
+      // Tiers are read side by side; a part has arrived with the last of them.
+      last = last == kNone ? moved : overlap_.Work(join_lane_, kLinkTag, 0, {last, moved});
+    }
+    arrived_[static_cast<size_t>(order)][static_cast<size_t>(part)] = last;
+  }
+}
+
+void PlacedStep::WaitFor(Task task) {
+  if (task == kNone || overlap_.Done(task)) return;
+  if (pending_ > 0 || pending_count_ == Overlap::kMostAfter) Flush();
+  pending_after_[pending_count_++] = task;
+}
+
+Task PlacedStep::Flush() {
+  if (pending_ <= 0 && pending_count_ == 0 && last_gpu_ != kNone) return last_gpu_;
+  const auto& a = pending_after_;
+  const auto after = [&](size_t i) { return i < pending_count_ ? a[i] : kNone; };
+  last_gpu_ = overlap_.Work(gpu_lane_, kGpuTag, pending_, {after(0), after(1), after(2), after(3), after(4), after(5)});
+  pending_ = 0;
+  pending_count_ = 0;
+  return last_gpu_;
+}
+
+Task PlacedStep::Cpu(TierKind tier, double bytes, double flops, Task after) {
+  if (bytes <= 0) return after;
+  const int tag = host_.BoundByArithmetic(tier, bytes, flops) ? kHostComputeTag : kHostMemoryTag;
+  return overlap_.Move(cpu_lane_, tag, memory_.CpuRead(tier).uses, bytes, host_.Cap(tier, bytes, flops), host_.fixed(), {after});
+}
+
+Task PlacedStep::Send(double bytes, Task after) {
+  const Route& r = memory_.FromGpu(TierKind::kDram);
+  return overlap_.Move(send_lane_, kLinkTag, r.uses, bytes, r.cap, r.latency, {after});
+}
+
+Task PlacedStep::Receive(double bytes, Task after) {
+  const Route& r = memory_.ToGpu(TierKind::kDram);
+  return overlap_.Move(receive_lane_, kLinkTag, r.uses, bytes, r.cap, r.latency, {after});
+}
+
+// The KV cache of a layer that crosses the link, of all groups: of sequences that decode, and of earlier chunks of
+// prompts. One layer ahead.
+void PlacedStep::FetchKv(size_t l) {
+  const bool windowed = layers_[l].windowed;
+  double decode = 0;
+  for (const Group& g : groups_) decode += windowed ? g.kv_sum_windowed : g.kv_sum;
+  const double per_token = windowed ? kv_bytes_windowed_ : kv_bytes_;
+  Task last = kNone;
+  for (const TensorPart& p : placement_.kv) {
+    if (p.tier == TierKind::kGpu) continue;
+    const double tokens = p.share * ((p.use == TensorUse::kStream ? decode : 0) + past_);
+    if (tokens <= 0) continue;
+    const Route& r = memory_.ToGpu(p.tier);
+    last = overlap_.Move(kv_lane_, kLinkTag, r.uses, tokens * per_token, r.cap, r.latency, {l >= 2 ? attended_[l - 2] : kNone});
+  }
+  kv_arrived_[l] = last;
+}
+
+void PlacedStep::Attention(size_t l, Group& g) {
+  Layer& layer = layers_[l];
+  if (activations_away_ > 0 && l > 0) {
+    const Route& r = memory_.ToGpu(activation_tier_);
+    g.wait[3] = overlap_.Move(receive_lane_, kLinkTag, r.uses, static_cast<double>(g.tokens) * hidden_bytes_ * activations_away_,
+                              r.cap, r.latency, {g.out});
+  }
+  for (Task& t : g.wait) WaitFor(std::exchange(t, kNone));
+  if (layer.streamed >= 0) WaitFor(arrived_[static_cast<size_t>(layer.streamed)][0]);
+  WaitFor(kv_arrived_[l]);
+  const double tokens = static_cast<double>(g.tokens);
+  Task before = kNone;
+  if (!layer.attention_cpu.empty()) before = Flush();
+  Gpu(costs_->Part(LayerPart::kAttentionIn, g.tokens), layer.attention_gpu);
+  const double seqs = g.seqs, kv = layer.windowed ? g.kv_sum_windowed : g.kv_sum;
+  if (g.prompts) Gpu(layer.windowed ? prefill_windowed_ : prefill_full_, 1.0 / static_cast<double>(groups_.size()));
+  if (seqs > 0 && kv_gpu_ > 0) Gpu(costs_->DecodeAttention(layer.windowed, seqs, kv * kv_gpu_, g.kv_max * kv_gpu_));
+  if (!layer.attention_cpu.empty()) {
+    // Projections on the CPU: hidden states there, queries, keys and values back.
+    Task t = Send(tokens * hidden_bytes_ / plan_.tp, before);
+    for (const Layer::Cpu& c : layer.attention_cpu) t = Cpu(c.tier, c.bytes, 2 * c.parameters * tokens, t);
+    g.wait[0] = Receive(tokens * query_bytes_, t);
+  }
+  double away = 0;
+  for (const TensorPart& p : placement_.kv) away += p.tier == TierKind::kGpu ? 0 : p.share;
+  const bool cpu = kv_cpu_ > 0 && seqs > 0;
+  if (away > 0 || cpu) {
+    const Task done = Flush();
+    attended_[l] = done;
+    // New keys and values go where the cache lies: those the CPU is about to read together with the queries, the others
+    // in the background.
+    const double per_token = layer.windowed ? kv_bytes_windowed_ : kv_bytes_;
+    before = done;
+    for (const TensorPart& p : placement_.kv) {
+      if (p.tier == TierKind::kGpu) continue;
+      const Route& r = memory_.FromGpu(p.tier);
+      double later = tokens * p.share * per_token;
+      if (p.use == TensorUse::kCompute && cpu) {
+        const double now = seqs * (p.share * per_token + query_bytes_);
+        later -= seqs * p.share * per_token;
+        before = overlap_.Move(send_lane_, kLinkTag, r.uses, now, r.cap, r.latency, {done});
+      }
+      if (later > 0) overlap_.Move(kv_out_lane_, kLinkTag, r.uses, later, r.cap, r.latency, {done});
+    }
+    if (cpu) {
+      const double bytes = kv * kv_cpu_ * kv_host_bytes_, flops = kv * kv_cpu_ * kv_flops_;
+      g.wait[1] = Receive(seqs * query_bytes_, Cpu(kv_cpu_tier_, bytes, flops, before));
+    }
+  }
+}
+
+void PlacedStep::FeedForward(size_t l, Group& g) {
+  Layer& layer = layers_[l];
+  const double tokens = static_cast<double>(g.tokens);
+  for (Task& t : g.wait) WaitFor(std::exchange(t, kNone));
+  Gpu(costs_->Part(LayerPart::kAttentionOut, g.tokens), layer.attention_gpu);
+  if (layer.moe) Gpu(costs_->Part(LayerPart::kRouter, g.tokens));
+  bool cpu = !layer.ffn_cpu.empty();
+  if (layer.moe) {
+    ExpertStageView view{static_cast<int>(l), g.tokens, layer.placement};
+    if (experts_->needs_times()) {
+      // The policy decides when the router has ended: let time pass until then.
+      overlap_.RunUntil(Flush());
+    }
+    experts_->Run(view, &expert_work_);
+    cpu = cpu || expert_work_.any_cpu();
+  }
+  if (cpu || (layer.moe && expert_work_.fetch_bytes > 0)) {
+    const Task routed = Flush();
+    if (cpu) {
+      Task t = Send(tokens * hidden_bytes_ / plan_.tp, routed);
+      for (const Layer::Cpu& c : layer.ffn_cpu) t = Cpu(c.tier, c.bytes, 2 * c.parameters * tokens, t);
+      if (layer.moe) {
+        t = Cpu(TierKind::kDram, expert_work_.dram.bytes, expert_work_.dram.flops, t);
+        t = Cpu(TierKind::kCxl, expert_work_.cxl.bytes, expert_work_.cxl.flops, t);
+      }
+      g.wait[0] = Receive(tokens * hidden_bytes_, t);
+    }
+    if (layer.moe && expert_work_.fetch_bytes > 0) {
+      const Route& r = memory_.ToGpu(expert_work_.fetch_tier);
+      const Task fetched = overlap_.Move(expert_lane_, kLinkTag, r.uses, expert_work_.fetch_bytes, r.cap, r.latency, {routed});
+      if (layer.streamed >= 0) WaitFor(arrived_[static_cast<size_t>(layer.streamed)][1]);
+      Gpu(costs_->Part(LayerPart::kSharedExperts, g.tokens), layer.ffn_gpu);
+      Gpu(expert_work_.resident);
+      WaitFor(fetched);
+      Gpu(expert_work_.fetched);
+    }
+  }
+  if (!layer.moe || expert_work_.fetch_bytes <= 0) {
+    if (layer.streamed >= 0) WaitFor(arrived_[static_cast<size_t>(layer.streamed)][1]);
+    if (layer.moe) {
+      Gpu(costs_->Part(LayerPart::kSharedExperts, g.tokens), layer.ffn_gpu);
+      Gpu(expert_work_.resident);
+    } else {
+      Gpu(costs_->Part(LayerPart::kDenseFfn, g.tokens), layer.ffn_gpu);
+    }
+  }
+  const bool last_group = &g == &groups_.back();
+  if (layer.streamed >= 0 && last_group) {
+    const int next = layer.streamed + window_, count = static_cast<int>(streamed_.size());
+    QueueWeights(next % count, Flush());
+  }
+  if (activations_away_ > 0 && l + 1 < layers_.size()) {
+    const Route& r = memory_.FromGpu(activation_tier_);
+    g.out = overlap_.Move(send_lane_, kLinkTag, r.uses, tokens * hidden_bytes_ * activations_away_, r.cap, r.latency, {Flush()});
+  }
+}
+
+void PlacedStep::Predict(std::span<const StepWork> ranks, StepCost* cost) {
+  const StepWork& work = ranks[0];
+  overlap_.Rebase();
+  overlap_.ClearWaits();
+  const double cpu_before = overlap_.busy(cpu_lane_);
+  step_ = PartCost();
+  chunks_ = work.chunks;
+  past_ = 0;
+  for (const PrefillChunk& c : work.chunks) past_ += static_cast<double>(c.past);
+  prefill_full_ = costs_->PrefillAttention(false, work.chunks);
+  prefill_windowed_ = costs_->PrefillAttention(true, work.chunks);
+
+  // Groups of equal size.
+  const int64_t count = std::clamp<int64_t>(groups_wanted_, 1, std::max<int64_t>(1, work.tokens));
+  groups_.resize(static_cast<size_t>(count));
+  for (int64_t i = 0; i < count; ++i) {
+    Group& g = groups_[static_cast<size_t>(i)];
+    g = Group();
+    g.wait.fill(kNone);
+    g.tokens = work.tokens / count + (i < work.tokens % count ? 1 : 0);
+    const double share = 1.0 / static_cast<double>(count);
+    g.seqs = static_cast<double>(work.decode_seqs) * share;
+    g.kv_sum = static_cast<double>(work.decode_kv_sum) * share;
+    g.kv_sum_windowed = static_cast<double>(work.decode_kv_sum_windowed) * share;
+    g.kv_max = static_cast<double>(work.decode_kv_max);
+    g.prompts = !work.chunks.empty();
+  }
+  last_gpu_ = kNone;
+  pending_ = 0;
+  pending_count_ = 0;
+
+  if (embedding_away_ > 0) {
+    const Route& r = memory_.ToGpu(embedding_tier_);
+    WaitFor(overlap_.Move(receive_lane_, kLinkTag, r.uses, static_cast<double>(work.tokens) * hidden_bytes_ * embedding_away_,
+                          r.cap, r.latency));
+  }
+  Gpu(costs_->Part(LayerPart::kEmbedding, work.tokens));
+  const bool fetches_kv = kv_stream_ > 0 || (past_ > 0 && kv_gpu_ < 1);
+  std::fill(attended_.begin(), attended_.end(), kNone);
+  std::fill(kv_arrived_.begin(), kv_arrived_.end(), kNone);
+  // A group works on until it has to wait for the CPU; then the next group has its turn.
+  const bool waits_in_attention = kv_cpu_ > 0 && work.decode_seqs > 0;
+  if (fetches_kv) {
+    FetchKv(0);
+    if (layers_.size() > 1) FetchKv(1);
+  }
+  for (Group& g : groups_) Attention(0, g);
+  for (size_t l = 0; l < layers_.size(); ++l) {
+    if (fetches_kv && l + 2 < layers_.size()) FetchKv(l + 2);
+    const bool more = l + 1 < layers_.size();
+    if (waits_in_attention || groups_.size() == 1) {
+      for (Group& g : groups_) {
+        FeedForward(l, g);
+        if (more) Attention(l + 1, g);
+      }
+    } else {
+      for (Group& g : groups_) FeedForward(l, g);
+      for (Group& g : groups_) {
+        if (more) Attention(l + 1, g);
+      }
+    }
+  }
+  for (Group& g : groups_) {
+    for (Task& t : g.wait) WaitFor(std::exchange(t, kNone));
+  }
+  if (work.logits_rows > 0) {
+    const double on_cpu = ShareOf(placement_.lm_head, TensorUse::kCompute);
+    const bool streams = ShareOf(placement_.lm_head, TensorUse::kStream) > 0;
+    if (streams) WaitFor(arrived_.back()[0]);
+    if (on_cpu > 0) {
+      const double rows = static_cast<double>(work.logits_rows);
+      Task t = Send(rows * hidden_bytes_ / plan_.tp, Flush());
+      for (const TensorPart& p : placement_.lm_head) {
+        if (p.use == TensorUse::kCompute) t = Cpu(p.tier, p.share * head_bytes_, 2 * p.share * head_parameters_ * rows, t);
+      }
+      WaitFor(Receive(rows * static_cast<double>(model_.vocab) * 2 / plan_.tp, t));
+    }
+    Gpu(costs_->Head(work.logits_rows, on_cpu < 1));
+  }
+  if (ShareOf(placement_.lm_head, TensorUse::kStream) > 0) {
+    const int count_streamed = static_cast<int>(streamed_.size());
+    QueueWeights((count_streamed - 1 + window_) % count_streamed, Flush());
+  }
+  const double seconds = overlap_.RunUntil(Flush());
+
+  host_busy_ += overlap_.busy(cpu_lane_) - cpu_before;
+  cost->dynamic_joules = step_.joules;
+  for (size_t i = 0; i < step_.bound.size(); ++i) cost->bound_seconds[i] = step_.bound[i];
+  const auto& waits = overlap_.waits();
+  cost->bound_seconds[Index(Bound::kLink)] += waits[kLinkTag];
+  cost->bound_seconds[Index(Bound::kHostMemory)] += waits[kHostMemoryTag];
+  cost->bound_seconds[Index(Bound::kHostCompute)] += waits[kHostComputeTag];
+  // The host's own work for a step, as in every engine (hw/engine_profile.h).
+  const double sequences = static_cast<double>(work.decode_seqs) + static_cast<double>(work.chunks.size());
+  const double prepare = profile_.step_host.value() + profile_.sequence_host.value() * sequences +
+                         profile_.token_host.value() * static_cast<double>(work.tokens);
+  const bool graph = profile_.cuda_graphs && work.tokens <= profile_.graph_max_tokens &&
+                     (work.chunks.empty() || profile_.piecewise_graphs);
+  const double issue = graph ? profile_.graph_launch.value() : profile_.launch.value() * launches_;
+  const double post = profile_.post_step.value() + profile_.post_sequence.value() * static_cast<double>(work.logits_rows);
+  const double total = profile_.overlap ? std::max(seconds, prepare + issue) + post : prepare + std::max(seconds, issue) + post;
+  cost->bound_seconds[Index(Bound::kHost)] += total - seconds;
+  cost->stage_seconds[0] = total;
+}
+
+std::vector<ResourceUse> PlacedStep::Resources() const {
+  std::vector<ResourceUse> out;
+  for (int r = 0; r < network_.resources(); ++r) {
+    if (network_.moved(r) <= 0) continue;
+    const std::string& name = network_.name(r);
+    const double per_byte = name == "host memory" ? kMemoryJoules : name.rfind("NVMe", 0) == 0 ? kDriveJoules
+                            : name.rfind("CXL", 0) == 0 ? kMemoryJoules + kLinkJoules : kLinkJoules;
+    out.push_back({name, network_.moved(r), network_.capacity(r), network_.moved(r) * per_byte});
+  }
+  return out;
+}
+
+std::vector<StepOperator> PlacedStep::Explain(std::span<const StepWork> ranks) {
+  // Twice, so that the window is as full as between steps that follow one another.
+  StepCost cost;
+  Predict(ranks, &cost);
+  Predict(ranks, &cost);
+  std::vector<StepOperator> out;
+  const auto add = [&](const char* name, std::string shape, std::initializer_list<Bound> bounds) {
+    StepOperator op;
+    op.name = name;
+    op.shape = std::move(shape);
+    for (const Bound b : bounds) {
+      op.time.bound[Index(b)] = cost.bound_seconds[Index(b)];
+      op.time.seconds += cost.bound_seconds[Index(b)];
+    }
+    if (op.time.seconds > 0) out.push_back(std::move(op));
+  };
+  add("GPU kernels", fmt::format("{} layers, {} tokens", layers_.size(), ranks[0].tokens),
+      {Bound::kCompute, Bound::kMemory, Bound::kSerial, Bound::kLaunch, Bound::kWaiting});
+  double moved = 0;
+  for (const ResourceUse& r : Resources()) moved += r.name == "host link to GPU" ? r.bytes / 2 : 0;
+  add("links", fmt::format("{} to each GPU; collectives, and transfers that the GPU waits for", Human(Bytes(moved))), {Bound::kLink});
+  add("CPU, memory", "what the GPU waits for while the CPU reads its memory", {Bound::kHostMemory});
+  add("CPU, arithmetic", "what the GPU waits for while the CPU computes", {Bound::kHostCompute});
+  add("host", "preparation and launches that nothing hides", {Bound::kHost});
+  return out;
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<CompiledStepCost>> StepCostOf(const ResolvedScenario& r, const Catalog& catalog,
+                                                             const StepCostOptions& options, int replica) {
+  if (r.placement.resident) return CompileStepCost(r.model, r.plan, r.machine, r.engine, catalog, options);
+  PlacedStepOptions placed;
+  placed.cost = options;
+  placed.first_gpu = replica * r.plan.gpus_per_engine();
+  placed.engines_per_host = r.engines_per_host;
+  return MakePlacedStepCost(r.model, r.plan, r.machine, r.engine, r.placement, catalog, placed);
+}
+
+absl::StatusOr<std::unique_ptr<CompiledStepCost>> MakePlacedStepCost(const ModelSpec& model, const ParallelPlan& plan,
+                                                                     const Machine& machine, const EngineProfile& profile,
+                                                                     const Placement& placement, const Catalog& catalog,
+                                                                     const PlacedStepOptions& options) {
+  auto step = std::make_unique<PlacedStep>(model, plan, profile, placement, HostCosts(machine, profile, options.engines_per_host));
+  SIMRUN_RETURN_IF_ERROR(step->Build(machine, catalog, options));
+  return std::unique_ptr<CompiledStepCost>(std::move(step));
+}
+
+}  // namespace simrun

@@ -1,0 +1,208 @@
+#include "sim/placed_step.h"
+
+#include <algorithm>
+#include <cmath>
+#include <string>
+#include <vector>
+
+#include "gtest/gtest.h"
+#include "models/lowering.h"
+#include "tests/support/scenarios.h"
+
+namespace simrun {
+namespace {
+
+const char kStreamed[] = R"(
+model: llama-3.1-8b
+hardware: {gpu: rtx-4090, host: xeon-8380, sockets: 1}
+plan: {placement: [{tensors: weights, tier: dram}]}
+engine: {profile: ideal}
+scheduler: {max_num_seqs: 16, max_model_len: 4096, max_num_batched_tokens: 4096}
+workload: {static_batch: 8, input_tokens: 100, output_tokens: 20}
+)";
+
+StepWork Decodes(int64_t seqs, int64_t kv) {
+  StepWork w;
+  w.tokens = w.logits_rows = w.decode_seqs = seqs;
+  w.decode_kv_sum = w.decode_kv_sum_windowed = seqs * kv;
+  w.decode_kv_max = kv;
+  return w;
+}
+
+struct Model {
+  explicit Model(const absl::StatusOr<Scenario>& s, int replica = 0) : scenario(*s) {
+    const ResolvedScenario& r = scenario.resolved();
+    StepCostOptions options;
+    options.max_tokens = r.params.limits.max_num_batched_tokens;
+    options.max_rows = r.params.limits.max_num_seqs;
+    auto made = StepCostOf(r, *scenario.catalog(), options, replica);
+    EXPECT_TRUE(made.ok()) << made.status().message();
+    step = *std::move(made);
+  }
+  // Of a step after others like it.
+  StepCost Steady(const StepWork& work) {
+    StepCost cost;
+    for (int i = 0; i < 3; ++i) step->Predict({&work, 1}, &cost);
+    return cost;
+  }
+  double Bytes(const std::string& link) const {
+    for (const ResourceUse& use : step->Resources()) {
+      if (use.name == link) return use.bytes;
+    }
+    return 0;
+  }
+  Scenario scenario;
+  std::unique_ptr<CompiledStepCost> step;
+};
+
+double Weights(const ResolvedScenario& r) { return WeightBytesPerGpu(r.model, r.plan, 0).value(); }
+
+TEST(PlacedStep, StreamedDecodeTakesTheLinkTimeOfTheWeights) {
+  Model m(ScenarioOf(kStreamed));
+  const ResolvedScenario& r = m.scenario.resolved();
+  // All layers and the head cross a link of PCIe 4 x16 in every step; the embedding is gathered. Compute hides behind.
+  const ClassBytes b = WeightBytesByClass(r.model, r.plan, true);
+  const double bytes = 32 * (b.attention + b.dense_ffn) + b.lm_head;
+  const double link = 31.5e9 * 0.794;
+  const StepCost cost = m.Steady(Decodes(8, 100));
+  EXPECT_NEAR(cost.stage_seconds[0], bytes / link, 0.01 * bytes / link);
+  double sum = 0;
+  for (const double s : cost.bound_seconds) sum += s;
+  EXPECT_NEAR(sum, cost.stage_seconds[0], 1e-9 * sum);
+  EXPECT_GT(cost.bound_seconds[static_cast<size_t>(Bound::kLink)], 0.9 * sum);
+  EXPECT_NEAR(bytes + b.embedding, Weights(r), 1e-6 * bytes);
+}
+
+TEST(PlacedStep, BytesOfALinkAreThoseOfTheStreamsTimesTheSteps) {
+  Model m(ScenarioOf(kStreamed));
+  const ResolvedScenario& r = m.scenario.resolved();
+  const ClassBytes b = WeightBytesByClass(r.model, r.plan, true);
+  const double layer = b.attention + b.dense_ffn, step = 32 * layer + b.lm_head;
+  const StepWork work = Decodes(8, 100);
+  StepCost cost;
+  const int steps = 40;
+  for (int i = 0; i < steps; ++i) m.step->Predict({&work, 1}, &cost);
+  // The embedding rows of 8 tokens per step; and up to a window of two layers of the next step is already there.
+  const double rows = steps * 8 * 4096 * 2.0;
+  EXPECT_GE(m.Bytes("host link to GPU"), steps * step + rows - 1);
+  EXPECT_LE(m.Bytes("host link to GPU"), steps * step + 2 * layer + rows + 1);
+  EXPECT_NEAR(m.Bytes("host memory"), m.Bytes("host link to GPU"), 1);
+  EXPECT_EQ(m.Bytes("host link from GPU"), 0);
+}
+
+// With compute longer than transfer, streaming costs nothing: a step takes what the resident plan takes.
+TEST(PlacedStep, StreamingHidesBehindLongCompute) {
+  const std::vector<std::pair<std::string, std::string>> fast = {{"hardware.host_link", "nvlink-c2c"}, {"hardware.host_memory_bandwidth", "2 TB/s"}};
+  Model streamed(ScenarioOf(kStreamed, fast));
+  Model resident(ScenarioOf(ScenarioOf(kStreamed, fast)->ToYaml(), {{"plan.placement", "gpu"}}));
+  StepWork work;
+  const PrefillChunk chunk{4096, 0};
+  work.tokens = 4096;
+  work.logits_rows = 1;
+  work.chunks = {&chunk, 1};
+  const double s = streamed.Steady(work).stage_seconds[0], g = resident.Steady(work).stage_seconds[0];
+  EXPECT_NEAR(s, g, 0.02 * g);
+}
+
+// A plan whose rules keep everything on the GPU is today's path; one that moves a hair's breadth costs the same.
+TEST(PlacedStep, ATinyShareElsewhereCostsNothing) {
+  Model tiny(ScenarioOf(kStreamed, {{"plan.placement", "[{tensors: dense_ffn, tier: dram, share: 0.0001, layers: 3}]"}}));
+  Model resident(ScenarioOf(kStreamed, {{"plan.placement", "[{tensors: weights, tier: gpu}]"}}));
+  EXPECT_TRUE(resident.scenario.resolved().placement.resident);
+  EXPECT_FALSE(tiny.scenario.resolved().placement.resident);
+  for (const int64_t seqs : {1, 16}) {
+    const double t = tiny.Steady(Decodes(seqs, 500)).stage_seconds[0], g = resident.Steady(Decodes(seqs, 500)).stage_seconds[0];
+    EXPECT_NEAR(t, g, 0.01 * g) << seqs;
+  }
+}
+
+TEST(PlacedStep, ExpertsOnTheCpuReadTheirWeightsOncePerLayer) {
+  Model m(ScenarioOf(R"(
+model: mixtral-8x7b
+hardware: {gpu: rtx-4090, host: xeon-8380, sockets: 1}
+plan: {placement: [{tensors: routed_experts, tier: dram, use: compute}]}
+engine: {profile: ideal, cpu_operator: 0 s, cpu_memory_efficiency: 1, cpu_compute_efficiency: 1}
+scheduler: {max_num_seqs: 16, max_model_len: 4096, max_num_batched_tokens: 4096}
+workload: {static_batch: 1, input_tokens: 100, output_tokens: 20}
+)"));
+  // One token: 2 of 8 experts of 3 x 4096 x 14336 bf16 weights in 32 layers, over 204.8 GB/s x 0.82. The rest of the step
+  // is the GPU's: 3.2 GB of other weights at 1 TB/s, and hand-overs of 10 us in 32 layers each way.
+  const double host = 32.0 * 2 * 3 * 4096 * 14336 * 2 / (204.8e9 * 0.82);
+  const StepCost cost = m.Steady(Decodes(1, 100));
+  EXPECT_NEAR(cost.bound_seconds[static_cast<size_t>(Bound::kHostMemory)], host, 0.01 * host);
+  EXPECT_LT(cost.stage_seconds[0], host + 3.4e9 / 1.008e12 / 0.7 + 32 * 2 * 25e-6);
+  EXPECT_GT(cost.stage_seconds[0], host + 3.2e9 / 1.008e12);
+  EXPECT_NEAR(m.step->host_busy_seconds(), 3 * host, 0.01 * host);
+}
+
+TEST(PlacedStep, EveryReplicaHasItsOwnState) {
+  const Report one = ReportOf(ScenarioOf(kStreamed, {{"workload", "{requests: 8, arrivals: all_at_once, input_tokens: 100, output_tokens: 20}"}}));
+  const Report two = ReportOf(ScenarioOf(kStreamed, {{"workload", "{requests: 16, arrivals: all_at_once, input_tokens: 100, output_tokens: 20}"},
+                                                     {"plan.replicas", "2"}, {"hardware.sockets", "2"}}));
+  EXPECT_NEAR(two.tpot.mean.value(), one.tpot.mean.value(), 1e-3 * one.tpot.mean.value());
+  ASSERT_FALSE(one.links.empty());
+  EXPECT_EQ(one.links[0].name, two.links[0].name);
+  EXPECT_NEAR(two.links[0].utilization, one.links[0].utilization, 0.01);
+}
+
+// Two GPUs of an engine behind one PCIe switch share its uplink.
+TEST(PlacedStep, GpusBehindOneSwitchShareItsUplink) {
+  const char text[] = R"(
+model: llama-3.1-70b
+hardware: {node: dgx-a100}
+plan: {tp: 1, placement: [{tensors: weights, tier: dram, share: 0.8}]}
+engine: {profile: ideal}
+scheduler: {max_num_seqs: 16, max_model_len: 4096, max_num_batched_tokens: 4096}
+workload: {static_batch: 1, input_tokens: 100, output_tokens: 20}
+)";
+  Model one(ScenarioOf(text)), two(ScenarioOf(text, {{"plan.tp", "2"}}));
+  const double t1 = one.Steady(Decodes(1, 100)).stage_seconds[0], t2 = two.Steady(Decodes(1, 100)).stage_seconds[0];
+  // Half the bytes each, at half the rate each.
+  EXPECT_NEAR(t2, t1, 0.03 * t1);
+}
+
+TEST(Placement, ProblemsNameTheirPlaceAndAWayOut) {
+  const auto problem = [](const std::string& placement) {
+    auto s = Scenario::FromYaml(kStreamed);
+    s = s->With("plan.placement", placement);
+    return s.ok() ? std::string() : std::string(s.status().message());
+  };
+  EXPECT_NE(problem("[{tensors: routed_experts, tier: dram}]").find("has no experts"), std::string::npos);
+  EXPECT_NE(problem("[{tensors: weights, tier: cxl}]").find("add hardware.cxl"), std::string::npos);
+  EXPECT_NE(problem("[{tensors: weights, tier: dram, layers: 30-40}]").find("layers 0 to 31"), std::string::npos);
+  EXPECT_NE(problem("[{tensors: weights, tier: dram, use: pin}]").find("does not go with"), std::string::npos);
+  EXPECT_NE(problem("[{tensors: weights, tier: dram}, {tensors: attention, tier: dram}]").find("takes nothing"), std::string::npos);
+  EXPECT_NE(problem("[{tensors: weights, tier: drum}]").find("dram"), std::string::npos);
+  EXPECT_NE(problem("atuo").find("auto"), std::string::npos);
+  auto small = Scenario::FromYaml(kStreamed)->With("hardware.host_memory", "10 GB");
+  ASSERT_FALSE(small.ok());
+  EXPECT_NE(std::string(small.status().message()).find("more: raise hardware.host_memory"), std::string::npos) << small.status().message();
+}
+
+TEST(Placement, AutoFillsTheGpuByBytesPerUse) {
+  const auto s = ScenarioOf(R"(
+model: mixtral-8x7b
+hardware: {gpu: rtx-4090, host: xeon-8380}
+plan: {placement: auto}
+scheduler: {max_num_seqs: 16, max_model_len: 4096, max_num_batched_tokens: 2048}
+workload: {static_batch: 1, input_tokens: 100, output_tokens: 20}
+)");
+  const ResolvedScenario& r = s->resolved();
+  // Attention and head on the GPU; of the experts as many as fit, the others computed by the CPU.
+  for (const LayerPlacement& l : r.placement.layers) {
+    EXPECT_DOUBLE_EQ(ShareOf(l.attention, TensorUse::kPin), 1);
+    EXPECT_GT(ShareOf(l.routed_experts, TensorUse::kPin), 0.02);
+    EXPECT_GT(ShareOf(l.routed_experts, TensorUse::kCompute), 0.7);
+  }
+  EXPECT_LE(r.memory.weights + r.memory.activations + r.memory.reserve, r.memory.usable);
+  EXPECT_GT(r.memory.kv_blocks, 0);
+  // What is on no tier is nowhere: the parts add up.
+  const ClassBytes all = WeightBytesByClass(r.model, r.plan, false);
+  const double whole = 32 * (all.attention + all.router + all.routed_experts) + all.embedding + all.lm_head;
+  double placed = r.memory.weights.value();
+  for (const TierPlan& t : r.memory.tiers) placed += t.weights.value();
+  EXPECT_NEAR(placed, whole, 1e-6 * whole);
+}
+
+}  // namespace
+}  // namespace simrun
