@@ -124,6 +124,29 @@ absl::StatusOr<CaseScenario> ScenarioOfCase(const MeasuredCase& c, const std::st
   copy("max_model_len", "scheduler.max_model_len");
   copy("block_size", "scheduler.block_size");
   copy("kv_block_size", "scheduler.block_size");
+  // Offloading engines: the host, and what is kept where.
+  if (const auto host = c.Note("host")) {
+    // "2x_Xeon_Gold_6454S"
+    const size_t x = host->find("x_");
+    const std::string name = x == std::string::npos ? *host : host->substr(x + 2);
+    if (catalog->Resolve("cpus", name).ok()) {
+      set("hardware.host", Text(name));
+    } else {
+      assumptions.push_back(fmt::format("host {} is not in the catalogue: the GPU's usual one", name));
+    }
+  }
+  copy("sockets", "hardware.sockets");
+  copy("experts_active", "plan.experts_active");
+  if (const auto dram = c.Note("host_dram_gb")) set("hardware.host_memory", Text(*dram + " GB"));
+  if (const auto lowest = c.Note("lowest_tier")) {
+    if (*lowest == "gpu") set("plan.placement", Text("gpu"));
+    if (*lowest == "disk") {
+      set("hardware.nvme.link", Text("nvme-cloud-ssd"));
+      set("hardware.nvme.capacity", Text("1.5 TB"));
+      if (c.engine == "deepspeed-zero-inference") set("plan.placement", *ParseYaml("[{tensors: attention, tier: nvme}, {tensors: dense_ffn, tier: nvme}]", ""));
+    }
+    if (c.isl && c.osl) set("scheduler.max_model_len", Number(*c.isl + *c.osl));
+  }
   if (const auto fraction = c.Note("kv_fraction")) set("engine.gpu_memory_utilization", YamlNode::Scalar(*fraction));
 
   // A library call has no server in front of it.

@@ -317,6 +317,10 @@ absl::StatusOr<std::vector<Change>> WhatWouldHaveToChange(const Scenario& scenar
   if (r.plan.gpus_per_engine() > r.machine.gpus_per_node) {
     knobs.push_back({"hardware.network_bandwidth", r.machine.network.bandwidth.value(), true, false, quantity(BytesPerSecond())});
   }
+  if (!r.placement.resident) {
+    knobs.push_back({"hardware.host_link_bandwidth", r.machine.host_link.bandwidth.value(), true, false, quantity(BytesPerSecond())});
+    knobs.push_back({"hardware.host_memory_bandwidth", r.machine.host_memory.bandwidth.value(), true, false, quantity(BytesPerSecond())});
+  }
   if (!r.closed_loop) knobs.push_back({"workload.rate_scale", scenario.config().workload.rate_scale, false, false, plain});
   const auto& input = scenario.config().workload.input_tokens;
   if (input && input->fixed) knobs.push_back({"workload.input_tokens", static_cast<double>(*input->fixed), false, true, plain});

@@ -53,6 +53,32 @@ int FittingTp(const ResolvedScenario& r) {
   return 0;
 }
 
+// A static batch is kept whole: when its KV cache does not fit beside the weights it goes to host memory, where the CPU
+// attends over it, or else to drives. Takes the room it needs.
+std::optional<PlacementRule> KvElsewhere(const ResolvedScenario& r, PlacementRoom* room) {
+  const double tokens = static_cast<double>(r.params.limits.max_num_seqs) * static_cast<double>(r.params.max_model_len);
+  ParallelPlan once = r.plan;
+  once.tp = once.ep = 1;
+  const KvBytes per_gpu = KvBytesPerGpu(r.model, r.plan, 0), whole = KvBytesPerGpu(r.model, once, 0);
+  const Bytes needed = (per_gpu.per_token + per_gpu.per_token_windowed) * tokens;
+  room->kv = needed;
+  if (needed <= room->gpu * 0.5) return std::nullopt;
+  const Bytes held = (whole.per_token + whole.per_token_windowed) * tokens;
+  for (const TierKind tier : {TierKind::kDram, TierKind::kCxl, TierKind::kNvme}) {
+    Bytes& free = room->tiers[static_cast<size_t>(tier)];
+    if (free < held) continue;
+    free -= held;
+    PlacementRule rule;
+    rule.tensors = "kv";
+    rule.tier = std::string(TierName(tier));
+    rule.use = tier == TierKind::kNvme ? "stream" : "compute";
+    room->kv = tier == TierKind::kNvme ? needed * (2.0 / static_cast<double>(r.model.layers)) : Bytes(0);
+    return rule;
+  }
+  room->kv = std::min(needed, room->gpu * 0.25);
+  return std::nullopt;
+}
+
 // Everything that lies outside GPU memory, and the GPU's part of such a plan.
 void CheckPlacedFit(const YamlNode& root, ResolvedScenario* r, Problems* problems) {
   const MemoryPlan& m = r->memory;
@@ -237,8 +263,10 @@ ResolvedScenario Resolve(const ScenarioConfig& config, const YamlNode& root, con
     if (!placement.token_groups) placement.token_groups = r.engine.placement.token_groups;
   }
   if (placement.rules.empty() && placement.policy == "auto") {
-    placement.rules = AutoRules(r.model, plan, RoomFor(r.model, plan, r.machine, r.engine, p.limits, p.max_model_len, r.engines_per_host),
-                                static_cast<int>(placement.window.value_or(2)));
+    PlacementRoom room = RoomFor(r.model, plan, r.machine, r.engine, p.limits, p.max_model_len, r.engines_per_host);
+    const std::optional<PlacementRule> kv = r.policy == "static" ? KvElsewhere(r, &room) : std::nullopt;
+    placement.rules = AutoRules(r.model, plan, room, static_cast<int>(placement.window.value_or(2)));
+    if (kv) placement.rules.insert(placement.rules.begin(), *kv);
   }
   r.placement = ResolvePlacement(placement, placement.rules, r.model, plan, r.machine, "plan.placement",
                                  PlaceOf(root, "plan.placement"), problems);

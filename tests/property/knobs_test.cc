@@ -167,7 +167,7 @@ std::vector<Knob> Knobs() {
       {"hardware.nvme.price", "0 USD/h", "1 USD/h", M(Usd), +1, "streams", kOnNvme},
       {"hardware.remote_memory", "1 GB", "2 GB", M(KvTokens), +1, "streams", {{"hardware.remote_memory", "1 GB"}, {"plan.placement", "[{tensors: kv, tier: remote}]"}}},
       // A full card: room for the KV cache is made by moving weights out.
-      {"plan.placement.policy", "gpu", "auto", M(KvTokens), +1, "streams", {{"hardware.memory", "20 GB"}, {"plan.placement", "gpu"}}},
+      {"plan.placement.policy", "gpu", "auto", M(KvTokens), +1, "streams", {{"hardware.memory", "20 GB"}, {"plan.placement", "{policy: gpu}"}}},
       {"plan.placement.rules", "[{tensors: weights, tier: dram, share: 0.2}]", "[{tensors: weights, tier: dram}]", M(Tpot), +1, "streams"},
       {"plan.placement.rules[].tensors", "[{tensors: attention, tier: dram}]", "[{tensors: dense_ffn, tier: dram}]", M(Tpot), +1, "streams", {}, "plan.placement"},
       {"plan.placement.rules[].layers", "[{tensors: weights, tier: dram, layers: 0-3}]", "[{tensors: weights, tier: dram, layers: \"0-3,10-20\"}]", M(Tpot), +1, "streams", {}, "plan.placement"},
