@@ -222,6 +222,11 @@ absl::StatusOr<Report> Report::FromBinary(std::string_view bytes) {
   r.memory.activations = Bytes(in.memory().activation_bytes());
   r.memory.reserve = Bytes(in.memory().reserve_bytes());
   r.memory.gpu = Bytes(in.memory().gpu_bytes());
+  r.memory.window = Bytes(in.memory().window_bytes());
+  for (const proto::Tier& t : in.memory().tiers()) {
+    r.memory.tiers.push_back({t.name(), Bytes(t.capacity_bytes()), Bytes(t.weights_bytes()), Bytes(t.kv_capacity_bytes()), Bytes(t.kv_peak_bytes())});
+  }
+  for (const proto::Link& l : in.links()) r.links.push_back({l.name(), l.bytes(), l.utilization()});
   r.utilization.engine_busy = in.utilization().engine_busy();
   r.utilization.stage_busy = in.utilization().stage_busy();
   r.utilization.mean_batch = in.utilization().mean_batch();

@@ -33,7 +33,7 @@ int main() {
       {"twice the host memory bandwidth", {{"hardware.host_memory_bandwidth", "614 GB/s"}}},
       {"a GPU with twice the memory bandwidth", {{"hardware.memory_bandwidth", "2016 GB/s"}}},
       {"PCIe 5 instead of 4", {{"hardware.host_link", "pcie5-x16"}}},
-      {"experts streamed to the GPU instead", {{"plan.placement", "[{tensors: routed_experts, tier: dram, use: stream}]"}, {"hardware.memory", "48 GB"}}},
+      {"experts streamed to a 48 GB card", {{"hardware.memory", "48 GB"}, {"plan.placement", "[{tensors: routed_experts, tier: dram, use: stream}]"}}},
       {"4 sequences at once", {{"workload.static_batch", "4"}}},
   };
   std::printf("DeepSeek-V3 (q4_k_m, 404 GB) on one RTX 4090 and 1 TB of host memory\n\n");

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "simrun/planner/break_even.h"
+#include "simrun/sim/resolved.h"
 #include "simrun/sim/simulation.h"
 
 namespace {

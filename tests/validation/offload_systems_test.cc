@@ -42,19 +42,6 @@ struct Table {
 
 // ---- MoE-Lens (arXiv 2504.09345) ----
 
-// All weights of Mixtral-8x7B stream over 19.5 GB/s to an A40, the CPU attends over a KV cache of `kv_gb` in host memory.
-absl::StatusOr<Scenario> Lens(double kv_gb, int64_t prompt, int64_t generated, int64_t requests, const std::string& changes = "") {
-  const int64_t blocks = static_cast<int64_t>(kv_gb * 1e9 / (131072.0 * 16));
-  return Scenario::FromYaml(fmt::format(R"(
-model: mixtral-8x7b
-hardware: {{gpu: a40-48gb, host: xeon-8380, sockets: 1, host_memory: 1 TB, host_link_bandwidth: 24.559 GB/s}}
-plan: {{placement: {{rules: [{{tensors: weights, tier: dram}}, {{tensors: kv, tier: dram, use: compute}}], token_groups: 2}}}}
-engine: {{profile: ideal, cpu_operator: 0 s, cpu_memory_efficiency: 1, cpu_compute_efficiency: 1, kv_blocks: {}}}
-scheduler: {{policy: chunked-prefill, max_num_seqs: 100000, max_num_batched_tokens: 18500, max_model_len: 2048}}
-workload: {{requests: {}, arrivals: all_at_once, input_tokens: {}, output_tokens: {}}}
-{})", blocks, requests, prompt, generated, changes));
-}
-
 TEST(MoeLens, TokensAndKvCacheThatSaturateTheGpu) {
   const Table table("seeds/moe_lens_tables.csv");
   if (table.rows() == 0) GTEST_SKIP() << "no data";
@@ -90,76 +77,6 @@ workload: {{static_batch: 1, input_tokens: 100, output_tokens: 10}}
     const double kv = tokens * table.Number(row, "seq_len") * r.memory.tiers.front().kv_block.value() / 16;
     EXPECT_NEAR(kv, table.Number(row, "kv_cache_to_saturate_gb") * 1e9, 0.05 * kv);
   }
-}
-
-struct Closed {
-  double rate = 0;   // generated tokens per second
-  double bound = 0;  // of the three times of a pass, the largest: 0 link, 1 GPU, 2 host memory
-};
-// Stage 2 of the paper as derived: q sequences enter per pass, each of g passes generates one token of all that run.
-Closed Stage2(double prompt, double generated, double requests, double kv_tokens, double block, double n_real, double delta,
-              double gpu_rate, double host_rate, double kv_bytes) {
-  double use = 0, read = 0;
-  for (int j = 0; j < generated; ++j) {
-    use += block * std::ceil((prompt + j) / block);
-    read += j > 0 ? prompt + j : 0;
-  }
-  const double q = std::min(kv_tokens / use, n_real / (prompt + generated));
-  const double tokens = q * (prompt + generated);
-  const std::array<double, 3> times = {delta, tokens / gpu_rate, q * read * kv_bytes / host_rate};
-  const double pass = *std::max_element(times.begin(), times.end());
-  const double passes = std::ceil(requests / q) + generated;
-  return {requests * generated / (passes * pass), static_cast<double>(std::max_element(times.begin(), times.end()) - times.begin())};
-}
-
-TEST(MoeLens, EventSimulationAgreesWithTheClosedForm) {
-  // PME(98, 32), the tokens per pass and token of KV capacity.
-  const auto pme = [](double p, double g) { return 2 * (p + g) / ((2 * p + g) * g); };
-  EXPECT_NEAR(pme(98, 32), 0.03564, 5e-6);
-  double worst = 0, sum = 0;
-  int cells = 0;
-  for (const double kv : {35.0, 70.0, 210.0}) {
-    for (const auto& [p, g] : {std::pair<int64_t, int64_t>{98, 32}, {98, 64}, {98, 128}, {926, 128}}) {
-      const double q0 = std::min(kv * 1e9 / 131072 / (static_cast<double>(g) * (static_cast<double>(p) + static_cast<double>(g) / 2)), 18500.0 / static_cast<double>(p + g));
-      const int64_t requests = static_cast<int64_t>(q0 * static_cast<double>(g) * 4);
-      const auto s = Lens(kv, p, g, requests);
-      ASSERT_TRUE(s.ok()) << s.status().message();
-      const ResolvedScenario& r = s->resolved();
-      // What the closed form needs, measured on the simulator's parts alone: time to stream the weights, GPU rate.
-      StepCostOptions options;
-      options.max_tokens = 18500;
-      options.max_rows = 1024;
-      auto step = StepCostOf(r, *s->catalog(), options);
-      ASSERT_TRUE(step.ok()) << step.status().message();
-      const auto measured = [&](int64_t tokens) {
-        StepWork w;
-        std::vector<PrefillChunk> chunks(static_cast<size_t>(tokens / p), PrefillChunk{p, 0});
-        w.tokens = static_cast<int64_t>(chunks.size()) * p;
-        w.logits_rows = static_cast<int64_t>(chunks.size());
-        w.chunks = chunks;
-        StepCost cost;
-        for (int i = 0; i < 3; ++i) (*step)->Predict({&w, 1}, &cost);
-        double gpu = 0;
-        for (const Bound b : {Bound::kCompute, Bound::kMemory, Bound::kSerial, Bound::kLaunch}) gpu += cost.bound_seconds[static_cast<size_t>(b)];
-        return std::pair(cost.stage_seconds[0], gpu);
-      };
-      const double delta = measured(p).first;
-      const auto [full, gpu] = measured(18500);
-      const double gpu_rate = 18500 / std::max(gpu, 1e-9);
-      const double host_rate = 204.8e9 * 0.82 - 19.5e9;
-      const Closed closed = Stage2(static_cast<double>(p), static_cast<double>(g), static_cast<double>(requests), kv * 1e9 / 131072, 16, 18500, delta, gpu_rate, host_rate, 131072);
-      const Report report = ReportOf(s);
-      const double rate = static_cast<double>(report.requests.output_tokens) / report.simulation.simulated_s;
-      const double error = rate / closed.rate - 1;
-      std::printf("kv %.0f p %d g %d: K %d sim %.0f closed %.0f (%+.1f %%) bound %.0f preempt %d steps %.0f delta %.2f gpu rate %.0f\n", kv, int(p), int(g),
-                  int(requests), rate, closed.rate, 100 * error, closed.bound, int(report.requests.preemptions), report.simulation.iterations, delta, gpu_rate);
-      EXPECT_LT(std::abs(error), 0.06) << "KV " << kv << " GB, " << p << "/" << g;
-      worst = std::max(worst, std::abs(error));
-      sum += std::abs(error);
-      ++cells;
-    }
-  }
-  std::printf("mean %.3f worst %.3f\n", sum / cells, worst);
 }
 
 // ---- KTransformers (its DeepSeek-V3 tutorial) ----
@@ -233,7 +150,7 @@ double TuningStep(const Machine& machine, double tokens, double stream_on_cxl, d
 Machine CxlMachine(int cards) {
   return ScenarioOf(fmt::format(R"(
 model: llama-3.1-8b
-hardware: {{gpu: rtx-5090, host: epyc-9654, sockets: 1, cxl: {{link: cxl-x8-gen5, cards: {}, capacity: 256 GB}}}}
+hardware: {{gpu: rtx-5090, host: epyc-9654, sockets: 1, cxl: {{link: cxl-x16-gen5, cards: {}, capacity: 256 GB}}}}
 workload: {{requests: 1, arrivals: all_at_once, input_tokens: 1, output_tokens: 1}}
 )", cards))->resolved().machine;
 }
@@ -245,7 +162,7 @@ TEST(Cxl, TierAwarePlacementKeepsWhatNaiveInterleavingLoses) {
       const Machine machine = CxlMachine(cards);
       const double dram = TuningStep(machine, tokens, 0, 0), aware = TuningStep(machine, tokens, 1, 0), naive = TuningStep(machine, tokens, 0.5, 0.5);
       std::printf("CXL tokens %.0f cards %d: aware %.4f naive %.4f aware/naive %.3f (step %.2f)\n", tokens, cards, dram / aware, dram / naive, naive / aware, dram);
-      EXPECT_GE(dram / aware, cards == 1 ? 0.965 : 0.995) << tokens;
+      EXPECT_GE(dram / aware, cards == 1 ? 0.97 : 0.995) << tokens;
       EXPECT_LE(dram / aware, 1 + 1e-9);
       most = std::max(most, naive / aware);
     }
