@@ -2,6 +2,7 @@
 
 #include "schedulers/batching/chunked_prefill.h"
 #include "schedulers/batching/orca.h"
+#include "schedulers/batching/pipeline_fill.h"
 #include "schedulers/batching/prefill_first.h"
 #include "schedulers/batching/static_batch.h"
 
@@ -16,6 +17,7 @@ const Registry<BatchingPolicyFactory>& BuiltInBatchingPolicies() {
     add("chunked-prefill", "decodes first, then prompt chunks within the token budget (Sarathi, vLLM V1)", &MakeChunkedPrefill);
     add("prefill-first", "whole prompts before decodes, in steps of their own (vLLM V0)", &MakePrefillFirst);
     add("orca", "whole prompts beside decodes, KV reserved for the longest possible sequence (Orca)", &MakeOrca);
+    add("pipeline-fill", "decodes, then as many whole prompts per step as keep the KV cache evenly full (MoE-Lens)", &MakePipelineFill);
     add("static", "one batch at a time, kept until its last sequence ends (FasterTransformer)", &MakeStaticBatch);
     return r;
   }();

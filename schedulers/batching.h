@@ -35,6 +35,7 @@ struct ReplicaView {
   std::span<const int64_t> partial;       // prompt tokens left of admitted requests, in admission order
   const WaitingQueue* waiting = nullptr;
   int64_t free_blocks = 0;                // after the blocks that the decodes of this step take
+  int64_t total_blocks = 0;               // of the rank
   KvReservation reservation = KvReservation::kPrompt;
 
   int64_t BlocksFor(const WaitingRequest& r) const {
@@ -71,7 +72,7 @@ class BatchingPolicy {
 };
 
 using BatchingPolicyFactory = std::function<std::unique_ptr<BatchingPolicy>()>;
-// The built-in policies: static, orca, prefill-first, chunked-prefill.
+// The built-in policies: static, orca, prefill-first, chunked-prefill, pipeline-fill.
 const Registry<BatchingPolicyFactory>& BuiltInBatchingPolicies();
 
 // Helper for policies: whether the blocks for `need` may be taken when `free` are left.

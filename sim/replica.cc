@@ -194,6 +194,7 @@ void Replica::PlanGroup(size_t lane_index, size_t rank_index, SimTime now, doubl
     view.partial = g.partial_left;
     view.waiting = waiting;
     view.reservation = policy_.reservation();
+    view.total_blocks = params_.kv_blocks;
     view.free_blocks = std::max<int64_t>(0, rank.free_blocks - (whole_life_ ? 0 : g.decodes.next_blocks()));
     return view;
   };

@@ -113,13 +113,37 @@ TEST(StaticBatch, Decisions) {
 
 TEST(BatchingPolicies, Properties) {
   const auto make = [](const char* name) { return (*BuiltInBatchingPolicies().Find(name))(); };
-  EXPECT_EQ(BatchingPolicyNames(), (std::vector<std::string>{"chunked-prefill", "prefill-first", "orca", "static"}));
+  EXPECT_EQ(BatchingPolicyNames(), (std::vector<std::string>{"chunked-prefill", "prefill-first", "orca", "pipeline-fill", "static"}));
   EXPECT_EQ(make("chunked-prefill")->reservation(), KvReservation::kPrompt);
   EXPECT_EQ(make("prefill-first")->reservation(), KvReservation::kPrompt);
   EXPECT_EQ(make("orca")->reservation(), KvReservation::kWholeLife);
   EXPECT_EQ(make("static")->reservation(), KvReservation::kWholeLife);
   EXPECT_TRUE(make("static")->holds_batch());
   EXPECT_FALSE(make("orca")->holds_batch());
+}
+
+// Memory of 1000 blocks of 10 tokens. A sequence of 95 prompt and 10 output tokens holds 95 to 104 tokens, (95 + 104 + 10)/20
+// = 10.45 blocks on average, for 10 steps: 1000 / 104.5 = 9.57 of them can enter in each step.
+TEST(PipelineFill, AdmitsWhatMemoryCarriesPerStep) {
+  const auto policy = (*BuiltInBatchingPolicies().Find("pipeline-fill"))();
+  const auto plan = [&](int64_t budget, int64_t free_blocks, int64_t decodes) {
+    WaitingQueue queue(QueueOrder::kFcfs);
+    for (uint32_t id = 0; id < 50; ++id) queue.Push({id, id, 95, 95, 104, 0, 0});
+    ReplicaView view;
+    view.limits = {100, budget, 10, 0};
+    view.decode_seqs = decodes;
+    view.waiting = &queue;
+    view.free_blocks = free_blocks;
+    view.total_blocks = 1000;
+    Batch batch;
+    policy->Plan(view, &batch);
+    EXPECT_EQ(batch.decode, decodes > 0);
+    return batch.admitted_tokens.size();
+  };
+  EXPECT_EQ(plan(100000, 1000, 0), 9u);
+  EXPECT_EQ(plan(100000, 45, 20), 4u);   // ten blocks each are free for four
+  EXPECT_EQ(plan(320, 1000, 20), 3u);    // 300 of the budget are left for whole prompts
+  EXPECT_EQ(plan(50, 1000, 0), 1u);      // a prompt longer than the budget runs alone
 }
 
 }  // namespace
