@@ -176,12 +176,18 @@ std::vector<PlacementRule> AutoRules(const ModelSpec& model, const ParallelPlan&
   const bool fits = total <= free_gpu;
   if (fits) return rules;
   if (model.tie_embeddings) free_gpu -= gpu.embedding;
-  // Buffers for what streams: decided by the first class that does not fit whole.
-  double left = free_gpu;
+  // Buffers for the classes that do not fit whole and stream; they take room themselves, so look again.
   double buffer = 0;
-  for (const Class& c : classes) {
-    if (c.per_gpu > left && std::string_view(c.use) == "stream") buffer = std::max(buffer, c.largest_layer * window);
-    left -= c.per_gpu;
+  for (size_t round = 0; round <= classes.size(); ++round) {
+    double left = free_gpu - buffer, needed = 0;
+    for (const Class& c : classes) {
+      if (c.per_gpu > left && std::string_view(c.use) == "stream") {
+        needed += c.largest_layer * (std::string_view(c.name) == "lm_head" ? 1 : window);
+      }
+      left -= c.per_gpu;
+    }
+    if (needed <= buffer) break;
+    buffer = needed;
   }
   free_gpu = std::max(0.0, free_gpu - buffer);
   std::array<double, kNumTiers> tiers{};

@@ -95,7 +95,8 @@ void CheckPlacedFit(const YamlNode& root, ResolvedScenario* r, Problems* problem
   for (const TierPlan& t : m.tiers) {
     const Bytes kv = t.kv_block * static_cast<double>(m.kv_blocks);
     const Bytes over = t.weights + kv - t.capacity;
-    if (over <= Bytes(0) && (m.kv_blocks > 0 || needed > m.usable)) continue;
+    // To the byte: shares that fill a tier are rounded.
+    if (over <= Bytes(1) && (m.kv_blocks > 0 || needed > m.usable)) continue;
     const char* setting = t.tier == TierKind::kDram ? "hardware.host_memory" : t.tier == TierKind::kCxl ? "hardware.cxl"
                           : t.tier == TierKind::kNvme ? "hardware.nvme" : "hardware.remote_memory";
     const Bytes least = std::max(over, t.kv_block);
