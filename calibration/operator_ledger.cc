@@ -222,11 +222,9 @@ OperatorPrediction OperatorPricer::Price(const OpRow& row) const {
 
 double OperatorPricer::Watts(const OpRow& row) const {
   const OperatorCosts& costs = CostsFor(row);
-  if (row.attention()) {
-    return costs.power().idle_watts() + (row.prefill() ? costs.power().PrefillAttentionWatts() : costs.power().DecodeAttentionWatts());
-  }
+  if (row.attention()) return 0;
   const OpTime time = costs.Cost(row.work);
-  return costs.power().idle_watts() + (time.seconds > 0 ? time.joules / time.seconds : 0);
+  return costs.power().idle_watts() + costs.power().active_watts() + (time.seconds > 0 ? time.joules / time.seconds : 0);
 }
 
 std::vector<OperatorSummary> SummarizeOperators(const std::vector<OpRow>& rows,

@@ -31,7 +31,7 @@ class OperatorPricer {
   OperatorPrediction Price(const OpRow& row) const;
   // Time by the formula alone, what corrects it and the features; rows with features only.
   OperatorCosts::Sample Probe(const OpRow& row) const;
-  // GPU power while the operator repeats, W.
+  // GPU power while the operator repeats, W; 0 for attention, whose readings contain pauses.
   double Watts(const OpRow& row) const;
 
  private:

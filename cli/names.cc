@@ -211,6 +211,13 @@ absl::StatusOr<std::string> ExplainOperators(const std::string& name, const Cata
   return text;
 }
 
+std::string DescribePower(const std::string& name, const Catalog& catalog) {
+  // At the board it was fitted on.
+  const absl::StatusOr<YamlNode> node = catalog.Load("power", name);
+  const YamlNode* text = node.ok() ? node->Find("description") : nullptr;
+  return text != nullptr ? text->text() : "unreadable";
+}
+
 std::string DescribeRegion(const std::string& name, const Catalog& catalog) {
   const absl::StatusOr<YamlNode> node = catalog.Load("regions", name);
   if (!node.ok()) return "unreadable";
@@ -315,6 +322,7 @@ const std::vector<NameSection>& NameSections() {
       CatalogSection("nodes", "whole servers: hardware.node", DescribeNode),
       CatalogSection("engines", "serving engines: engine.profile", DescribeEngine),
       CatalogSection("operators", "fitted kernel and collective times, by device", DescribeOperators, ExplainOperators),
+      CatalogSection("power", "power of a GPU at work, by board: power in a GPU entry", DescribePower),
       CatalogSection("regions", "carbon intensity of grids: hardware.region", DescribeRegion),
       RegistrySection("schedulers", "which requests run in a step: scheduler.policy", BuiltInBatchingPolicies()),
       RegistrySection("routers", "which engine takes a request: scheduler.router", BuiltInRouters()),

@@ -1,12 +1,16 @@
 #include "hw/machine.h"
 
 #include <algorithm>
+#include <cmath>
 #include <utility>
 
 #include <fmt/format.h>
 
 namespace simrun {
 namespace {
+
+// Lowest to highest graphics clock of current boards.
+constexpr double kLowestClock = 0.15;
 
 std::vector<std::string> Confidences() { return {"A", "B", "C"}; }
 std::vector<std::string> Topologies() { return {"switch", "mesh", "pairs", "pcie"}; }
@@ -74,9 +78,36 @@ struct ScaleUpEntry {
   }
 };
 
+struct PowerEntry {
+  std::vector<std::string> aliases;
+  std::string description, provenance;
+  Sourced<Watts> tdp, idle_power, active, compute, memory, link;
+  Sourced<Seconds> ramp;
+  Sourced<double> ceiling, voltage_floor, dram_share;
+  template <class Visitor>
+  void Describe(Visitor& v) {
+    v.Field("aliases", aliases, {.help = "other names"});
+    v.Field("description", description, {.help = "board and measurements", .required = true});
+    v.Field("provenance", provenance,
+            {.help = "how it was found", .required = true, .choices = [] {
+               return std::vector<std::string>{"measured", "calibrated", "transferred", "datasheet", "assumed"};
+             }});
+    v.Field("tdp", tdp, {.help = "of the board it was fitted on", .required = true});
+    v.Field("idle_power", idle_power, {.help = "of the board it was fitted on", .required = true});
+    v.Field("active", active, {.help = "above idle while the engine works", .required = true});
+    v.Field("compute", compute, {.help = "above that at the datasheet FLOP/s", .required = true});
+    v.Field("memory", memory, {.help = "above that at the datasheet bytes/s", .required = true});
+    v.Field("link", link, {.help = "above that while GPUs exchange data", .required = true});
+    v.Field("ramp", ramp, {.help = "kernels as short as this draw half", .required = true});
+    v.Field("ceiling", ceiling, {.help = "of the power limit, where the controller settles", .required = true});
+    v.Field("voltage_floor", voltage_floor, {.help = "core voltage at clock 0 over that at boost", .required = true});
+    v.Field("dram_share", dram_share, {.help = "of the memory watts that stays at any core voltage", .required = true});
+  }
+};
+
 struct GpuEntry {
   std::vector<std::string> aliases;
-  std::string vendor, architecture, operators, operators_provenance, host_link, default_host, default_network;
+  std::string vendor, architecture, power = "generic", operators, operators_provenance, host_link, default_host, default_network;
   PeakEntry peak;
   Sourced<Bytes> memory, nominal_memory, l2;
   Sourced<BytesPerSecond> memory_bandwidth;
@@ -103,6 +134,7 @@ struct GpuEntry {
     v.Field("boost_clock", boost_clock, {.help = "boost clock"});
     v.Field("tdp", tdp, {.help = "board power limit", .required = true});
     v.Field("idle_power", idle_power, {.help = "power when idle", .required = true});
+    v.Field("power", power, {.help = "catalogue entry with power parameters; generic: scaled by TDP - idle"});
     v.Field("null_kernel", null_kernel, {.help = "duration of an empty kernel"});
     v.Field("scale_up", scale_up, {.help = "link to the other GPUs of a node"});
     v.Field("host_link", host_link, {.help = "catalogue link to the host", .required = true});
@@ -198,6 +230,14 @@ struct RegionEntry {
     v.Field("carbon_g_per_kwh", carbon_g_per_kwh, {.help = "g CO2e per kWh", .required = true});
   }
 };
+
+Provenance ParseProvenanceName(std::string_view name) {
+  for (const Provenance p :
+       {Provenance::kMeasured, Provenance::kCalibrated, Provenance::kTransferred, Provenance::kDatasheet}) {
+    if (ProvenanceName(p) == name) return p;
+  }
+  return Provenance::kAssumed;
+}
 
 ScaleUpTopology ParseTopology(std::string_view name) {
   if (name == "mesh") return ScaleUpTopology::kMesh;
@@ -301,6 +341,7 @@ absl::StatusOr<GpuSpec> LoadGpu(std::string_view name, const Catalog& catalog) {
   gpu.boost_clock = entry.boost_clock.value;
   gpu.tdp = entry.tdp.value;
   gpu.idle_power = entry.idle_power.value;
+  SIMRUN_ASSIGN_OR_RETURN(gpu.power, LoadPower(entry.power, gpu.tdp, gpu.idle_power, catalog));
   gpu.null_kernel = entry.null_kernel.value;
   if (entry.scale_up) {
     gpu.scale_up_link = entry.scale_up->link;
@@ -321,6 +362,33 @@ absl::StatusOr<GpuSpec> LoadGpu(std::string_view name, const Catalog& catalog) {
         entry.operators_provenance == "calibrated" ? Provenance::kCalibrated : Provenance::kTransferred;
   }
   return gpu;
+}
+
+absl::StatusOr<PowerSpec> LoadPower(std::string_view name, Watts tdp, Watts idle, const Catalog& catalog) {
+  SIMRUN_ASSIGN_OR_RETURN(
+      const PowerEntry entry, LoadEntry<PowerEntry>("power", name, catalog, [](const PowerEntry& e, auto fail) {
+        if (!(e.tdp.value > e.idle_power.value)) fail("tdp", "must be above idle_power");
+        if (!(e.ceiling.value > 0 && e.ceiling.value <= 1)) fail("ceiling", "must be above 0 and at most 1");
+        if (e.voltage_floor.value > 1) fail("voltage_floor", "must be at most 1");
+        if (e.dram_share.value > 1) fail("dram_share", "must be at most 1");
+      }));
+  const double scale = (tdp - idle) / (entry.tdp.value - entry.idle_power.value);
+  PowerSpec p;
+  p.active = entry.active.value * scale;
+  p.compute = entry.compute.value * scale;
+  p.memory = entry.memory.value * scale;
+  p.link = entry.link.value * scale;
+  p.ramp = entry.ramp.value;
+  p.ceiling = entry.ceiling.value;
+  p.voltage_floor = entry.voltage_floor.value;
+  p.dram_share = entry.dram_share.value;
+  p.provenance = ParseProvenanceName(entry.provenance);
+  p.source = entry.description;
+  if (tdp != entry.tdp.value || idle != entry.idle_power.value) {
+    p.provenance = std::max(p.provenance, Provenance::kTransferred);
+    p.source += fmt::format(", scaled from {} to {} above idle", Human(entry.tdp.value - entry.idle_power.value), Human(tdp - idle));
+  }
+  return p;
 }
 
 absl::StatusOr<CpuSpec> LoadCpu(std::string_view name, const Catalog& catalog) {
@@ -518,6 +586,15 @@ Machine BuildMachine(const HardwareConfig& config, const Catalog& catalog, const
     fail("hardware.power_limit", fmt::format("{} is not above the {} that an idle {} draws", Human(*config.power_limit),
                                              Human(gpu->idle_power), gpu->name));
   }
+  if (gpu && config.gpu_clock) {
+    if (!(gpu->boost_clock > PerSecond(0))) {
+      fail("hardware.gpu_clock", fmt::format("the boost clock of {} is not known", gpu->name), "use power_limit");
+    } else if (*config.gpu_clock > gpu->boost_clock || *config.gpu_clock / gpu->boost_clock < kLowestClock) {
+      fail("hardware.gpu_clock",
+           fmt::format("{:.0f} MHz is out of range; {} runs at {:.0f} to {:.0f} MHz", config.gpu_clock->value() / 1e6,
+                       gpu->name, std::ceil(kLowestClock * gpu->boost_clock.value() / 1e6), gpu->boost_clock.value() / 1e6));
+    }
+  }
   if (node && config.count && *config.count > static_cast<int64_t>(node->count) * config.nodes) {
     fail("hardware.count",
          fmt::format("{} GPUs are more than the {} of {} x {}", *config.count,
@@ -637,6 +714,7 @@ Machine BuildMachine(const HardwareConfig& config, const Catalog& catalog, const
   }
   m.remote_memory = config.remote_memory.value_or(Bytes(0));
   m.power_limit = config.power_limit;
+  m.gpu_clock = config.gpu_clock;
   m.price_per_gpu = config.price.value_or(gpu->price);
   m.price_source = config.price ? "given" : gpu->price_source;
   m.electricity_usd_per_kwh = config.electricity_usd_per_kwh;

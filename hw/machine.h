@@ -29,6 +29,20 @@ enum class ScaleUpTopology {
 };
 std::string_view ScaleUpTopologyName(ScaleUpTopology t);  // "switch", "mesh", "pairs", "pcie"
 
+// Power of a GPU while it works (hw/power.h), scaled to the board: hw/catalog/power/<name>.yaml.
+struct PowerSpec {
+  Watts active{0};     // above idle while the engine works
+  Watts compute{0};    // above that at the datasheet FLOP/s; grows with the root of the achieved share
+  Watts memory{0};     // above that at the datasheet bytes/s; proportional
+  Watts link{0};       // above that while GPUs exchange data
+  Seconds ramp{0};     // kernels as short as this draw half
+  double ceiling = 1;  // of the power limit: where the board's own controller settles
+  double voltage_floor = 0.5;  // core voltage at the lowest clock, extrapolated to 0, over that at boost
+  double dram_share = 0.4;     // of the memory watts that does not fall with the core voltage
+  Provenance provenance = Provenance::kAssumed;
+  std::string source;
+};
+
 // hw/catalog/gpus/<name>.yaml
 struct GpuSpec {
   std::string name;          // canonical, also when found by an alias
@@ -43,6 +57,7 @@ struct GpuSpec {
   PerSecond boost_clock{0};  // 0: not known
   Watts tdp;
   Watts idle_power;
+  PowerSpec power;
   Seconds null_kernel{0};     // duration of an empty kernel; 0: not known
   std::string scale_up_link;  // catalogue link to the other GPUs of a node ("nvlink4"); empty: PCIe only
   ScaleUpTopology scale_up_topology = ScaleUpTopology::kPcie;
@@ -148,6 +163,7 @@ struct HardwareConfig {
   std::optional<BytesPerSecond> host_link_bandwidth;
   std::optional<BytesPerSecond> network_bandwidth;
   std::optional<Watts> power_limit;        // per GPU; also slows compute
+  std::optional<PerSecond> gpu_clock;      // locked graphics clock, at most the boost clock
   std::optional<DollarsPerSecond> price;   // per GPU
   std::string region;                      // grid region of the catalogue: gives the carbon intensity
   double electricity_usd_per_kwh = 0.0;    // added to the cost; 0: the GPU price includes power
@@ -187,6 +203,7 @@ struct Machine {
   DollarsPerSecond price_per_gpu{0};  // 0: not known
   std::string price_source;
   std::optional<Watts> power_limit;
+  std::optional<PerSecond> gpu_clock;
   double electricity_usd_per_kwh = 0, carbon_g_per_kwh = 475, pue = 1.12;
   std::string carbon_source;
   // kDatasheet, or kAssumed when a main figure of the GPU is an estimate or was overridden.
@@ -207,6 +224,8 @@ Machine BuildMachine(const HardwareConfig& config, const Catalog& catalog, const
 // A number in an entry is a map {value, source, confidence} or, in a user's own file, the bare value.
 absl::StatusOr<GpuSpec> LoadGpu(std::string_view name, const Catalog& catalog);
 absl::StatusOr<CpuSpec> LoadCpu(std::string_view name, const Catalog& catalog);
+// The power entry of this name, scaled from the board it was fitted on to one of `tdp` and `idle`.
+absl::StatusOr<PowerSpec> LoadPower(std::string_view name, Watts tdp, Watts idle, const Catalog& catalog);
 absl::StatusOr<LinkSpec> LoadLink(std::string_view name, const Catalog& catalog);
 // The whole content of hw/catalog/nodes/<name>.yaml.
 struct NodeSpec {
@@ -266,6 +285,12 @@ void HardwareConfig::Describe(Visitor& v) {
           {.help = "power cap per GPU, above its idle power; compute slows down to stay below it",
            .min = 0,
            .above_min = true});
+  v.Field("gpu_clock", gpu_clock,
+          {.help = "locked GPU clock, up to the boost clock; compute and launches slow down with it, memory does not; "
+                   "auto: boost, lowered by the board's own power limit",
+           .min = 0,
+           .above_min = true,
+           .example = "1410 MHz"});
   v.Field("price", price, {.help = "price per GPU; auto: the catalogue's", .min = 0});
   v.Field("electricity_usd_per_kwh", electricity_usd_per_kwh,
           {.help = "electricity price added to the cost; 0: included in the GPU price", .min = 0});

@@ -221,7 +221,7 @@ absl::StatusOr<OperatorCosts> OperatorCosts::Create(const Machine& machine,
   costs.machine_ = machine;
   costs.params_ = std::move(params);
   costs.collectives_ = Collectives(machine, costs.params_, options.custom_all_reduce, options.deepep, options.backend);
-  costs.power_ = PowerModel(machine.gpu, machine.power_limit);
+  costs.power_ = PowerModel(machine.gpu, machine.power_limit, machine.gpu_clock);
   costs.options_ = options;
   costs.bandwidth_ = machine.gpu.memory_bandwidth.value();
   if (costs.bandwidth_ <= 0) {
@@ -345,19 +345,15 @@ OpTime OperatorCosts::Finish(const Term& term, Provenance label) const {
   double n = combined();
   double seconds = t0 + n + term.extra;
   if (seconds <= 0) return out;
-  const auto achieved = [](double work, double rate, double t) { return rate > 0 ? work / rate / t : 0.0; };
-  double watts =
-      power_.KernelWatts(seconds, achieved(term.flops, term.peak, seconds), achieved(term.bytes, bandwidth_, seconds));
-  if (power_.limited()) {
-    const double clock = power_.Clock(watts);
-    if (clock < 1) {
-      t0 /= clock;
-      tc /= clock;
-      td /= clock;
-      n = combined();
-      seconds = t0 + n + term.extra;
-    }
-    watts = power_.Limited(watts);
+  const auto at_peak = [](double work, double rate) { return rate > 0 ? work / rate : 0.0; };
+  const double compute = at_peak(term.flops, term.peak), memory = at_peak(term.bytes, bandwidth_);
+  const PowerModel::Setting power = power_.At({seconds, compute, memory});
+  if (power.speed < 1) {
+    t0 /= power.speed;
+    tc /= power.speed;
+    td /= power.speed;
+    n = combined();
+    seconds = t0 + n + term.extra;
   }
   double c = tc, m = tm, d = td;
   if (term.q == 2) c *= c, m *= m, d *= d;
@@ -365,15 +361,14 @@ OpTime OperatorCosts::Finish(const Term& term, Provenance label) const {
   const double parts = c + m + d;
   const double scale = parts > 0 ? n / parts : 0;
   // A correction never takes an operator below what the datasheet rates allow.
-  const double floor = std::max(achieved(term.flops, term.peak, 1),
-                                options_.benchmark ? 0.0 : achieved(term.bytes, bandwidth_, 1));
+  const double floor = std::max(compute, options_.benchmark ? 0.0 : memory);
   const double factor = term.factor == 1 ? 1 : std::max(term.factor, std::min(1.0, floor / seconds));
   out.bound[static_cast<size_t>(Bound::kCompute)] = c * scale * factor;
   out.bound[static_cast<size_t>(Bound::kMemory)] = (m * scale + term.extra) * factor;
   out.bound[static_cast<size_t>(Bound::kSerial)] = d * scale * factor;
   out.bound[static_cast<size_t>(Bound::kLaunch)] = t0 * factor;
   out.seconds = seconds * factor;
-  out.joules = watts * out.seconds;
+  out.joules = power_.Joules(power, out.seconds, compute, memory);
   return out;
 }
 
@@ -550,7 +545,7 @@ OpTime OperatorCosts::Collective(const Operator& op, const CommPath* path) const
   out.seconds = collectives_.Seconds(op, wires);
   out.provenance = collectives_.Source(op, wires).provenance;
   out.bound[static_cast<size_t>(Bound::kLink)] = out.seconds;
-  out.joules = power_.Limited(power_.CollectiveWatts()) * out.seconds;
+  out.joules = power_.link_watts() * out.seconds;
   return out;
 }
 
@@ -697,7 +692,6 @@ AttentionCost OperatorCosts::AttentionFormula(const AttentionShape& shape) const
     p.m_seq = heads * widths * element / em * layers;
     p.d = pre.d.value() / 1024 * (D(shape.head_dim) / 128) * layers;
   }
-  p.watts = power_.PrefillAttentionWatts();
 
   AttentionCost::Terms& d = cost.decode_;
   d.q = dec.q;
@@ -707,20 +701,27 @@ AttentionCost OperatorCosts::AttentionFormula(const AttentionShape& shape) const
   d.d = dec.d.value() * layers;
   d.k0 = std::max(1.0, dec.k0);
   const double dm = bandwidth_ * Capped(dec.em);
+  double bytes_per_key = 0, flops_per_key = 0;   // the latter only where it is not part of the time
   if (shape.mla) {
     const double cache = D(shape.mla_latent + shape.mla_rope);
     d.m_key = cache * kv_element / dm * layers;
     d.m_seq = d.m_key * dec.kappa;
+    bytes_per_key = cache * kv_element;
     d.c_key = 2 * std::max(heads, kMlaHeadTile) * (cache + D(shape.mla_latent)) / (peak * Capped(dec.ec)) * layers;
     d.c_seq = d.c_key * dec.kappa;
   } else {
     const double bytes_key = kv_heads * widths * kv_element, flops_key = 2 * heads * widths;
+    bytes_per_key = bytes_key;
     d.m_key = bytes_key / dm * layers;
     d.m_seq = d.m_key * dec.kappa + heads * widths * element / dm * layers;
     // Decode is bound by memory on every GPU; on a device whose rates say otherwise the multiply is the floor.
-    if (flops_key / peak > bytes_key / bandwidth_) d.c_key = flops_key / peak * layers;
+    if (flops_key / peak > bytes_key / bandwidth_) {
+      d.c_key = flops_key / peak * layers;
+    } else {
+      flops_per_key = flops_key;
+    }
   }
-  d.watts = power_.DecodeAttentionWatts();
+  d.flops_per_byte_time = bytes_per_key > 0 ? flops_per_key / peak / (bytes_per_key / bandwidth_) : 0;
 
   // Kernels that take prompts and generated tokens in one launch.
   const Choice mixed = shape.mla ? Choice{} : Choose("mixed", shape.kv);
@@ -736,18 +737,22 @@ AttentionCost OperatorCosts::AttentionFormula(const AttentionShape& shape) const
     x.m_key = kv_heads * widths * kv_element / (bandwidth_ * x.em) * layers;
     x.m_seq = heads * widths * element / (bandwidth_ * x.em) * layers;
     x.d = m.d.value() / 1024 * (D(shape.head_dim) / 128) * layers;
-    x.watts = power_.PrefillAttentionWatts();
   }
 
+  cost.power_ = power_;
   for (AttentionCost::Terms* terms : {&p, &d, &x}) {
-    if (!power_.limited()) break;
-    const double clock = power_.Clock(terms->watts);
-    terms->t0 /= clock;
-    terms->d /= clock;
-    terms->c_key /= clock;
-    terms->c_seq /= clock;
-    terms->watts = power_.Limited(terms->watts);
-    if (terms == &p) cost.c_past_ /= clock;
+    terms->launches = layers;
+    // Prompts keep the multipliers busy, generated tokens the memory.
+    PowerModel::Work usual{1, terms->ec, 0};
+    if (terms == &d) usual = {1, d.em * d.flops_per_byte_time, d.em};
+    terms->power = power_.At(usual);
+    const double speed = terms->power.speed;
+    terms->t0 /= speed;
+    terms->d /= speed;
+    terms->c_key /= speed;
+    terms->c_seq /= speed;
+    terms->ec *= speed;
+    if (terms == &p) cost.c_past_ /= speed;
   }
   return cost;
 }

@@ -37,7 +37,7 @@ namespace simrun {
 struct OpTime {
   double seconds = 0;
   std::array<double, kNumBounds> bound{};  // sums to seconds
-  double joules = 0;                       // above idle, one GPU
+  double joules = 0;                       // above idle and the active floor, one GPU
   Provenance provenance = Provenance::kAssumed;
 };
 
@@ -57,7 +57,7 @@ struct OperatorCostOptions {
   bool deepep = false;            // expert all-to-all by DeepEP kernels instead of NCCL
 };
 
-// Seconds of attention by resource, and joules above idle of one GPU.
+// Seconds of attention by resource, and joules above idle and the active floor of one GPU.
 struct AttentionSplit {
   double launch = 0, compute = 0, memory = 0, serial = 0, joules = 0;
   double seconds() const { return launch + compute + memory + serial; }
@@ -124,11 +124,14 @@ class AttentionCost {
     double c_key = 0, c_seq = 0;  // seconds of compute per KV token and per sequence; prefill: per pair
     double m_key = 0, m_seq = 0;  // seconds of memory per KV token and per sequence; prefill: per new token
     double ec = 1, em = 1;        // reached fractions of the datasheet rates
-    double watts = 0;
+    double flops_per_byte_time = 0;   // decode: datasheet time of the FLOPs over that of the bytes, for power alone
+    PowerModel::Setting power;
+    double launches = 1;
     int q = 1;
   };
-  static void Combine(const Terms& terms, double tc, double tm, double td, double factor, AttentionSplit* out) {
+  void Combine(const Terms& terms, double tc, double tm, double td, double factor, AttentionSplit* out) const {
     double scale = 1;
+    const double memory = tm * terms.em, compute = tc * terms.ec + memory * terms.flops_per_byte_time;
     const double floor = std::max(tc * terms.ec, tm * terms.em);
     if (terms.q == 2) {
       const double c2 = tc * tc, m2 = tm * tm, d2 = td * td;
@@ -148,11 +151,12 @@ class AttentionCost {
     out->compute += tc * factor;
     out->memory += tm * factor;
     out->serial += td * factor;
-    out->joules += terms.watts * seconds * factor;
+    out->joules += power_.Joules(terms.power, seconds * factor, compute, memory, terms.launches);
   }
   static constexpr double kTiny = 1e-120;  // keeps 0/0 away when a step has no work of this kind
 
   Terms decode_, prefill_, mixed_;
+  PowerModel power_;
   bool fused_ = false;
   double mixed_kappa_ = 0;     // keys that starting a block costs
   std::shared_ptr<const AttentionGrid> decode_grid_, prefill_grid_;
@@ -194,6 +198,7 @@ class OperatorCosts {
   DType Supported(DType dtype) const;
   double memory_bandwidth() const { return bandwidth_; }
   const PowerModel& power() const { return power_; }
+  const PowerSpec& power_spec() const { return machine_.gpu.power; }
   const Collectives& collectives() const { return collectives_; }
 
   // Which entry prices an operator, how sure it is, and the largest main size measured (m, tokens, KV length or message

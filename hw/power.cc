@@ -1,54 +1,51 @@
 #include "hw/power.h"
 
-#include <algorithm>
-
-#include "base/rng.h"
-
 namespace simrun {
-namespace {
 
-// H200 SXM GEMM fit over boards of 700 W with 129 W idle.
-constexpr double kFitIdle = 129, kFitTdp = 700;
-constexpr double kFixed = 35, kCompute = 625, kMemory = 459;  // W
-constexpr double kComputeExponent = 0.62;
-constexpr double kRampSeconds = 9.5e-6;
-// Medians on H200 and B200: decode 0.45 x TDP, prefill 0.58-0.78 x TDP.
-constexpr double kDecodeFraction = 0.45, kPrefillFraction = 0.67;
-// Of the range between idle and TDP while all SMs wait for or copy over the links; assumed.
-constexpr double kCollectiveFraction = 0.25;
-
-double Power(double base, double exponent) { return base <= 0 ? 0.0 : base >= 1 ? base : Exp(exponent * Ln(base)); }
-
-}  // namespace
-
-PowerModel::PowerModel(const GpuSpec& gpu, std::optional<Watts> limit) {
+PowerModel::PowerModel(const GpuSpec& gpu, std::optional<Watts> limit, std::optional<PerSecond> clock) : spec_(gpu.power) {
   tdp_ = gpu.tdp.value();
   idle_ = std::min(gpu.idle_power.value(), tdp_);
   limit_ = limit.has_value() ? std::min(limit->value(), tdp_) : tdp_;
-  const double scale = (tdp_ - idle_) / (kFitTdp - kFitIdle);
-  p1_ = kFixed * scale;
-  pc_ = kCompute * scale;
-  pm_ = kMemory * scale;
+  if (clock.has_value() && gpu.boost_clock.value() > 0) {
+    lock_ = std::clamp(*clock / gpu.boost_clock, kMinClock, 1.0);
+  }
+  const double v2 = Volts(lock_) * Volts(lock_);
+  const double active = spec_.active.value();
+  active_ = std::min(active * lock_ * v2, std::max(0.0, limit_ - idle_));
+  link_ = spec_.link.value() * MemoryShare(v2);
+  compute_ = spec_.compute.value();
+  memory_ = spec_.memory.value();
+  ramp_ = spec_.ramp.value();
+  measured_room_ = std::max(0.0, spec_.ceiling * tdp_ - idle_ - active);
+  room_ = std::max(0.0, spec_.ceiling * limit_ - idle_ - active_);
+  link_ = std::min(link_, room_);
 }
 
-double PowerModel::KernelWatts(double seconds, double uc, double um) const {
-  if (seconds <= 0) return 0;
-  const double duty = seconds / (seconds + kRampSeconds);
-  const double busy = p1_ + pc_ * Power(std::min(uc, 1.0), kComputeExponent) + pm_ * std::min(um, 1.0);
-  return std::min(duty * busy, tdp_ - idle_);
+double PowerModel::ClockFor(double compute, double memory, double room, double highest) const {
+  if (Draw(compute, memory, highest) <= room) return highest;
+  double low = kMinClock, high = highest;
+  for (int i = 0; i < 24; ++i) {
+    const double middle = 0.5 * (low + high);
+    (Draw(compute, memory, middle) <= room ? low : high) = middle;
+  }
+  return low;
 }
 
-double PowerModel::DecodeAttentionWatts() const { return std::max(0.0, kDecodeFraction * tdp_ - idle_); }
-double PowerModel::PrefillAttentionWatts() const { return std::max(0.0, kPrefillFraction * tdp_ - idle_); }
-double PowerModel::CollectiveWatts() const { return kCollectiveFraction * (tdp_ - idle_); }
-
-double PowerModel::Clock(double watts) const {
-  const double room = limit_ - idle_;
-  if (watts <= room) return 1;
-  if (room <= 0) return kMinClock;
-  return std::max(kMinClock, Power(room / watts, 1 / kClockExponent));
+PowerModel::Setting PowerModel::At(const Work& work) const {
+  Setting s{1, compute_, memory_, room_};
+  if (!limited() || work.seconds <= 0) return s;
+  const double duty = work.seconds / (work.seconds + ramp_);
+  const double compute = duty * compute_ * std::sqrt(std::min(1.0, work.compute / work.seconds));
+  const double memory = duty * memory_ * std::min(1.0, work.memory / work.seconds);
+  const double measured = ClockFor(compute, memory, measured_room_, 1);
+  const double clock = std::min(measured, ClockFor(compute, memory, room_, lock_));
+  s.speed = clock / measured;
+  const double v2 = Volts(clock) * Volts(clock);
+  // The same operations as at the measured clock, each at the energy of the new voltage; Joules() takes the root of the
+  // longer time.
+  s.compute = compute_ * measured * v2 * std::sqrt(s.speed);
+  s.memory = memory_ * MemoryShare(v2);
+  return s;
 }
-
-double PowerModel::Limited(double watts) const { return std::clamp(watts, 0.0, std::max(0.0, limit_ - idle_)); }
 
 }  // namespace simrun

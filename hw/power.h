@@ -1,15 +1,20 @@
-// GPU power while a kernel runs.
+// GPU power.
 //
-//     P = min(limit, idle + duty (p1 + pc uc^g + pm um)),   duty = t / (t + tau)
-// uc, um: achieved FLOP/s and bytes/s over the datasheet rates. Fitted on H200 GEMMs in a loop (mean error 20 %, 7.6 %
-// for kernels longer than 200 us); other devices scale p1, pc and pm by (TDP - idle). Attention draws a constant
-// fraction of TDP; communication and elementwise kernels follow the formula with uc = 0.
+//     P = idle + active + duty (pc sqrt(uc) + pm um),   at most ceiling x limit
+// idle: nothing to do. active: on top while the engine works, whatever runs: context resident, clocks up; it is drawn
+// in the gaps between kernels too. uc, um: achieved FLOP/s and bytes/s over the datasheet rates; duty = t / (t + ramp)
+// of a kernel of t seconds. Parameters come from hw/catalog/power (PowerSpec); a GPU that was not measured takes those
+// of a relative, scaled by TDP - idle.
 //
-// A power limit below what a kernel would draw lowers the clock: dynamic power falls as clock^2.4 (between the square
-// of fixed voltage and the cube of ideal voltage scaling; assumed), compute, serial and launch time grow as 1 / clock,
-// memory time stays.
+// Clock f (over the boost clock) and core voltage V = v0 + (1 - v0) f (over the voltage at boost): energy of the
+// compute part falls with V^2, its rate with f; memory watts keep their DRAM share, the rest (caches, on-chip wires)
+// falls with V^2 too; the active watts fall with f V^2. Compute, serial and launch time grow as 1 / f, memory time
+// stays. A kernel that would draw more than the board's ceiling was measured at the lower clock that keeps it there:
+// a power limit or a locked clock slows it only below that.
 #pragma once
 
+#include <algorithm>
+#include <cmath>
 #include <optional>
 
 #include "base/units.h"
@@ -20,34 +25,57 @@ namespace simrun {
 class PowerModel {
  public:
   PowerModel() = default;
-  // `limit`: a cap below TDP, or nullopt.
-  PowerModel(const GpuSpec& gpu, std::optional<Watts> limit);
+  // `limit`: a cap below TDP, or nullopt. `clock`: locked, or nullopt; needs a known boost clock.
+  explicit PowerModel(const GpuSpec& gpu, std::optional<Watts> limit = std::nullopt,
+                      std::optional<PerSecond> clock = std::nullopt);
 
-  // Watts above idle of a kernel of `seconds` with achieved fractions uc and um of peak FLOP/s and bytes/s, before a
-  // power limit but capped at TDP.
-  double KernelWatts(double seconds, double uc, double um) const;
-  // Watts above idle of attention: a measured median fraction of TDP.
-  double DecodeAttentionWatts() const;
-  double PrefillAttentionWatts() const;
-  // Watts above idle while GPUs exchange data.
-  double CollectiveWatts() const;
+  // A kernel at the rates of the catalogue: its time, and the time its FLOPs and bytes would take at the datasheet rates.
+  struct Work {
+    double seconds = 0, compute = 0, memory = 0;
+  };
+  // What a kernel runs at under the limit and the locked clock: speed over the one it was measured at (compute, serial
+  // and launch time grow by 1 / speed), and the watts of its compute and memory part, per unit of utilisation.
+  struct Setting {
+    double speed = 1;
+    double compute = 0, memory = 0;
+    double room = 0;   // most watts above idle and active
+  };
+  Setting At(const Work& work) const;
+  // Joules above idle and active of a kernel of `seconds` with FLOPs and bytes as in Work, `launches` kernels together.
+  double Joules(const Setting& s, double seconds, double compute, double memory, double launches = 1) const {
+    const double duty = seconds / (seconds + ramp_ * launches + kTiny);
+    const double joules = duty * (s.compute * std::sqrt(std::min(compute, seconds) * seconds) + s.memory * std::min(memory, seconds));
+    return std::min(joules, s.room * seconds);
+  }
 
-  // Clock relative to the full one at which a kernel that would draw `watts` above idle stays below the limit, in
-  // [kMinClock, 1]; and the watts it draws then.
-  double Clock(double watts) const;
-  double Limited(double watts) const;
-
+  // Watts above idle while the engine works.
+  double active_watts() const { return active_; }
+  // Watts above idle and active while GPUs exchange data.
+  double link_watts() const { return link_; }
   double idle_watts() const { return idle_; }
   double tdp() const { return tdp_; }
   double limit() const { return limit_; }
-  bool limited() const { return limit_ < tdp_; }
+  // A limit or a locked clock may slow kernels down.
+  bool limited() const { return limit_ < tdp_ || lock_ < 1; }
 
-  static constexpr double kClockExponent = 2.4;
   static constexpr double kMinClock = 0.15;  // lowest to highest graphics clock of current boards
 
  private:
-  double idle_ = 0, tdp_ = 0, limit_ = 0;
-  double p1_ = 0, pc_ = 0, pm_ = 0;
+  static constexpr double kTiny = 1e-30;
+  double Volts(double clock) const { return spec_.voltage_floor + (1 - spec_.voltage_floor) * clock; }
+  // Watts of the two parts at full clock, and what they draw at a clock.
+  double Draw(double compute, double memory, double clock) const {
+    const double v2 = Volts(clock) * Volts(clock);
+    return compute * clock * v2 + memory * MemoryShare(v2);
+  }
+  double MemoryShare(double v2) const { return spec_.dram_share + (1 - spec_.dram_share) * v2; }
+  // The highest clock up to `highest` at which the parts draw at most `room` watts.
+  double ClockFor(double compute, double memory, double room, double highest) const;
+
+  PowerSpec spec_;
+  double idle_ = 0, tdp_ = 0, limit_ = 0, lock_ = 1;
+  double active_ = 0, compute_ = 0, memory_ = 0, link_ = 0, ramp_ = 0;   // link and active at the locked clock
+  double measured_room_ = 0, room_ = 0;   // above idle and active: at the board's ceiling; at the limit's
 };
 
 }  // namespace simrun

@@ -365,10 +365,11 @@ void Compiled::Predict(std::span<const StepWork> ranks, StepCost* cost) {
   }
   Entry gpu;
   double seconds = 0;
+  const double active = costs_.power().active_watts() * plan_.tp * plan_.dp;
   for (int s = 0; s < static_cast<int>(stages_.size()); ++s) {
     if (stages_[static_cast<size_t>(s)].like_previous) {
       cost->stage_seconds[static_cast<size_t>(s)] = seconds;
-      cost->dynamic_joules += gpu.joules;
+      cost->dynamic_joules += gpu.joules + active * seconds;
       for (size_t i = 0; i < gpu.bound.size(); ++i) cost->bound_seconds[i] += gpu.bound[i];
       cost->bound_seconds[Index(Bound::kHost)] += seconds - gpu.seconds;
       continue;
@@ -378,7 +379,7 @@ void Compiled::Predict(std::span<const StepWork> ranks, StepCost* cost) {
     seconds = profile_.overlap ? std::max(gpu.seconds, host.prepare + host.issue) + host.post
                                : host.prepare + std::max(gpu.seconds, host.issue) + host.post;
     cost->stage_seconds[static_cast<size_t>(s)] = seconds;
-    cost->dynamic_joules += gpu.joules;
+    cost->dynamic_joules += gpu.joules + active * seconds;
     for (size_t i = 0; i < gpu.bound.size(); ++i) cost->bound_seconds[i] += gpu.bound[i];
     cost->bound_seconds[Index(Bound::kHost)] += seconds - gpu.seconds;
   }
@@ -568,6 +569,7 @@ void Compiled::NoteOperators() {
       for (auto& [note, seconds] : parts) Note(std::move(note), total > 0 ? seconds / total : 0);
     }
   }
+  Note({"power", costs_.power_spec().provenance, costs_.power_spec().source}, 0);
   for (const EngineSource& source : profile_.sources) {
     Provenance label = Provenance::kAssumed;
     for (const Provenance p :

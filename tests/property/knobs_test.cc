@@ -137,6 +137,7 @@ std::vector<Knob> Knobs() {
       {"hardware.host_link_bandwidth", "8 GB/s", "64 GB/s", M(Link), -1, "tight", {{"scheduler.preemption", "swap"}}},
       {"hardware.network_bandwidth", "5 GB/s", "100 GB/s", M(Ttft), -1, "nodes"},
       {"hardware.power_limit", "250 W", "700 W", M(Ttft), -1, "prompts"},
+      {"hardware.gpu_clock", "810 MHz", "1980 MHz", M(Ttft), -1, "prompts"},
       {"hardware.price", "2 USD/h", "4 USD/h", M(Usd), +1, "one"},
       {"hardware.electricity_usd_per_kwh", "0", "0.2", M(Usd), +1, "one"},
       {"hardware.region", "hydro", "coal", M(Carbon), +1, "one"},
@@ -242,6 +243,7 @@ std::vector<Knob> Knobs() {
       // second effects of parameters above
       {"plan.replicas", "1", "2", M(Power), +1, "one"},
       {"hardware.power_limit", "250 W", "700 W", M(Joule), +1, "prompts"},
+      {"hardware.gpu_clock", "810 MHz", "1980 MHz", M(Joule), +1, "one"},
   };
 }
 #undef M

@@ -13,7 +13,7 @@ namespace {
 
 using ::testing::AnyOf;
 
-const char* const kSections[] = {"gpus", "cpus", "links", "nodes", "regions"};
+const char* const kSections[] = {"gpus", "cpus", "links", "nodes", "power", "regions"};
 
 const Catalog& HardwareCatalog() {
   static const Catalog* const catalog = [] {

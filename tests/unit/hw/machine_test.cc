@@ -138,6 +138,8 @@ TEST(BuildMachineTest, OverridesAct) {
   EXPECT_DOUBLE_EQ(Good("{node: dgx-h100, network_bandwidth: 12 GB/s}").network.bandwidth.value(), 12e9);
   EXPECT_DOUBLE_EQ(Good("{node: dgx-h100, power_limit: 400 W}").power_limit->value(), 400);
   EXPECT_FALSE(base.power_limit.has_value());
+  EXPECT_DOUBLE_EQ(Good("{node: dgx-h100, gpu_clock: 1410 MHz}").gpu_clock->value(), 1.41e9);
+  EXPECT_FALSE(base.gpu_clock.has_value());
   // 16-bit peak halved: every format halves.
   const Machine slow = Good("{node: dgx-h100, peak_flops: 494.7 TFLOP/s}");
   for (const DType d : {DType::kFp32, DType::kBf16, DType::kFp8}) {
@@ -199,6 +201,8 @@ TEST(BuildMachineTest, MistakesNameThePlaceAndTheCure) {
       {"{gpu: h100, nodes: 2}", {"hardware.nodes", "needs node", "count"}},
       {"{node: dgx-h100, count: 9}", {"hardware.count: 9 GPUs are more than the 8", "raise nodes to 2"}},
       {"{node: dgx-h100, gpus_per_node: 4}", {"hardware.gpus_per_node: is set by the node"}},
+      {"{gpu: h100, gpu_clock: 2100 MHz}", {"hardware.gpu_clock: 2100 MHz is out of range; h100-sxm-80gb runs at 297 to 1980 MHz"}},
+      {"{gpu: h100, gpu_clock: 100 MHz}", {"hardware.gpu_clock: 100 MHz is out of range"}},
       {"{gpu: h100, power_limit: 60 W}", {"hardware.power_limit: 60 W is not above the 75 W"}},
   };
   for (const Case& c : cases) {

@@ -7,43 +7,88 @@
 namespace simrun {
 namespace {
 
-GpuSpec Board(double tdp, double idle) {
+constexpr double kActive = 40, kCompute = 600, kMemory = 400, kRamp = 8e-6, kCeiling = 0.98;
+
+GpuSpec Board(double tdp = 700, double idle = 100) {
   GpuSpec gpu;
   gpu.tdp = Watts(tdp);
   gpu.idle_power = Watts(idle);
+  gpu.boost_clock = PerSecond(2e9);
+  gpu.power.active = Watts(kActive);
+  gpu.power.compute = Watts(kCompute);
+  gpu.power.memory = Watts(kMemory);
+  gpu.power.link = Watts(90);
+  gpu.power.ramp = Seconds(kRamp);
+  gpu.power.ceiling = kCeiling;
   return gpu;
 }
 
-TEST(PowerTest, MatchesTheH200Fit) {
-  const PowerModel power(Board(700, 129), std::nullopt);
-  for (auto [t, uc, um] : std::vector<std::array<double, 3>>{{1e-5, 0.1, 0.3}, {1e-3, 0.4, 0.05}, {1e-4, 0.0, 0.8}}) {
-    const double duty = t / (t + 9.5e-6);
-    EXPECT_NEAR(power.KernelWatts(t, uc, um), duty * (35 + 625 * std::pow(uc, 0.62) + 459 * um), 1e-6);
+double JoulesOf(const PowerModel& power, const PowerModel::Work& w) {
+  const PowerModel::Setting s = power.At(w);
+  return power.Joules(s, w.seconds, w.compute, w.memory);
+}
+
+TEST(PowerTest, IsTheFormula) {
+  const PowerModel power(Board());
+  for (auto [t, uc, um] : std::vector<std::array<double, 3>>{{1e-5, 0.1, 0.3}, {1e-3, 0.2, 0.05}, {1e-4, 0.0, 0.8}}) {
+    const double duty = t / (t + kRamp);
+    EXPECT_NEAR(JoulesOf(power, {t, uc * t, um * t}), t * duty * (kCompute * std::sqrt(uc) + kMemory * um), 1e-9 * t);
   }
-  EXPECT_EQ(power.KernelWatts(1, 1, 1), 700 - 129);  // never above TDP
-  EXPECT_EQ(power.KernelWatts(0, 1, 1), 0);
+  // Never above the ceiling of the board.
+  EXPECT_NEAR(JoulesOf(power, {1, 1, 1}), kCeiling * 700 - 100 - kActive, 1e-9);
+  EXPECT_EQ(JoulesOf(power, {0, 0, 0}), 0);
 }
 
-TEST(PowerTest, OtherBoardsScaleWithTheirRange) {
-  const PowerModel h200(Board(700, 129), std::nullopt), small(Board(350, 50), std::nullopt);
-  EXPECT_NEAR(small.KernelWatts(1e-3, 0.2, 0.2) / h200.KernelWatts(1e-3, 0.2, 0.2), 300.0 / 571, 1e-9);
+TEST(PowerTest, EntriesScaleWithTheRangeOfTheBoard) {
+  const PowerSpec same = *LoadPower("h200", Watts(700), Watts(75), TestCatalog());
+  const PowerSpec half = *LoadPower("h200", Watts(350), Watts(37.5), TestCatalog());
+  EXPECT_EQ(same.provenance, Provenance::kCalibrated);
+  EXPECT_EQ(half.provenance, Provenance::kTransferred);
+  EXPECT_NEAR(half.memory / same.memory, 0.5, 1e-12);
+  EXPECT_NEAR(half.compute / same.compute, 0.5, 1e-12);
+  EXPECT_NEAR(half.active / same.active, 0.5, 1e-12);
+  EXPECT_EQ(half.ramp, same.ramp);
+  EXPECT_FALSE(LoadPower("h300", Watts(350), Watts(37.5), TestCatalog()).ok());
 }
 
-TEST(PowerTest, AttentionDrawsItsShareOfTdp) {
-  const PowerModel power(Board(700, 75), std::nullopt);
-  EXPECT_NEAR(power.DecodeAttentionWatts() + 75, 0.45 * 700, 1e-9);
-  EXPECT_GT(power.PrefillAttentionWatts() + 75, 0.58 * 700);
-  EXPECT_LT(power.PrefillAttentionWatts() + 75, 0.78 * 700);
-}
-
-TEST(PowerTest, ALimitLowersTheClock) {
-  const PowerModel power(Board(700, 100), Watts(400));
+TEST(PowerTest, ALimitLowersTheClockOfKernelsThatDrawMore) {
+  const PowerModel full(Board()), power(Board(), Watts(400));
   EXPECT_TRUE(power.limited());
-  EXPECT_EQ(power.Clock(250), 1);  // draws less than the limit allows
-  EXPECT_NEAR(power.Clock(600), std::pow(0.5, 1 / 2.4), 1e-9);
-  EXPECT_EQ(power.Limited(600), 300);
-  EXPECT_EQ(PowerModel(Board(700, 100), Watts(90)).Clock(600), PowerModel::kMinClock);  // below idle
-  EXPECT_FALSE(PowerModel(Board(700, 100), Watts(900)).limited());
+  EXPECT_FALSE(full.limited());
+  const double room = kCeiling * 400 - 100 - kActive;   // 252 W
+  const PowerModel::Work light{1, 0, 0.5}, heavy{1, 0.7, 0};
+  EXPECT_EQ(power.At(light).speed, 1);   // 200 W
+  // 600 sqrt(0.7) = 502 W at full clock; f V^2 with V = 0.5 + 0.5 f.
+  const double demand = kCompute * std::sqrt(0.7) * 1 / (1 + kRamp);
+  const double f = power.At(heavy).speed;
+  EXPECT_NEAR(demand * f * std::pow(0.5 + 0.5 * f, 2), room, 1e-3 * room);
+  // It runs 1 / f times as long at the limit.
+  EXPECT_NEAR(power.Joules(power.At(heavy), 1 / f, 0.7, 0) * f, room, 1e-3 * room);
+  EXPECT_NEAR(PowerModel(Board(), Watts(145)).At(heavy).speed, PowerModel::kMinClock, 1e-6);   // hardly above idle
+}
+
+TEST(PowerTest, ALockedClockSlowsComputeAndSavesEnergy) {
+  const PowerModel full(Board()), slow(Board(), std::nullopt, PerSecond(1e9));
+  const PowerModel::Work compute{1, 0.5, 0}, memory{1, 0, 0.9};
+  EXPECT_NEAR(slow.At(compute).speed, 0.5, 1e-12);
+  // V = 0.75: an operation costs 0.5625 of its energy, whatever its time.
+  const double v2 = 0.75 * 0.75;
+  EXPECT_NEAR(slow.Joules(slow.At(compute), 2, 0.5, 0) / full.Joules(full.At(compute), 1, 0.5, 0), v2, 1e-4);
+  // Of the memory watts 0.4 stay.
+  EXPECT_NEAR(JoulesOf(slow, memory) / JoulesOf(full, memory), 0.4 + 0.6 * v2, 1e-9);
+  EXPECT_NEAR(slow.active_watts(), kActive * 0.5 * v2, 1e-9);
+  EXPECT_LT(slow.link_watts(), full.link_watts());
+}
+
+TEST(PowerTest, AKernelAtTheCeilingWasMeasuredBelowTheBoostClock) {
+  // 600 sqrt(0.9) + 400 x 0.5 = 769 W do not fit into 546 W: the board lowered the clock already when it was measured.
+  const PowerModel::Work heavy{1, 0.9, 0.5};
+  const double at_boost = PowerModel(Board(), std::nullopt, PerSecond(2e9)).At(heavy).speed;
+  EXPECT_EQ(at_boost, 1);
+  EXPECT_EQ(PowerModel(Board(), std::nullopt, PerSecond(1.8e9)).At(heavy).speed, 1);
+  const double slower = PowerModel(Board(), std::nullopt, PerSecond(1e9)).At(heavy).speed;
+  EXPECT_GT(slower, 0.5);   // relative to less than 2 GHz
+  EXPECT_LT(slower, 0.7);
 }
 
 }  // namespace
