@@ -78,6 +78,11 @@ std::function<int(Terminal)> DeclareExplainStep(CLI::App& app) {
   app.add_option("--batch", options->batch, "sequences that generate a token in the step (default 32)")->type_name("N");
   app.add_option("--kv", options->kv, "tokens in the KV cache of each (default 1024)")->type_name("N");
   app.add_option("--prefill", options->prefill, "prompt tokens computed in the same step (default 0)")->type_name("N");
+  app.add_option("--prompts", options->prompts, "prompts of that many tokens each; without --batch nothing is generated")->type_name("N");
+  app.add_flag("--timeline", options->timeline, "kernel launches of an eager step: host or GPU bound, and from which size on");
+  app.add_flag("--kernels", options->kernels, "the same with every kernel");
+  app.add_option("--fuse-chain", options->fuse_chain, "the same, and what fusing chains of so many kernels would save")->type_name("N");
+  app.add_option("--format", options->format, "text (default) or json")->type_name("FORMAT");
   return [options](Terminal terminal) {
     if (const int code = CheckConfigGiven(options->scenario, "explain-step", terminal); code != kDone) return code;
     return ExplainStepCommand(*options, terminal);

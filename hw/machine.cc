@@ -80,7 +80,7 @@ struct ScaleUpEntry {
 
 struct PowerEntry {
   std::vector<std::string> aliases;
-  std::string description, provenance;
+  std::string description, provenance, rates = "own";
   Sourced<Watts> tdp, idle_power, active, compute, memory, link;
   Sourced<Seconds> ramp;
   Sourced<double> ceiling, voltage_floor, dram_share;
@@ -92,6 +92,8 @@ struct PowerEntry {
             {.help = "how it was found", .required = true, .choices = [] {
                return std::vector<std::string>{"measured", "calibrated", "transferred", "datasheet", "assumed"};
              }});
+    v.Field("rates", rates, {.help = "own: operator times were measured under this board's power limit; other: not",
+                             .choices = [] { return std::vector<std::string>{"own", "other"}; }});
     v.Field("tdp", tdp, {.help = "of the board it was fitted on", .required = true});
     v.Field("idle_power", idle_power, {.help = "of the board it was fitted on", .required = true});
     v.Field("active", active, {.help = "above idle while the engine works", .required = true});
@@ -273,6 +275,33 @@ std::optional<T> Take(absl::StatusOr<T> entry, std::string_view path, const Sour
   return std::nullopt;
 }
 
+// One socket as the device of a machine without GPUs.
+absl::StatusOr<GpuSpec> DeviceOf(const CpuSpec& cpu, const Catalog& catalog) {
+  GpuSpec d;
+  d.name = cpu.name;
+  d.vendor = "cpu";
+  d.architecture = "cpu";
+  d.peak[static_cast<size_t>(DType::kFp32)] = cpu.peak_fp32;
+  d.peak[static_cast<size_t>(DType::kBf16)] = cpu.peak_bf16;
+  d.peak[static_cast<size_t>(DType::kInt8)] = cpu.peak_int8;
+  d.memory = d.nominal_memory = cpu.memory;
+  d.memory_bandwidth = cpu.memory_bandwidth;
+  d.multiprocessors = cpu.cores;
+  d.tdp = cpu.tdp;
+  d.idle_power = cpu.idle_power;
+  SIMRUN_ASSIGN_OR_RETURN(d.power, LoadPower("cpu", d.tdp, d.idle_power, catalog));
+  SIMRUN_ASSIGN_OR_RETURN(const LinkSpec sockets, LoadLink(cpu.socket_link, catalog));
+  d.scale_up_link = sockets.name;
+  d.scale_up_topology = ScaleUpTopology::kSwitch;
+  d.scale_up_bandwidth = sockets.bandwidth;
+  d.host_link = "pcie5-x16";
+  d.default_network = "ethernet-100";
+  d.gpus_per_node = cpu.sockets;
+  d.operators = "generic-cpu";
+  d.operators_provenance = Provenance::kTransferred;
+  return d;
+}
+
 }  // namespace
 
 std::string_view ProvenanceName(Provenance p) {
@@ -382,6 +411,7 @@ absl::StatusOr<PowerSpec> LoadPower(std::string_view name, Watts tdp, Watts idle
   p.ceiling = entry.ceiling.value;
   p.voltage_floor = entry.voltage_floor.value;
   p.dram_share = entry.dram_share.value;
+  p.own_rates = entry.rates == "own";
   p.provenance = ParseProvenanceName(entry.provenance);
   p.source = entry.description;
   if (tdp != entry.tdp.value || idle != entry.idle_power.value) {
@@ -491,7 +521,12 @@ Machine BuildMachine(const HardwareConfig& config, const Catalog& catalog, const
     fail("hardware", "gives both node and gpu", "a node brings its own GPUs: remove one of them");
     return m;
   }
-  if (!by_node && config.gpu.empty()) {
+  const bool by_cpu = !config.cpu.empty();
+  if (by_cpu && (by_node || !config.gpu.empty() || !config.host.empty())) {
+    fail("hardware", "gives cpu beside node, gpu or host", "cpu serves on the CPU alone; the CPU beside a GPU is host");
+    return m;
+  }
+  if (!by_node && !by_cpu && config.gpu.empty()) {
     fail("hardware", "gives neither node nor gpu", "write for example node: dgx-h100, or gpu: h100-sxm-80gb");
     return m;
   }
@@ -512,6 +547,14 @@ Machine BuildMachine(const HardwareConfig& config, const Catalog& catalog, const
   std::optional<GpuSpec> gpu;
   if (!gpu_name.empty()) {
     gpu = Take(LoadGpu(gpu_name, catalog), by_node ? "hardware.node" : "hardware.gpu", where, problems);
+  }
+  if (by_cpu) {
+    host_name = config.cpu;
+    if (const auto cpu = Take(LoadCpu(config.cpu, catalog), "hardware.cpu", where, problems)) {
+      gpu = Take(DeviceOf(*cpu, catalog), "hardware.cpu", where, problems);
+    }
+    if (!gpu) return m;
+    m.cpu_only = true;
   }
   if (gpu && !by_node) {
     if (host_name.empty()) {

@@ -39,6 +39,7 @@ struct PowerSpec {
   double ceiling = 1;  // of the power limit: where the board's own controller settles
   double voltage_floor = 0.5;  // core voltage at the lowest clock, extrapolated to 0, over that at boost
   double dram_share = 0.4;     // of the memory watts that does not fall with the core voltage
+  bool own_rates = true;       // operator times were measured under this board's power limit
   Provenance provenance = Provenance::kAssumed;
   std::string source;
 };
@@ -145,6 +146,7 @@ struct HardwareConfig {
   std::string gpu;                   // {gpu: h100-sxm-80gb, count: 8, host: ..., link: ...}
   std::optional<int> count;          // GPUs of the machine; auto: what the plan needs (parts), or the node's own
   std::optional<int> gpus_per_node;  // of a machine built from parts; auto: the GPU's usual server, mostly 8
+  std::string cpu;                   // {cpu: xeon-8480c}: no GPU, every socket is a device
   std::string host;                  // CPU catalogue name
   std::string link;                  // link between GPUs: overrides the GPU's scale-up link
   std::string network;               // link between nodes, per GPU rail
@@ -180,6 +182,7 @@ struct Machine {
   std::string node_name;  // catalogue node, or empty when built from parts
   int gpu_count = 0;      // 0: as many as the plan needs
   int gpus_per_node = 8;
+  bool cpu_only = false;  // the devices are the sockets of the host
   LinkSpec scale_up;     // between GPUs of a node, per GPU and direction; kind pcie when there is no other
   LinkSpec host_link;    // GPU to host memory; forward is host to GPU
   LinkSpec network;      // one network port of a node
@@ -251,6 +254,7 @@ void HardwareConfig::Describe(Visitor& v) {
   v.Field("node", node, {.help = "node type from the catalogue; gives GPU, host and links", .example = "dgx-h100"});
   v.Field("nodes", nodes, {.help = "how many of them", .min = 1, .max = 100000});
   v.Field("gpu", gpu, {.help = "GPU from the catalogue, instead of a node", .example = "h100-sxm-80gb"});
+  v.Field("cpu", cpu, {.help = "serve on the CPU: every socket of this catalogue CPU is a device, instead of a GPU", .example = "xeon-8480c"});
   v.Field("count", count, {.help = "GPUs in the machine; auto: as many as the plan needs", .min = 1, .max = 1e6});
   v.Field(
       "gpus_per_node", gpus_per_node,

@@ -16,7 +16,7 @@ PowerModel::PowerModel(const GpuSpec& gpu, std::optional<Watts> limit, std::opti
   compute_ = spec_.compute.value();
   memory_ = spec_.memory.value();
   ramp_ = spec_.ramp.value();
-  measured_room_ = std::max(0.0, spec_.ceiling * tdp_ - idle_ - active);
+  measured_room_ = spec_.own_rates ? std::max(0.0, spec_.ceiling * tdp_ - idle_ - active) : kUnlimited;
   room_ = std::max(0.0, spec_.ceiling * limit_ - idle_ - active_);
   link_ = std::min(link_, room_);
 }

@@ -56,12 +56,12 @@ class PowerModel {
   double tdp() const { return tdp_; }
   double limit() const { return limit_; }
   // A limit or a locked clock may slow kernels down.
-  bool limited() const { return limit_ < tdp_ || lock_ < 1; }
+  bool limited() const { return limit_ < tdp_ || lock_ < 1 || !spec_.own_rates; }
 
   static constexpr double kMinClock = 0.15;  // lowest to highest graphics clock of current boards
 
  private:
-  static constexpr double kTiny = 1e-30;
+  static constexpr double kTiny = 1e-30, kUnlimited = 1e30;
   double Volts(double clock) const { return spec_.voltage_floor + (1 - spec_.voltage_floor) * clock; }
   // Watts of the two parts at full clock, and what they draw at a clock.
   double Draw(double compute, double memory, double clock) const {

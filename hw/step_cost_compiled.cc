@@ -422,12 +422,12 @@ std::vector<StepOperator> Compiled::Explain(std::span<const StepWork> ranks) {
     }
     const StepWork& work = ranks[slowest];
     double listed = 0;
-    const auto add = [&](std::string name, std::string shape, double count, OpTime time, double times) {
+    const auto add = [&](std::string name, std::string shape, double count, int kernels, OpTime time, double times) {
       time.seconds *= times;
       time.joules *= times;
       for (double& b : time.bound) b *= times;
       listed += time.seconds;
-      out.push_back({s, std::move(name), std::move(shape), count, time});
+      out.push_back({s, std::move(name), std::move(shape), count, kernels, time});
     };
     const auto add_attention = [&](size_t i, bool prefill, bool both) {
       AttentionSplit a;
@@ -459,7 +459,7 @@ std::vector<StepOperator> Compiled::Explain(std::span<const StepWork> ranks) {
       time.bound = entry.bound;
       const OperatorCosts::Origin origin = costs_.OriginOf(shape, prefill);
       time.provenance = origin.note.provenance;
-      add(origin.note.part, text, shape.layers, time, factor_);
+      add(origin.note.part, text, shape.layers, 1, time, factor_);
     };
 
     const int64_t padded = Padded(work);
@@ -488,14 +488,14 @@ std::vector<StepOperator> Compiled::Explain(std::span<const StepWork> ranks) {
           while (engine_next < engine_ops.size() && !OnEngine(engine_ops[engine_next])) ++engine_next;
           priced = &engine_ops[engine_next++];
         }
-        add(priced->name, ShapeText(*priced), priced->count, costs_.Cost(*priced, PathOf(stage, *priced)),
+        add(priced->name, ShapeText(*priced), priced->count, priced->kernels, costs_.Cost(*priced, PathOf(stage, *priced)),
             priced->count * factor_);
       }
     }
     if (!attention_done) add_all_attention();
     if (s + 1 == static_cast<int>(stages_.size())) {
       for (const Operator& op : LowerHeadOperators(model_, plan_, s, work.logits_rows)) {
-        add(op.name, ShapeText(op), op.count, costs_.Cost(op, PathOf(stage, op)), op.count * factor_);
+        add(op.name, ShapeText(op), op.count, op.kernels, costs_.Cost(op, PathOf(stage, op)), op.count * factor_);
       }
     }
     const Host host = HostOf(s, ranks);
@@ -509,7 +509,7 @@ std::vector<StepOperator> Compiled::Explain(std::span<const StepWork> ranks) {
       add("host",
           fmt::format("{} of preparation, {} of launches, {} afterwards; what the GPU does not hide",
                       Human(Seconds(host.prepare)), Human(Seconds(host.issue)), Human(Seconds(host.post))),
-          1, rest, 1);
+          1, 0, rest, 1);
     }
   }
   return out;

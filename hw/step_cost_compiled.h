@@ -33,6 +33,7 @@ struct StepOperator {
   std::string name;   // "gate_up_proj", "decode attention", "host"
   std::string shape;  // "m 32, n 14336, k 8192"
   double count = 1;   // executions
+  int kernels = 0;    // launched for each execution by an eager engine; 0: none, the work is the host's
   OpTime time;        // of all of them
 };
 

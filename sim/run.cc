@@ -148,7 +148,7 @@ void Run::FillEnergyAndCost(SimTime span, Report* report) const {
   const double sockets_per_gpu = static_cast<double>(machine.host.sockets) / std::max(1, machine.gpus_per_node);
   const double core_watts = machine.host.cores > 0
                                 ? (machine.host.tdp - machine.host.idle_power).value() / machine.host.cores : 0;
-  const double host = machine.host.idle_power.value() * sockets_per_gpu * gpus * seconds +
+  double host = machine.host.idle_power.value() * sockets_per_gpu * gpus * seconds +
                       2 * core_watts * busy * r.plan.gpus_per_engine();
   // Of plans that keep tensors outside GPU memory: cores that compute, and what moves bytes.
   double compute = 0, moves = 0;
@@ -156,6 +156,8 @@ void Run::FillEnergyAndCost(SimTime span, Report* report) const {
     compute += compiled->host_joules();
     for (const ResourceUse& use : compiled->Resources()) moves += use.joules;
   }
+  // Where the CPU is the device its power is counted as that of the devices.
+  if (machine.cpu_only) host = 0;
   Report::Energy& e = report->energy;
   e.by_component = {{"gpu_active", active}, {"gpu_idle", idle}, {"host", host + compute}};
   if (moves > 0) e.by_component["memory_and_links"] = moves;

@@ -126,6 +126,7 @@ std::vector<Knob> Knobs() {
       // hardware
       {"hardware.node", "dgx-a100", "dgx-h100", M(Tpot), -1, "one", {{"hardware", "{node: dgx-a100}"}}},
       {"hardware.gpu", "a100-sxm-80gb", "h100-sxm-80gb", M(Tpot), -1, "one"},
+      {"hardware.cpu", "xeon-e5-2698v4", "epyc-9654", M(Tpot), -1, "one", {{"hardware", "{cpu: epyc-9654}"}, {"engine", "{profile: cpu}"}}},
       {"hardware.gpus_per_node", "4", "8", M(Ttft), -1, "nodes", {{"plan", "{tp: 8}"}}},
       {"hardware.host", "xeon-e5-2698v4", "ryzen-7950x", M(Tpot), -1, "one", {{"engine", "{profile: eager-2023}"}}},
       {"hardware.link", "pcie4-x16", "nvlink4", M(Ttft), -1, "pair"},

@@ -288,6 +288,20 @@ TEST_F(CommandLine, ExplainStepAddsUp) {
   }
 }
 
+TEST_F(CommandLine, ExplainStepShowsTheLaunches) {
+  const ProgramResult text = Call({"explain-step", File("config.yaml"), "--set", "engine.profile=pytorch-eager", "--prefill", "512",
+                                   "--prompts", "2", "--fuse-chain", "8", "--kernels"});
+  ASSERT_EQ(text.code, 0) << text.err;
+  for (const char* part : {"2 prompts of 512 tokens", "TKLQT", "Bound by", "Fused", "CUDA graph", "issued"}) EXPECT_THAT(text.out, HasSubstr(part));
+  const ProgramResult json = Call({"explain-step", File("config.yaml"), "--set", "engine.profile=pytorch-eager", "--timeline", "--format", "json"});
+  ASSERT_EQ(json.code, 0) << json.err;
+  for (const char* part : {"\"operators\"", "\"timeline\"", "\"host_bound\"", "\"gpu_bound_from\""}) EXPECT_THAT(json.out, HasSubstr(part));
+  EXPECT_THAT(Call({"explain-step", File("config.yaml"), "--set", "engine.profile=ideal", "--timeline"}).err, HasSubstr("pytorch-eager"));
+  for (const auto& [option, value] : std::vector<std::pair<std::string, std::string>>{{"--prompts", "0"}, {"--fuse-chain", "1"}, {"--format", "xml"}}) {
+    EXPECT_EQ(Call({"explain-step", File("config.yaml"), option, value}).code, 2) << option << value;
+  }
+}
+
 TEST_F(CommandLine, TheReferenceHasEverySetting) {
   const ProgramResult result = Call({"reference"});
   EXPECT_EQ(result.code, 0);
