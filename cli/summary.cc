@@ -182,6 +182,24 @@ std::string SummaryText(const Scenario& scenario, const Report& r) {
   for (const Report::Memory::Tier& t : r.memory.tiers) {
     out += Line("", fmt::format("{}: {} weights and at most {} KV cache of {} per engine", t.name, Human(t.weights), Human(t.kv_peak), Human(t.capacity)));
   }
+  if (const Report::Placement& p = r.placement; !p.objective.empty()) {
+    std::string gains;
+    for (const Report::Placement::Marginal& m : p.marginal) {
+      gains += fmt::format("{}{:+.2f} % with one more GiB of {}", gains.empty() ? "" : ", ", 100 * m.per_gib, m.tier);
+    }
+    out += Line("Placement", fmt::format("best {} of {} compared: {}; {}", p.objective, Plural(p.candidates, "placement"),
+                                         p.rules.empty() ? "everything in GPU memory" : Joined(p.rules), gains));
+  }
+  if (const Report::Experts& e = r.experts; !e.policy.empty()) {
+    out += Line("Experts", fmt::format("{} of them in GPU memory ({} cache): {} of the uses found theirs there, {} ran on the CPU, {} were fetched "
+                                       "({}){} ({} execution)",
+                                       PercentText(e.resident_share), e.cache, PercentText(e.hit_rate), PercentText(e.on_cpu),
+                                       PercentText(e.fetched), Human(e.fetched_bytes),
+                                       e.prefetch == "none" && e.ahead_bytes.value() == 0
+                                           ? ""
+                                           : fmt::format(", {} were sent ahead ({})", PercentText(e.prefetched), Human(e.ahead_bytes)),
+                                       e.policy));
+  }
   std::vector<std::string> links;
   for (const Report::Link& l : r.links) links.push_back(fmt::format("{} {} ({} busy)", l.name, Human(Bytes(l.bytes)), PercentText(l.utilization)));
   if (!links.empty()) out += Line("Moved", Joined(links));

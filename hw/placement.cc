@@ -54,10 +54,11 @@ void DropEmpty(TensorParts* parts) {
 
 }  // namespace
 
-std::vector<std::string> PlacementPolicyNames() { return {"engine", "gpu", "auto"}; }
+std::vector<std::string> PlacementPolicyNames() { return {"engine", "gpu", "auto", "optimize"}; }
 std::vector<std::string> PlacedTensorNames() {
   return {"weights", "attention", "dense_ffn", "shared_experts", "routed_experts", "embedding", "lm_head", "kv", "activations"};
 }
+std::vector<std::string> PlacementObjectiveNames() { return {"throughput", "tpot", "energy", "cost"}; }
 std::vector<std::string> TensorUseNames() { return {"pin", "stream", "compute"}; }
 
 absl::Status PlacementConfig::ReadScalar(const YamlNode& node) {

@@ -26,6 +26,7 @@ namespace simrun {
 std::vector<std::string> PlacementPolicyNames();
 std::vector<std::string> PlacedTensorNames();
 std::vector<std::string> TensorUseNames();
+std::vector<std::string> PlacementObjectiveNames();  // throughput, tpot, energy, cost
 
 struct PlacementRule {
   std::string tensors;
@@ -47,14 +48,16 @@ struct PlacementRule {
 // `placement: auto` and `placement: [rules]` are short for the maps.
 struct PlacementConfig {
   std::string policy = "engine";
+  std::string objective = "throughput";
   std::vector<PlacementRule> rules;
   std::optional<int64_t> window;
   std::optional<int64_t> token_groups;
   template <class Visitor>
   void Describe(Visitor& v) {
     v.Field("policy", policy, {.help = "used without rules: engine: what the engine profile does, mostly gpu; gpu: everything in "
-                                       "GPU memory; auto: fill the tiers by bytes per use",
+                                       "GPU memory; auto: fill the tiers by bytes per use; optimize: search for the objective",
                                .choices = &PlacementPolicyNames});
+    v.Field("objective", objective, {.help = "what optimize looks for", .choices = &PlacementObjectiveNames});
     v.Field("rules", rules, {.help = "which tensors lie where; the first match takes first, the rest stays on the gpu"});
     v.Field("window", window, {.help = "layers of buffers for streamed weights, the one in use included; auto: 2", .min = 1, .max = 64});
     v.Field("token_groups", token_groups, {.help = "groups that a step's sequences are split into, so that GPU and CPU work on "

@@ -37,6 +37,29 @@ struct StepOperator {
   OpTime time;        // of all of them
 };
 
+// Uses of routed experts outside GPU memory (one per active expert, layer and step). Every use found its expert in GPU
+// memory (hits), or it was brought there ahead of time (prefetched), fetched for it, or run by the CPU.
+struct ExpertTotals {
+  int64_t uses = 0, hits = 0, prefetched = 0;
+  int64_t on_gpu = 0, on_cpu = 0, fetched = 0;
+  int64_t transfers_ahead = 0;   // experts sent by prefetch, or to refill the cache
+  int64_t places = 0, experts = 0;  // in GPU memory, of all, over the layers
+  double bytes_fetched = 0, bytes_ahead = 0;  // per GPU
+  void Add(const ExpertTotals& o) {
+    uses += o.uses;
+    hits += o.hits;
+    prefetched += o.prefetched;
+    on_gpu += o.on_gpu;
+    on_cpu += o.on_cpu;
+    fetched += o.fetched;
+    transfers_ahead += o.transfers_ahead;
+    places += o.places;
+    experts += o.experts;
+    bytes_fetched += o.bytes_fetched;
+    bytes_ahead += o.bytes_ahead;
+  }
+};
+
 class CompiledStepCost : public StepCostModel {
  public:
   // Every operator of the step `ranks` describes, in order; times sum to Predict's stage_seconds.
@@ -45,6 +68,8 @@ class CompiledStepCost : public StepCostModel {
   virtual const std::vector<ProvenanceNote>& provenance() const = 0;
   // What to know about the numbers: transferred or assumed parts, and sizes seen beyond the measured range.
   virtual std::vector<std::string> Warnings() const = 0;
+  // Null where routed experts are not followed one by one.
+  virtual const ExpertTotals* Experts() const { return nullptr; }
 };
 
 // `profile` must have gone through ApplyEngineConfig. Errors: a missing or bad operator entry, a plan that the model

@@ -15,6 +15,35 @@ std::vector<std::string> RouterNames();
 std::vector<std::string> QueueOrderNames();
 std::vector<std::string> PreemptionNames();
 
+std::vector<std::string> ExpertPolicyNames();
+std::vector<std::string> ExpertRankingNames();
+std::vector<std::string> ExpertPrefetchNames();
+std::vector<std::string> ExpertResidentNames();  // popular, arbitrary
+
+// Routed experts that a placement keeps outside GPU memory.
+struct ExpertsConfig {
+  std::optional<std::string> policy;
+  std::string cache = "pinned";
+  double score_rate = 0.02;
+  std::string prefetch = "none";
+  int64_t prefetch_layers = 1;
+  double predictor_accuracy = 0.8;
+  std::string residents = "popular";
+  template <class Visitor>
+  void Describe(Visitor& v) {
+    v.Field("policy", policy, {.help = "how a layer's experts are shared between GPU, CPU and link, choices drawn token by token; "
+                                       "auto: where they lie, in expectation", .choices = &ExpertPolicyNames});
+    v.Field("cache", cache, {.help = "which experts stay in GPU memory", .choices = &ExpertRankingNames});
+    v.Field("score_rate", score_rate, {.help = "cache score: weight of the newest step", .min = 0.0001, .max = 1});
+    v.Field("prefetch", prefetch, {.help = "which experts cross the link ahead of time", .choices = &ExpertPrefetchNames});
+    v.Field("prefetch_layers", prefetch_layers, {.help = "layers that prefetch looks ahead", .min = 1, .max = 16});
+    v.Field("predictor_accuracy", predictor_accuracy, {.help = "part of a layer's active experts that prefetch foresees", .min = 0, .max = 1});
+    v.Field("residents", residents, {.help = "experts in GPU memory at the start: the most popular, or any", .choices = &ExpertResidentNames});
+  }
+  // `experts: hybrid` is short for `{policy: hybrid}`.
+  absl::Status ReadScalar(const YamlNode& node);
+};
+
 // Values left at auto come from the engine profile.
 struct SchedulerConfig {
   std::optional<std::string> policy;
@@ -29,6 +58,7 @@ struct SchedulerConfig {
   std::optional<int64_t> max_model_len;
   bool allow_longer_context = false;
   std::optional<int64_t> micro_batches;
+  ExpertsConfig experts;
 
   template <class Visitor>
   void Describe(Visitor& v) {
@@ -45,6 +75,7 @@ struct SchedulerConfig {
     v.Field("allow_longer_context", allow_longer_context,
             {.help = "accept requests, and a max_model_len, beyond the model's context, as engines do when told to: times hold, the text may not"});
     v.Field("micro_batches", micro_batches, {.help = "batches in flight in a pipeline; auto: one per stage", .min = 1, .max = 1024});
+    v.Field("experts", experts, {.help = "how experts outside GPU memory run"});
   }
 };
 

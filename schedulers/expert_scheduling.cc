@@ -1,5 +1,6 @@
 #include "schedulers/expert_scheduling.h"
 
+#include "schedulers/config.h"
 #include "schedulers/experts/hybrid.h"
 #include "schedulers/experts/static_placement.h"
 #include "schedulers/experts/stream.h"
@@ -18,6 +19,16 @@ const Registry<ExpertPolicyFactory>& BuiltInExpertPolicies() {
     return r;
   }();
   return *registry;
+}
+
+std::vector<std::string> ExpertResidentNames() { return {"popular", "arbitrary"}; }
+
+absl::Status ExpertsConfig::ReadScalar(const YamlNode& node) {
+  policy = node.text();
+  const absl::StatusOr<ExpertPolicyFactory> found = BuiltInExpertPolicies().Find(node.text());
+  if (found.ok()) return absl::OkStatus();
+  policy.reset();
+  return absl::InvalidArgumentError(std::string(found.status().message()));
 }
 
 std::vector<std::string> ExpertPolicyNames() { return BuiltInExpertPolicies().Names(); }

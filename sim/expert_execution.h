@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "base/rng.h"
+#include "hw/step_cost_compiled.h"
 #include "models/expert_router.h"
 #include "schedulers/expert_cache.h"
 #include "schedulers/expert_prefetch.h"
@@ -24,16 +25,6 @@ struct ExpertExecutionParams {
   double predictor_accuracy = 1;    // part of a layer's active experts that are foreseen; others take their place
   std::vector<int> places;          // of each layer with experts
   std::vector<std::vector<int32_t>> residents;  // at the start, per layer; empty: those of the lowest numbers
-};
-
-// Expert uses (one per active expert, layer and step): every one is a hit, was prefetched, was fetched, or ran on the
-// CPU. (A hit may run on the CPU too, where a policy moves it there: see stolen.)
-struct ExpertTotals {
-  int64_t uses = 0;
-  int64_t hits = 0;             // found in GPU memory
-  int64_t prefetched = 0;       // not in the cache, but brought ahead of time
-  int64_t on_gpu = 0, on_cpu = 0, fetched = 0;
-  int64_t transfers_ahead = 0;  // experts that crossed the link by prefetch or to refill the cache
 };
 
 class ExpertExecution {

@@ -15,14 +15,18 @@ struct ExpertStageView {
   int layer = 0;            // of the model, counting from 0
   int64_t tokens = 0;       // that the router has just dealt
   const LayerPlacement* placement = nullptr;
+  int group = 0;            // token group
+  int64_t decodes = 0;      // of the tokens: one each of sequences that generate; the others are prompts
   // When each timeline is free, from the end of the router; only for stages that ask for times.
   double gpu_ready = 0, cpu_ready = 0, link_ready = 0;
+  double now = 0;           // end of the router, on a clock that runs through all steps
 };
 
 struct ExpertWork {
   PartCost resident;        // experts the GPUs run from their memory (streamed ones arrive through the window)
   PartCost fetched;         // those they run once they have crossed the link
   double fetch_bytes = 0;   // per GPU, after the router
+  double ahead_bytes = 0;   // per GPU: of experts for later, when those have crossed; nothing waits for them
   TierKind fetch_tier = TierKind::kDram;
   struct Cpu {
     double bytes = 0, flops = 0;  // one pass of the CPU over experts of one tier
@@ -38,6 +42,8 @@ class ExpertStage {
   virtual void Run(const ExpertStageView& view, ExpertWork* work) = 0;
   // True: the view's times are filled, which costs a little.
   virtual bool needs_times() const { return false; }
+  // Null for stages that follow no single expert.
+  virtual const ExpertTotals* totals() const { return nullptr; }
 };
 
 // Experts dealt to tiers by the placement's shares, each share chosen in proportion: expected numbers of active experts

@@ -12,6 +12,7 @@
 #include "hw/flow_network.h"
 #include "hw/overlap.h"
 #include "models/tensors.h"
+#include "sim/routed_experts.h"
 
 namespace simrun {
 namespace {
@@ -62,6 +63,7 @@ class PlacedStep final : public CompiledStepCost {
   std::vector<std::string> Warnings() const override { return warnings_; }
   std::vector<ResourceUse> Resources() const override;
   double host_busy_seconds() const override { return host_busy_; }
+  const ExpertTotals* Experts() const override { return experts_ != nullptr ? experts_->totals() : nullptr; }
   double host_joules() const override { return host_busy_ * host_.watts(); }
 
  private:
@@ -136,6 +138,7 @@ class PlacedStep final : public CompiledStepCost {
   std::vector<Task> attended_;     // GPU task after which a layer's fetched KV is free again
   ExpertWork expert_work_;
   double host_busy_ = 0;
+  ProvenanceNote provenance_of_experts_;
   std::vector<ProvenanceNote> provenance_;
   std::vector<std::string> warnings_;
   double launches_ = 0;
@@ -161,9 +164,30 @@ absl::Status PlacedStep::Build(const Machine& machine, const Catalog& catalog, c
   for (int t = 1; t < kNumTiers; ++t) {
     weight_lanes_[static_cast<size_t>(t)] = overlap_.AddLane(fmt::format("weights from {}", TierName(static_cast<TierKind>(t))));
   }
-  if (model_.moe) experts_ = MakeExpectedExperts(model_, plan_, costs_.get());
+  if (model_.moe && options.experts.policy) {
+    RoutedExpertsOptions routed;
+    routed.config = options.experts;
+    routed.routing = options.routing;
+    routed.seed = options.seed;
+    routed.engine = options.engine;
+    routed.placement = &placement_;
+    routed.host = &host_;
+    const Route& way = memory_.ToGpu(TierKind::kDram);
+    routed.link_rate = way.cap;
+    for (const FlowNetwork::Use& use : way.uses) routed.link_rate = std::min(routed.link_rate, network_.capacity(use.resource) / use.per_byte);
+    SIMRUN_ASSIGN_OR_RETURN(experts_, MakeRoutedExperts(model_, plan_, costs_.get(), routed));
+    provenance_of_experts_ = {"expert routing", options.routing->provenance() == "measured" ? Provenance::kMeasured : Provenance::kAssumed,
+                              options.routing->detail()};
+    if (options.experts.prefetch != "none") {
+      warnings_.push_back(fmt::format("experts are foreseen with an assumed accuracy of {:.2g} (scheduler.experts.predictor_accuracy)",
+                                      options.experts.predictor_accuracy));
+    }
+  } else if (model_.moe) {
+    experts_ = MakeExpectedExperts(model_, plan_, costs_.get());
+  }
   Compile();
   provenance_ = costs_->Provenance();
+  if (!provenance_of_experts_.part.empty()) provenance_.push_back(provenance_of_experts_);
   provenance_.push_back({fmt::format("links and host memory of {}", machine.host.name), Provenance::kDatasheet,
                          "catalogue rates and efficiencies of large transfers"});
   if (kv_cpu_ > 0 || ShareOf(placement_.lm_head, TensorUse::kCompute) > 0 ||
@@ -399,14 +423,18 @@ void PlacedStep::FeedForward(size_t l, Group& g) {
   bool cpu = !layer.ffn_cpu.empty();
   if (layer.moe) {
     ExpertStageView view{static_cast<int>(l), g.tokens, layer.placement};
+    view.group = static_cast<int>(&g - groups_.data());
+    view.decodes = std::min<int64_t>(g.tokens, std::llround(g.seqs));
+    view.gpu_ready = costs_->Part(LayerPart::kSharedExperts, g.tokens).seconds * layer.ffn_gpu;
     if (experts_->needs_times()) {
       // The policy decides when the router has ended: let time pass until then.
       overlap_.RunUntil(Flush());
+      view.now = overlap_.now();
     }
     experts_->Run(view, &expert_work_);
     cpu = cpu || expert_work_.any_cpu();
   }
-  if (cpu || (layer.moe && expert_work_.fetch_bytes > 0)) {
+  if (cpu || (layer.moe && expert_work_.fetch_bytes + expert_work_.ahead_bytes > 0)) {
     const Task routed = Flush();
     if (cpu) {
       Task t = Send(tokens * hidden_bytes_ / plan_.tp, routed);
@@ -425,6 +453,10 @@ void PlacedStep::FeedForward(size_t l, Group& g) {
       Gpu(expert_work_.resident);
       WaitFor(fetched);
       Gpu(expert_work_.fetched);
+    }
+    if (layer.moe && expert_work_.ahead_bytes > 0) {
+      const Route& r = memory_.ToGpu(expert_work_.fetch_tier);
+      overlap_.Move(expert_lane_, kLinkTag, r.uses, expert_work_.ahead_bytes, r.cap, r.latency, {routed});
     }
   }
   if (!layer.moe || expert_work_.fetch_bytes <= 0) {
@@ -600,6 +632,16 @@ absl::StatusOr<std::unique_ptr<CompiledStepCost>> StepCostOf(const ResolvedScena
   placed.cost = options;
   placed.first_gpu = replica * r.plan.gpus_per_engine();
   placed.engines_per_host = r.engines_per_host;
+  placed.experts = r.config.scheduler.experts;
+  std::optional<ExpertRouting> own;
+  if (placed.experts.policy && r.model.moe) {
+    if (!r.routing) {
+      SIMRUN_ASSIGN_OR_RETURN(own, ExpertRouting::Make(nullptr, r.model, ""));
+    }
+    placed.routing = r.routing ? &*r.routing : &*own;
+  }
+  placed.seed = static_cast<uint64_t>(r.config.seed);
+  placed.engine = replica;
   return MakePlacedStepCost(r.model, r.plan, r.machine, r.engine, r.placement, catalog, placed);
 }
 

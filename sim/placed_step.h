@@ -25,6 +25,11 @@ struct PlacedStepOptions {
   StepCostOptions cost;
   int first_gpu = 0;
   int engines_per_host = 1;
+  // Experts followed one by one, when `experts.policy` is given.
+  ExpertsConfig experts;
+  const ExpertRouting* routing = nullptr;  // must outlive the call
+  uint64_t seed = 1;
+  int engine = 0;
 };
 
 absl::StatusOr<std::unique_ptr<CompiledStepCost>> MakePlacedStepCost(const ModelSpec& model, const ParallelPlan& plan,

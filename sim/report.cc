@@ -118,6 +118,27 @@ std::string Report::ToBinary() const {
     l->set_bytes(link.bytes);
     l->set_utilization(link.utilization);
   }
+  if (!placement.objective.empty()) {
+    proto::PlacementSearch* p = out.mutable_placement();
+    p->set_objective(placement.objective);
+    p->set_candidates(placement.candidates);
+    for (const std::string& rule : placement.rules) p->add_rules(rule);
+    for (const Placement::Marginal& m : placement.marginal) (*p->mutable_gain_per_gib())[m.tier] = m.per_gib;
+  }
+  if (!experts.policy.empty()) {
+    proto::Experts* x = out.mutable_experts();
+    x->set_policy(experts.policy);
+    x->set_cache(experts.cache);
+    x->set_prefetch(experts.prefetch);
+    x->set_uses(experts.uses);
+    x->set_cache_hit_rate(experts.hit_rate);
+    x->set_prefetched(experts.prefetched);
+    x->set_fetched(experts.fetched);
+    x->set_on_cpu(experts.on_cpu);
+    x->set_resident_share(experts.resident_share);
+    x->set_fetched_bytes(experts.fetched_bytes.value());
+    x->set_ahead_bytes(experts.ahead_bytes.value());
+  }
   proto::Utilization* u = out.mutable_utilization();
   u->set_engine_busy(utilization.engine_busy);
   u->set_stage_busy(utilization.stage_busy);

@@ -68,6 +68,23 @@ struct Report {
     double utilization = 0;                       // of its rate, over the run
   };
   std::vector<Link> links;                        // and memories, of plans with tensors outside GPU memory
+  struct Experts {
+    std::string policy, cache, prefetch;          // empty policy: not followed one by one
+    double uses = 0;                              // active experts, summed over layers and steps
+    double hit_rate = 0, prefetched = 0, fetched = 0, on_cpu = 0;   // shares of the uses
+    double resident_share = 0;                    // of all experts
+    Bytes fetched_bytes, ahead_bytes;             // to each GPU
+  } experts;                                      // outside GPU memory
+  struct Placement {
+    std::string objective;                        // empty: not searched
+    double candidates = 0;                        // placements compared
+    std::vector<std::string> rules;               // the one chosen, as in plan.placement
+    struct Marginal {
+      std::string tier;
+      double per_gib = 0;                         // relative gain in the objective from one more GiB
+    };
+    std::vector<Marginal> marginal;
+  } placement;                                    // plan.placement: optimize
   std::map<std::string, double> bottleneck;       // share of engine time by what bound it
   struct Provenance {
     std::string part, kind, detail;

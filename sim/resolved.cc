@@ -7,6 +7,7 @@
 
 #include "models/lowering.h"
 #include "schedulers/waiting_queue.h"
+#include "sim/placement_search.h"
 #include "sim/expert_routing.h"
 
 namespace simrun {
@@ -263,11 +264,20 @@ ResolvedScenario Resolve(const ScenarioConfig& config, const YamlNode& root, con
     if (!placement.window) placement.window = r.engine.placement.window;
     if (!placement.token_groups) placement.token_groups = r.engine.placement.token_groups;
   }
-  if (placement.rules.empty() && placement.policy == "auto") {
+  const auto auto_rules = [&] {
     PlacementRoom room = RoomFor(r.model, plan, r.machine, r.engine, p.limits, p.max_model_len, r.engines_per_host);
     const std::optional<PlacementRule> kv = r.policy == "static" ? KvElsewhere(r, &room) : std::nullopt;
-    placement.rules = AutoRules(r.model, plan, room, static_cast<int>(placement.window.value_or(2)));
-    if (kv) placement.rules.insert(placement.rules.begin(), *kv);
+    std::vector<PlacementRule> rules = AutoRules(r.model, plan, room, static_cast<int>(placement.window.value_or(2)));
+    if (kv) rules.insert(rules.begin(), *kv);
+    return rules;
+  };
+  if (placement.rules.empty() && placement.policy == "auto") placement.rules = auto_rules();
+  if (placement.rules.empty() && placement.policy == "optimize") {
+    const size_t before = problems->size();
+    r.placement_choice = OptimizePlacement(r, placement, {{}, auto_rules(), r.engine.placement.rules}, catalog, base_dir,
+                                           PlaceOf(root, "plan.placement"), problems);
+    if (problems->size() > before) return r;
+    placement.rules = r.placement_choice->rules;
   }
   r.placement = ResolvePlacement(placement, placement.rules, r.model, plan, r.machine, "plan.placement",
                                  PlaceOf(root, "plan.placement"), problems);
@@ -277,6 +287,16 @@ ResolvedScenario Resolve(const ScenarioConfig& config, const YamlNode& root, con
                                 r.placement, r.engines_per_host);
   } else {
     r.memory = PlanMemory(r.model, plan, r.machine, r.engine, p.limits, p.max_model_len, config.engine.kv_blocks.value_or(0));
+  }
+  if (const ExpertsConfig& e = config.scheduler.experts; e.policy) {
+    bool away = false;
+    for (const LayerPlacement& l : r.placement.layers) away = away || ShareOf(l.routed_experts, TensorUse::kCompute) > 0;
+    if (!r.model.moe) {
+      problems->Add(PlaceOf(root, "scheduler.experts"), "scheduler.experts", fmt::format("{} has no experts", r.model.name), "leave it out");
+    } else if (r.placement.resident || !away) {
+      problems->Add(PlaceOf(root, "scheduler.experts"), "scheduler.experts", "all experts lie in GPU memory or are streamed whole",
+                    "place some with plan.placement: [{tensors: routed_experts, share: 0.75, tier: dram, use: compute}]");
+    }
   }
   CheckFit(root, &r, problems);
   p.kv_blocks = r.memory.kv_blocks;

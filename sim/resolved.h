@@ -18,6 +18,19 @@
 
 namespace simrun {
 
+// What a search for a placement found.
+struct PlacementChoice {
+  std::string objective;
+  int candidates = 0;
+  std::vector<PlacementRule> rules;
+  double value = 0;             // seconds per output token, or joules or USD, as estimated
+  struct Marginal {
+    TierKind tier = TierKind::kGpu;
+    double per_gib = 0;         // relative gain
+  };
+  std::vector<Marginal> marginal;
+};
+
 struct ResolvedScenario {
   ScenarioConfig config;
   ModelSpec model;
@@ -30,6 +43,7 @@ struct ResolvedScenario {
   EngineParams params;
   MemoryPlan memory;
   SimTime front_end, front_end_token;
+  std::optional<PlacementChoice> placement_choice;  // plan.placement: optimize
   std::optional<ExpertRouting> routing;   // where workload.routing is given
   bool closed_loop = false;          // arrivals answer to completions
   std::vector<std::string> warnings;

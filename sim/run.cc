@@ -251,6 +251,36 @@ Report Run::MakeReport(double wall_seconds, SimTime now) const {
   report.warnings = r.warnings;
   FillEngineUse(span, &report);
   FillEnergyAndCost(span, &report);
+  if (r.placement_choice) {
+    const PlacementChoice& choice = *r.placement_choice;
+    report.placement.objective = choice.objective;
+    report.placement.candidates = choice.candidates;
+    for (const PlacementRule& rule : choice.rules) {
+      report.placement.rules.push_back(fmt::format("{{tensors: {}, share: {:.4g}, tier: {}{}}}", rule.tensors, rule.share, rule.tier,
+                                                   rule.use ? ", use: " + *rule.use : ""));
+    }
+    for (const PlacementChoice::Marginal& m : choice.marginal) report.placement.marginal.push_back({std::string(TierName(m.tier)), m.per_gib});
+  }
+  ExpertTotals experts;
+  for (const auto& compiled : compiled_) {
+    if (const ExpertTotals* e = compiled->Experts(); e != nullptr) experts.Add(*e);
+  }
+  if (experts.uses > 0) {
+    const ExpertsConfig& config = r.config.scheduler.experts;
+    Report::Experts& e = report.experts;
+    const double uses = static_cast<double>(experts.uses);
+    e.policy = config.policy.value_or("");
+    e.cache = config.cache;
+    e.prefetch = config.prefetch;
+    e.uses = uses;
+    e.hit_rate = static_cast<double>(experts.hits) / uses;
+    e.prefetched = static_cast<double>(experts.prefetched) / uses;
+    e.fetched = static_cast<double>(experts.fetched) / uses;
+    e.on_cpu = static_cast<double>(experts.on_cpu) / uses;
+    if (experts.experts > 0) e.resident_share = static_cast<double>(experts.places) / static_cast<double>(experts.experts);
+    e.fetched_bytes = Bytes(experts.bytes_fetched);
+    e.ahead_bytes = Bytes(experts.bytes_ahead);
+  }
   if (!compiled_.empty()) {
     for (const ProvenanceNote& n : compiled_.front()->provenance()) {
       report.provenance.push_back({n.part, std::string(ProvenanceName(n.provenance)), n.detail});
@@ -259,7 +289,7 @@ Report Run::MakeReport(double wall_seconds, SimTime now) const {
   } else {
     report.provenance.push_back({"step cost", "assumed", "a cost model supplied by the caller"});
   }
-  if (r.routing) report.provenance.push_back({"expert routing", r.routing->provenance(), r.routing->detail()});
+  if (r.routing && experts.uses == 0) report.provenance.push_back({"expert routing", r.routing->provenance(), r.routing->detail()});
   if (report.requests.rejected_context_length > 0) {
     report.warnings.push_back(fmt::format("{} requests were refused: prompt plus output is longer than {} tokens (scheduler.max_model_len)",
                                           report.requests.rejected_context_length, r.params.max_model_len));

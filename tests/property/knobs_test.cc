@@ -71,6 +71,21 @@ plan: {placement: {rules: [{tensors: routed_experts, tier: dram, use: compute}]}
 scheduler: {max_num_seqs: 64, max_model_len: 4096, max_num_batched_tokens: 2048}
 workload: {concurrency: 4, requests: 8, input_tokens: 200, output_tokens: 10}
 )"},
+      {"half_experts", R"(
+model: mixtral-8x7b
+hardware: {gpu: a100-sxm-80gb, host: xeon-8380}
+plan: {placement: {rules: [{tensors: routed_experts, share: 0.5, tier: dram, use: compute}]}}
+scheduler: {max_num_seqs: 64, max_model_len: 4096, max_num_batched_tokens: 2048, experts: {policy: static}}
+workload: {concurrency: 1, requests: 4, input_tokens: 500, output_tokens: 40}
+)"},
+      {"slow_cpu", R"(
+model: deepseek-v2-lite
+hardware: {gpu: a100-sxm-80gb, host: xeon-8380}
+plan: {placement: {rules: [{tensors: routed_experts, share: 0.75, tier: dram, use: compute}]}}
+engine: {cpu_memory_efficiency: 0.1}
+scheduler: {max_num_seqs: 64, max_model_len: 4096, max_num_batched_tokens: 2048, experts: {policy: static}}
+workload: {concurrency: 1, requests: 3, input_tokens: 100, output_tokens: 40}
+)"},
       // More requests than the engine can take.
       {"overload", R"(
 model: llama-3.1-8b
@@ -223,6 +238,16 @@ std::vector<Knob> Knobs() {
       {"slo.tpot", "1 ms", "1 s", M(Attained), +1, "one"},
       {"metrics.warmup", "0 s", "5 s", M(Measured), -1, "one"},
       // workload
+      // Mixtral with half of its experts in host memory, one prompt or sequence at a time.
+      {"scheduler.experts.policy", "static", "hybrid", M(Ttft), -1, "half_experts"},
+      {"scheduler.experts.cache", "pinned", "oracle", M(Tpot), -1, "half_experts", {{"scheduler.experts", "{policy: stream}"}}},
+      {"scheduler.experts.score_rate", "0.001", "1", M(Tpot), -1, "half_experts", {{"scheduler.experts", "{policy: stream, cache: score}"}}},
+      // A CPU slow enough for the link to have spare time.
+      {"scheduler.experts.prefetch", "none", "next-layer", M(Tpot), -1, "slow_cpu"},
+      {"scheduler.experts.prefetch_layers", "1", "4", M(Tpot), -1, "slow_cpu", {{"scheduler.experts", "{policy: static, prefetch: impact, predictor_accuracy: 1}"}}},
+      {"scheduler.experts.predictor_accuracy", "0.1", "1", M(Tpot), -1, "slow_cpu", {{"scheduler.experts", "{policy: static, prefetch: next-layer}"}}},
+      {"scheduler.experts.residents", "arbitrary", "popular", M(Tpot), -1, "half_experts", {{"workload.routing", "{zipf: {exponent: 1}}"}}},
+      {"plan.placement.objective", "throughput", "tpot", M(Tpot), -1, "host_experts", {{"plan.placement", "{policy: optimize}"}, {"workload.concurrency", "64"}, {"workload.requests", "64"}}},
       {"workload.requests", "50", "100", M(Arrived), +1, "one"},
       // The more uneven the choices, the longer ranks wait for the busiest.
       {"workload.routing", "uniform", "{gamma: {cv: 0.83}}", M(Waiting), +1, "experts"},

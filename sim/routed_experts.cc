@@ -1,0 +1,167 @@
+#include "sim/routed_experts.h"
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+#include <utility>
+#include <vector>
+
+#include "base/status.h"
+#include "hw/placement.h"
+#include "sim/expert_execution.h"
+
+namespace simrun {
+namespace {
+
+class RoutedExperts final : public ExpertStage {
+ public:
+  absl::Status Build(const ModelSpec& model, const ParallelPlan& plan, const LayerCosts* costs, const RoutedExpertsOptions& o) {
+    costs_ = costs;
+    const ExpertsConfig& c = o.config;
+    SIMRUN_ASSIGN_OR_RETURN(const ExpertPolicyFactory policy, BuiltInExpertPolicies().Find(*c.policy));
+    SIMRUN_ASSIGN_OR_RETURN(const ExpertRankingFactory ranking, BuiltInExpertRankings().Find(c.cache));
+    SIMRUN_ASSIGN_OR_RETURN(const ExpertPrefetchFactory prefetch, BuiltInExpertPrefetches().Find(c.prefetch));
+    policy_ = policy();
+    ranking_ = ranking({.score_rate = c.score_rate});
+    prefetch_ = prefetch();
+    const double experts = static_cast<double>(model.moe->experts);
+    bytes_ = WeightBytesByClass(model, plan, false).routed_experts / experts;
+    bytes_per_gpu_ = WeightBytesByClass(model, plan, true).routed_experts / experts;
+    flops_per_row_ = 2.0 * (model.mlp.gated ? 3 : 2) * static_cast<double>(model.hidden) * static_cast<double>(model.moe->ffn);
+
+    params_.policy = policy_.get();
+    params_.ranking = ranking_.get();
+    params_.prefetch = prefetch_.get();
+    params_.prefetch_layers = static_cast<int>(c.prefetch_layers);
+    params_.predictor_accuracy = c.predictor_accuracy;
+    const std::vector<std::vector<double>> popularity = o.routing->Popularity(o.seed);
+    moe_index_.assign(static_cast<size_t>(model.layers), -1);
+    for (int l = 0; l < model.layers; ++l) {
+      if (!model.IsMoeLayer(l)) continue;
+      const size_t index = params_.places.size();
+      moe_index_[static_cast<size_t>(l)] = static_cast<int>(index);
+      double on_gpu = 0;
+      for (const TensorPart& part : o.placement->layers[static_cast<size_t>(l)].routed_experts) {
+        if (part.use != TensorUse::kCompute) {
+          on_gpu += part.share;
+        } else {
+          tier_ = part.tier;
+        }
+      }
+      // What is not a whole expert stays away.
+      params_.places.push_back(static_cast<int>(std::floor(on_gpu * experts + 1e-6)));
+      if (c.residents == "popular") {
+        std::vector<int32_t> order(static_cast<size_t>(model.moe->experts));
+        std::iota(order.begin(), order.end(), 0);
+        const std::vector<double>& share = popularity[index];
+        std::stable_sort(order.begin(), order.end(), [&](int32_t a, int32_t b) { return share[static_cast<size_t>(a)] > share[static_cast<size_t>(b)]; });
+        params_.residents.push_back(std::move(order));
+      }
+    }
+    unit_ = MarginalExpertCosts(model, plan, *costs, *o.host, tier_, o.link_rate);
+    times_ = !prefetch_->idle() || ranking_->admits();
+    routing_ = *o.routing;
+    seed_ = o.seed;
+    engine_ = static_cast<uint64_t>(o.engine);
+    tokens_of_.assign(static_cast<size_t>(model.moe->experts), 0);
+    intervals_.assign(params_.places.size(), 0.0);
+    return absl::OkStatus();
+  }
+
+  void Run(const ExpertStageView& view, ExpertWork* work) override {
+    *work = ExpertWork();
+    const int index = moe_index_[static_cast<size_t>(view.layer)];
+    const size_t group = static_cast<size_t>(view.group);
+    while (executions_.size() <= group) {
+      const uint64_t stream = engine_ * 64 + executions_.size();
+      executions_.push_back(std::make_unique<ExpertExecution>(params_, routing_.MakeRouter(seed_, stream), Rng(seed_, "expert predictor", stream)));
+    }
+    ExpertExecution& execution = *executions_[group];
+    if (index == 0) execution.Begin(view.decodes, view.tokens - view.decodes);
+
+    // The link is free from the end of a layer to the start of the next as long as it was in the step before.
+    if (times_ && last_index_ >= 0 && view.now >= last_start_) {
+      intervals_[static_cast<size_t>(last_index_)] = std::max(0.0, view.now - last_start_ - last_makespan_);
+    }
+    const ExpertSchedule& s = execution.Layer(index, unit_, view.gpu_ready, 0, 0, intervals_[static_cast<size_t>(index)]);
+    last_index_ = index;
+    last_start_ = view.now;
+    last_makespan_ = s.makespan;
+
+    double rows_gpu = 0, rows_fetched = 0, rows_cpu = 0;
+    for (const ExpertLoad& e : execution.Loads(index)) tokens_of_[static_cast<size_t>(e.expert)] = e.tokens;
+    for (const int32_t e : s.on_gpu) rows_gpu += tokens_of_[static_cast<size_t>(e)];
+    for (const int32_t e : s.on_cpu) rows_cpu += tokens_of_[static_cast<size_t>(e)];
+    for (const int32_t e : s.fetched) rows_fetched += tokens_of_[static_cast<size_t>(e)];
+    rows_gpu -= rows_fetched;
+    const double fetched = static_cast<double>(s.fetched.size());
+    const double resident = static_cast<double>(s.on_gpu.size()) - fetched, cpu = static_cast<double>(s.on_cpu.size());
+    if (resident > 0) work->resident = costs_->Experts(rows_gpu, resident, resident);
+    if (fetched > 0) work->fetched = costs_->Experts(rows_fetched, fetched, fetched);
+    work->fetch_bytes = fetched * bytes_per_gpu_;
+    work->ahead_bytes = execution.ahead() * bytes_per_gpu_;
+    work->fetch_tier = tier_;
+    ExpertWork::Cpu& place = tier_ == TierKind::kCxl ? work->cxl : work->dram;
+    place.bytes = cpu * bytes_;
+    place.flops = rows_cpu * flops_per_row_;
+  }
+  bool needs_times() const override { return times_; }
+  const ExpertTotals* totals() const override {
+    totals_ = ExpertTotals();
+    for (const auto& e : executions_) totals_.Add(e->totals());
+    for (const int places : params_.places) totals_.places += places;
+    totals_.experts = static_cast<int64_t>(params_.places.size() * tokens_of_.size());
+    totals_.bytes_fetched = static_cast<double>(totals_.fetched) * bytes_per_gpu_;
+    totals_.bytes_ahead = static_cast<double>(totals_.transfers_ahead) * bytes_per_gpu_;
+    return &totals_;
+  }
+
+ private:
+  const LayerCosts* costs_ = nullptr;
+  std::unique_ptr<ExpertPolicy> policy_;
+  std::unique_ptr<ExpertRanking> ranking_;
+  std::unique_ptr<ExpertPrefetch> prefetch_;
+  ExpertExecutionParams params_;
+  ExpertRouting routing_;
+  uint64_t seed_ = 1, engine_ = 0;
+  double bytes_ = 0, bytes_per_gpu_ = 0, flops_per_row_ = 0;
+  TierKind tier_ = TierKind::kDram;
+  ExpertCosts unit_;
+  bool times_ = false;
+  std::vector<int> moe_index_;
+  std::vector<std::unique_ptr<ExpertExecution>> executions_;  // of the token groups
+  std::vector<int32_t> tokens_of_;
+  std::vector<double> intervals_;
+  int last_index_ = -1;
+  double last_start_ = 0, last_makespan_ = 0;
+  mutable ExpertTotals totals_;
+};
+
+}  // namespace
+
+ExpertCosts MarginalExpertCosts(const ModelSpec& model, const ParallelPlan& plan, const LayerCosts& costs, const HostCosts& host,
+                                TierKind tier, double link_rate) {
+  ExpertCosts c;
+  const double experts = static_cast<double>(model.moe->experts);
+  const double bytes = WeightBytesByClass(model, plan, false).routed_experts / experts;
+  const double bytes_per_gpu = WeightBytesByClass(model, plan, true).routed_experts / experts;
+  const double flops = 2.0 * (model.mlp.gated ? 3 : 2) * static_cast<double>(model.hidden) * static_cast<double>(model.moe->ffn);
+  // Between few and many experts of one row each, and between many and very many rows of one expert.
+  const double few = 1, many = std::max(2.0, std::min(experts, 16.0));
+  c.gpu_base = std::max(0.0, (costs.Experts(many, many, many).seconds - costs.Experts(few, few, few).seconds) / (many - few));
+  c.gpu_per_token = std::max(0.0, (costs.Experts(8192, 1, 1).seconds - costs.Experts(4096, 1, 1).seconds) / 4096);
+  c.cpu_first = host.fixed();
+  c.cpu_base = bytes / host.Cap(tier, bytes, 0);
+  c.cpu_per_token = host.ComputeSeconds(flops);
+  c.transfer = link_rate > 0 ? bytes_per_gpu / link_rate : 0;
+  return c;
+}
+
+absl::StatusOr<std::unique_ptr<ExpertStage>> MakeRoutedExperts(const ModelSpec& model, const ParallelPlan& plan,
+                                                               const LayerCosts* costs, const RoutedExpertsOptions& options) {
+  auto stage = std::make_unique<RoutedExperts>();
+  SIMRUN_RETURN_IF_ERROR(stage->Build(model, plan, costs, options));
+  return stage;
+}
+
+}  // namespace simrun

@@ -1,0 +1,35 @@
+// Expert stage with a state: routing drawn or replayed token by token, caches, hybrid execution and prefetch
+// (sim/expert_execution.h), put into the terms of the step model of placed plans.
+#pragma once
+
+#include <memory>
+
+#include "hw/host_cost.h"
+#include "hw/layer_cost.h"
+#include "hw/step_cost_compiled.h"
+#include "schedulers/config.h"
+#include "schedulers/expert_scheduling.h"
+#include "sim/expert_routing.h"
+#include "sim/expert_stage.h"
+
+namespace simrun {
+
+struct RoutedExpertsOptions {
+  ExpertsConfig config;
+  const ExpertRouting* routing = nullptr;  // must outlive the call
+  uint64_t seed = 1;
+  int engine = 0;
+  const Placement* placement = nullptr;    // likewise
+  const HostCosts* host = nullptr;         // must outlive the stage
+  double link_rate = 0;                    // bytes per second from where the experts lie to each GPU
+};
+
+// Linear costs of one expert, for policies: marginal GPU time per expert and token, the CPU's, and the transfer.
+ExpertCosts MarginalExpertCosts(const ModelSpec& model, const ParallelPlan& plan, const LayerCosts& costs, const HostCosts& host,
+                                TierKind tier, double link_rate);
+
+// NotFound for an unknown policy, cache or prefetch.
+absl::StatusOr<std::unique_ptr<ExpertStage>> MakeRoutedExperts(const ModelSpec& model, const ParallelPlan& plan,
+                                                               const LayerCosts* costs, const RoutedExpertsOptions& options);
+
+}  // namespace simrun
