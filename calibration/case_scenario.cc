@@ -11,6 +11,7 @@
 #include "hw/engine_profile.h"
 #include "models/dtype.h"
 #include "models/model_spec.h"
+#include "sim/resolved.h"
 
 namespace simrun {
 namespace {
@@ -26,9 +27,32 @@ bool IsServed(const MeasuredCase& c) {
   return c.load_kind == "concurrency" || c.load_kind == "poisson_rate" || c.load_kind == "trace" || c.load_kind == "saturated_batch";
 }
 
-// Requests of a closed loop long enough for its means to settle: ten rounds of the clients.
-double ClosedLoopRequests(const MeasuredCase& c, double clients) {
-  return std::clamp(c.num_requests.value_or(clients * 10), clients, 20000.0);
+// How the published closed-loop benchmarks load a server. In all of them every client sends its first request at once
+// and its next one when the last has finished: the prompts of the first round queue behind one another, and clients that
+// send equal lengths stay in step.
+struct ClosedLoopBenchmark {
+  double rounds = 10;         // requests per client
+  double shortest = 1;        // lengths are uniform from this share of the nominal one up to it
+};
+
+// InferenceMAX (its README and scripts, Apache-2.0): benchmark_serving.py --request-rate inf --num-prompts $((CONC * 10))
+// --max-concurrency $CONC --random-range-ratio 0.8 on three pairs of lengths; the server runs with --max-num-seqs $CONC.
+// Other published runs come from genai-perf or aiperf as aiconfigurator calls them (its eval and benchmark rules,
+// Apache-2.0): --request-count 10 x concurrency, standard deviation of the lengths 0.
+ClosedLoopBenchmark BenchmarkOf(const MeasuredCase& c) {
+  const std::pair<double, double> lengths = {c.isl.value_or(0), c.osl.value_or(0)};
+  const std::optional<std::string> stated = c.Note("length_range_ratio");
+  ClosedLoopBenchmark b;
+  if (stated) {
+    if (const absl::StatusOr<double> ratio = ParseNumber(*stated); ratio.ok() && *ratio > 0 && *ratio <= 1) b.shortest = *ratio;
+  } else if (lengths == std::pair(1024.0, 1024.0) || lengths == std::pair(1024.0, 8192.0) || lengths == std::pair(8192.0, 1024.0)) {
+    b.shortest = 0.8;
+  }
+  return b;
+}
+
+double ClosedLoopRequests(const MeasuredCase& c, double clients, double rounds) {
+  return std::clamp(c.num_requests.value_or(clients * rounds), clients, 20000.0);
 }
 
 
@@ -87,7 +111,7 @@ absl::StatusOr<std::string> EngineProfileFor(std::string_view engine, std::strin
 }
 
 absl::StatusOr<CaseScenario> ScenarioOfCase(const MeasuredCase& c, const std::string& traces_dir,
-                                            const std::shared_ptr<const Catalog>& catalog) {
+                                            const std::shared_ptr<const Catalog>& catalog, const std::string& given_profile) {
   std::vector<std::string> assumptions;
   YamlNode root = YamlNode::Map();
   const auto set = [&](std::string_view path, YamlNode value) { SIM_CHECK(root.Set(path, std::move(value)).ok()); };
@@ -108,16 +132,28 @@ absl::StatusOr<CaseScenario> ScenarioOfCase(const MeasuredCase& c, const std::st
     return absl::OkStatus();
   };
   SIMRUN_RETURN_IF_ERROR(dtype("plan.weights", c.weights_dtype));
-  SIMRUN_RETURN_IF_ERROR(dtype("plan.kv_cache", c.kv_dtype));
+  std::string kv_dtype = c.kv_dtype;
+  const std::string gemm = c.Note("gemm_quant").value_or(c.weights_dtype);
+  if (kv_dtype.empty() && c.engine == "trtllm" && (gemm == "fp8" || gemm == "nvfp4")) {
+    // Per-tensor FP8 and NVFP4 checkpoints are made by NVIDIA ModelOpt, whose configuration asks for an FP8 KV cache, and
+    // TensorRT-LLM does what the checkpoint says. Block-scaled FP8 checkpoints of model makers do not ask for it.
+    kv_dtype = "fp8";
+    assumptions.push_back("KV cache format not stated: fp8, as ModelOpt checkpoints ask for");
+  }
+  SIMRUN_RETURN_IF_ERROR(dtype("plan.kv_cache", kv_dtype));
 
-  std::string nearest;
-  SIMRUN_ASSIGN_OR_RETURN(const std::string profile, EngineProfileFor(c.engine, c.engine_version, *catalog, &nearest));
-  if (!nearest.empty()) assumptions.push_back(nearest);
+  std::string profile = given_profile;
+  if (profile.empty()) {
+    std::string nearest;
+    SIMRUN_ASSIGN_OR_RETURN(profile, EngineProfileFor(c.engine, c.engine_version, *catalog, &nearest));
+    if (!nearest.empty()) assumptions.push_back(nearest);
+  }
   set("engine.profile", Text(profile));
   if (c.Note("eager") == "1") set("engine.cuda_graphs", YamlNode::Scalar("false"));
   const auto copy = [&](const char* note, const char* path) {
     if (const auto value = c.Note(note); value && ParseInteger(*value).ok()) set(path, YamlNode::Scalar(*value));
   };
+  if (const auto overlap = c.Note("async_scheduling")) set("engine.overlap", YamlNode::Scalar(*overlap == "1" ? "true" : "false"));
   copy("num_gpu_blocks", "engine.kv_blocks");
   copy("max_num_seqs", "scheduler.max_num_seqs");
   copy("max_num_batched_tokens", "scheduler.max_num_batched_tokens");
@@ -147,7 +183,7 @@ absl::StatusOr<CaseScenario> ScenarioOfCase(const MeasuredCase& c, const std::st
     }
     if (c.isl && c.osl) set("scheduler.max_model_len", Number(*c.isl + *c.osl));
   }
-  if (const auto fraction = c.Note("kv_fraction")) set("engine.gpu_memory_utilization", YamlNode::Scalar(*fraction));
+  if (const auto fraction = c.Note("kv_fraction"); fraction && c.engine != "trtllm") set("engine.gpu_memory_utilization", YamlNode::Scalar(*fraction));
 
   // A library call has no server in front of it.
   if (!IsServed(c)) set("engine.server", YamlNode::Scalar("false"));
@@ -174,13 +210,41 @@ absl::StatusOr<CaseScenario> ScenarioOfCase(const MeasuredCase& c, const std::st
     set("workload.static_batch", Number(1));
   } else if (c.load_kind == "concurrency") {
     SIMRUN_RETURN_IF_ERROR(lengths(0));
+    const ClosedLoopBenchmark benchmark = BenchmarkOf(c);
     set("workload.concurrency", Number(c.load_value));
-    set("workload.requests", Number(ClosedLoopRequests(c, c.load_value)));
+    set("workload.requests", Number(ClosedLoopRequests(c, c.load_value, benchmark.rounds)));
+    if (benchmark.shortest < 1) {
+      const auto range = [&](const char* path, double longest) {
+        YamlNode uniform = YamlNode::Map();
+        SIM_CHECK(uniform.Set("uniform.min", Number(std::max(1.0, std::floor(longest * benchmark.shortest)))).ok());
+        SIM_CHECK(uniform.Set("uniform.max", Number(longest)).ok());
+        set(path, std::move(uniform));
+      };
+      range("workload.input_tokens", *c.isl);
+      range("workload.output_tokens", *c.osl);
+    }
+    const double clients_per_rank = std::ceil(c.load_value / c.dp);
+    if (!c.Note("max_num_seqs")) set("scheduler.max_num_seqs", Number(clients_per_rank));
+    // Their TensorRT-LLM servers are started with --max_num_tokens for one prompt beside the running sequences:
+    // concurrency + input length + 64, rounded up to 64 (InferenceMAX scripts).
+    if (c.engine == "trtllm" && !c.Note("max_num_batched_tokens")) {
+      set("scheduler.max_num_batched_tokens", Number(std::ceil((clients_per_rank + *c.isl + 64) / 64) * 64));
+    }
   } else if (c.load_kind == "saturated_batch") {
     SIMRUN_RETURN_IF_ERROR(lengths(256));
     // The mean running batch was measured: as many clients keep it full.
     set("workload.concurrency", Number(c.load_value));
-    set("workload.requests", Number(ClosedLoopRequests(c, c.load_value)));
+    set("workload.requests", Number(ClosedLoopRequests(c, c.load_value, 20)));
+    if (c.Note("osl_kind") == "mean") {
+      // Answers of a task differ in length: the long ones stay in the batch longer, so the running sequences are longer
+      // than half the mean. Chat and reasoning traces have a coefficient of variation near 1.
+      assumptions.push_back("lengths of answers vary with sigma 0.8");
+      YamlNode lognormal = YamlNode::Map();
+      SIM_CHECK(lognormal.Set("lognormal.mean", Number(*c.osl)).ok());
+      SIM_CHECK(lognormal.Set("lognormal.sigma", YamlNode::Scalar("0.8")).ok());
+      SIM_CHECK(lognormal.Set("lognormal.max", Number(std::min(*c.osl * 10, static_cast<double>(model.max_positions) - c.isl.value_or(256)))).ok());
+      set("workload.output_tokens", std::move(lognormal));
+    }
   } else if (c.load_kind == "offline_max_inflight") {
     SIMRUN_RETURN_IF_ERROR(lengths(0));
     set("workload.arrivals", Text("all_at_once"));
@@ -198,6 +262,14 @@ absl::StatusOr<CaseScenario> ScenarioOfCase(const MeasuredCase& c, const std::st
   }
   absl::StatusOr<Scenario> scenario = Scenario::FromNode(std::move(root), "", catalog);
   if (!scenario.ok()) return scenario.status();
+  if (const auto fraction = c.Note("kv_fraction"); fraction && c.engine == "trtllm") {
+    // TensorRT-LLM takes the share of what weights and buffers leave free: U M - W = f (M - W).
+    const MemoryPlan& m = scenario->resolved().memory;
+    const double free_share = ParseNumber(*fraction).value_or(0.9);
+    const double taken = (m.weights + m.activations + m.reserve) / m.gpu;
+    scenario = scenario->With("engine.gpu_memory_utilization", fmt::format("{:.6f}", std::min(1.0, free_share + (1 - free_share) * taken)));
+    if (!scenario.ok()) return scenario.status();
+  }
   return CaseScenario{*std::move(scenario), std::move(assumptions)};
 }
 
@@ -233,6 +305,14 @@ std::optional<double> PredictedValue(const MeasuredCase& c, const MeasuredValue&
   }
   const double seconds = r.simulation.simulated_s;
   if (seconds <= 0) return std::nullopt;
+  // A window in the steady state: every client has one request in flight, of so many tokens in so much time. The end of a
+  // run, when the last long answers are alone, is no part of it.
+  if (c.load_kind == "saturated_batch" && r.e2e.count > 0 && r.throughput.requests_per_s > 0) {
+    const double rate = c.load_value / r.e2e.mean.value();
+    if (v.metric == "throughput_out") return rate * r.throughput.output_tokens_per_s / r.throughput.requests_per_s;
+    if (v.metric == "throughput_total") return rate * (r.throughput.output_tokens_per_s + r.throughput.input_tokens_per_s) / r.throughput.requests_per_s;
+    if (v.metric == "request_rate") return rate;
+  }
   // Rates of a served system are those after the start; a batch job is measured from end to end.
   if (IsServed(c) && v.metric == "throughput_out") return r.throughput.output_tokens_per_s;
   if (IsServed(c) && v.metric == "throughput_total") return r.throughput.output_tokens_per_s + r.throughput.input_tokens_per_s;

@@ -19,9 +19,10 @@ struct CaseScenario {
 };
 
 // The scenario of a case: engine profile by engine and version, settings from the notes, traces from `traces_dir`.
+// `profile` replaces the choice of the engine profile.
 // Unimplemented with the reason when the case cannot be expressed; NotFound when a name or its trace is not known.
 absl::StatusOr<CaseScenario> ScenarioOfCase(const MeasuredCase& c, const std::string& traces_dir,
-                                            const std::shared_ptr<const Catalog>& catalog);
+                                            const std::shared_ptr<const Catalog>& catalog, const std::string& profile = "");
 
 // The engine profile whose `engine` and `versions` fit best: the longest listed prefix of the version. Of a version that no
 // profile lists, the one with the nearest number, and `nearest` (may be null) says so. Unimplemented for another engine.

@@ -42,8 +42,8 @@ std::string OneLine(std::string text) {
   return text;
 }
 
-// Clients of a real benchmark drift apart; clients that start together and send equal requests never would, and every
-// prompt would queue behind all the others. Start them evenly over the time of one request, and measure after that.
+// A steady state, measured long after the start: clients begin evenly over the time of one request, and what counts comes
+// after that.
 absl::StatusOr<Scenario> Staggered(const Scenario& scenario, const Report& first) {
   const Seconds ramp = first.e2e.mean;
   SIMRUN_ASSIGN_OR_RETURN(const Scenario ramped, scenario.With("workload.ramp_up", fmt::format("{} s", ramp.value())));
@@ -62,7 +62,8 @@ bool FittedOn(const EngineProfile& profile, const MeasuredCase& c, const Measure
   return false;
 }
 
-std::vector<LedgerRow> RunCase(const MeasuredCase& c, const std::shared_ptr<const Catalog>& catalog, std::string traces_dir) {
+std::vector<LedgerRow> RunCase(const MeasuredCase& c, const std::shared_ptr<const Catalog>& catalog, const ValidateOptions& options) {
+  std::string traces_dir = options.traces_dir;
   if (traces_dir.empty()) {
     const size_t slash = c.file.rfind('/');
     traces_dir = (slash == std::string::npos ? std::string(".") : c.file.substr(0, slash)) + "/../traces";
@@ -84,11 +85,11 @@ std::vector<LedgerRow> RunCase(const MeasuredCase& c, const std::shared_ptr<cons
     for (LedgerRow& row : rows) row.warnings = OneLine(std::string(status.message()));
     return rows;
   };
-  absl::StatusOr<CaseScenario> scenario = ScenarioOfCase(c, traces_dir, catalog);
+  absl::StatusOr<CaseScenario> scenario = ScenarioOfCase(c, traces_dir, catalog, options.profile);
   if (!scenario.ok()) return give_up(scenario.status());
   absl::StatusOr<Report> report = Simulate(scenario->scenario);
   if (!report.ok()) return give_up(report.status());
-  if (c.load_kind == "concurrency" || c.load_kind == "saturated_batch") {
+  if (c.load_kind == "saturated_batch") {
     absl::StatusOr<Scenario> staggered = Staggered(scenario->scenario, *report);
     if (!staggered.ok()) return give_up(staggered.status());
     scenario->scenario = *std::move(staggered);
@@ -96,11 +97,15 @@ std::vector<LedgerRow> RunCase(const MeasuredCase& c, const std::shared_ptr<cons
     if (!report.ok()) return give_up(report.status());
   }
   const ResolvedScenario& resolved = scenario->scenario.resolved();
-  const std::unique_ptr<StepCostModel> roofline = MakeRooflineBaseline(resolved.model, resolved.plan, resolved.machine);
-  SimulateOptions baseline_options;
-  baseline_options.step_cost = roofline.get();
-  absl::StatusOr<Scenario> bare = scenario->scenario.With("engine.front_end", "0 s");
-  const absl::StatusOr<Report> baseline = Simulate(bare, std::move(baseline_options));
+  std::optional<Report> baseline;
+  if (options.baseline) {
+    const std::unique_ptr<StepCostModel> roofline = MakeRooflineBaseline(resolved.model, resolved.plan, resolved.machine);
+    SimulateOptions baseline_options;
+    baseline_options.step_cost = roofline.get();
+    const absl::StatusOr<Scenario> bare = scenario->scenario.With("engine.front_end", "0 s");
+    absl::StatusOr<Report> run = Simulate(bare, std::move(baseline_options));
+    if (run.ok()) baseline = *std::move(run);
+  }
 
   std::vector<std::string> warnings = scenario->assumptions;
   warnings.insert(warnings.end(), report->warnings.begin(), report->warnings.end());
@@ -110,7 +115,7 @@ std::vector<LedgerRow> RunCase(const MeasuredCase& c, const std::shared_ptr<cons
     row.fitted = FittedOn(resolved.engine, c, c.values[i]);
     row.predicted = PredictedValue(c, c.values[i], *report);
     const bool is_energy = row.metric == "power" || row.metric.substr(0, 6) == "energy";
-    if (baseline.ok() && !is_energy) row.baseline = PredictedValue(c, c.values[i], *baseline);
+    if (baseline && !is_energy) row.baseline = PredictedValue(c, c.values[i], *baseline);
     row.provenance = LeastSure(*report);
     row.warnings = OneLine(fmt::format("{}", fmt::join(warnings, "; ")));
     if (!row.predicted && row.warnings.empty()) row.warnings = "the report has no such value";
@@ -143,7 +148,7 @@ std::vector<LedgerRow> Validate(const std::vector<MeasuredCase>& cases, const st
   size_t done = 0;
   const auto work = [&] {
     for (size_t i = next++; i < cases.size(); i = next++) {
-      results[i] = RunCase(cases[i], catalog, options.traces_dir);
+      results[i] = RunCase(cases[i], catalog, options);
       const std::lock_guard<std::mutex> lock(mutex);
       ++done;
       if (options.progress) options.progress(done, cases.size());

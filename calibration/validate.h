@@ -42,6 +42,8 @@ struct ErrorSummary {
 
 struct ValidateOptions {
   std::string traces_dir;            // empty: ../traces beside the file of the case
+  std::string profile;               // engine profile for every case; empty: by engine and version
+  bool baseline = true;              // run the roofline too
   int threads = 0;                   // 0: one per core
   std::function<void(size_t done, size_t total)> progress;   // called from one thread at a time
 };

@@ -1,14 +1,20 @@
 #include "cli/calibrate_command.h"
 
+#include <algorithm>
 #include <chrono>
 #include <fstream>
 #include <memory>
+#include <optional>
 #include <utility>
 
 #include <fmt/format.h>
 
 #include "base/status.h"
+#include "base/params.h"
+#include "calibration/bench_result.h"
+#include "calibration/cases.h"
 #include "calibration/fit_device.h"
+#include "calibration/fit_engine.h"
 #include "calibration/operator_ledger.h"
 #include "calibration/ops.h"
 #include "cli/progress.h"
@@ -84,6 +90,98 @@ int CalibrateCommand(const CalibrateOptions& options, Terminal terminal) {
     if (r.skipped.empty()) parameters.Add({r.op, OrDash(r.dtype), OrDash(r.backend), LearnedText(r)});
   }
   terminal.out << parameters.ToText();
+  return kDone;
+}
+
+namespace {
+
+std::vector<std::string> SplitCommas(const std::vector<std::string>& given) {
+  std::vector<std::string> names;
+  for (const std::string& list : given) {
+    size_t begin = 0;
+    while (begin <= list.size()) {
+      const size_t end = std::min(list.find(',', begin), list.size());
+      if (end > begin) names.push_back(list.substr(begin, end - begin));
+      begin = end + 1;
+    }
+  }
+  return names;
+}
+
+// The value of a column of the case files.
+std::optional<std::string> CaseColumn(const MeasuredCase& c, const std::string& column) {
+  const std::pair<const char*, std::string> columns[] = {
+      {"case_id", c.id}, {"class", c.class_name}, {"model", c.model}, {"weights_dtype", c.weights_dtype}, {"kv_dtype", c.kv_dtype},
+      {"engine", c.engine}, {"engine_version", c.engine_version}, {"gpu", c.gpu}, {"tp", fmt::format("{}", c.tp)},
+      {"pp", fmt::format("{}", c.pp)}, {"ep", fmt::format("{}", c.ep)}, {"dp", fmt::format("{}", c.dp)}, {"load_kind", c.load_kind},
+      {"load_value", fmt::format("{:g}", c.load_value)}, {"isl", fmt::format("{:g}", c.isl.value_or(0))}, {"osl", fmt::format("{:g}", c.osl.value_or(0))}};
+  for (const auto& [name, value] : columns) {
+    if (column == name) return value;
+  }
+  return std::nullopt;
+}
+
+std::string FieldText(const std::string& name, double value) {
+  if (name.find("factor") != std::string::npos) return fmt::format("{:.4g}", value);
+  return value < 1e-3 ? fmt::format("{:.4g} us", value * 1e6) : fmt::format("{:.4g} ms", value * 1e3);
+}
+
+}  // namespace
+
+int CalibrateEngineCommand(const CalibrateEngineOptions& options, Terminal terminal) {
+  const absl::StatusOr<std::shared_ptr<const Catalog>> catalog = OpenCatalog(options.catalogs);
+  if (!catalog.ok()) return Fail(catalog.status(), terminal.err);
+  std::vector<MeasuredCase> cases;
+  for (const std::string& path : options.cases) {
+    absl::StatusOr<std::vector<MeasuredCase>> read = ReadCaseFile(path, options.flags);
+    if (!read.ok()) return Fail(read.status(), terminal.err);
+    for (MeasuredCase& c : *read) cases.push_back(std::move(c));
+  }
+  for (const std::string& condition : options.where) {
+    const size_t equals = condition.find('=');
+    const std::string column = condition.substr(0, equals);
+    if (equals == std::string::npos || !CaseColumn(MeasuredCase(), column)) {
+      return FailWith(kBadInput, fmt::format("--where {}: write COLUMN=VALUE with a column that describes the case, such as gpu or engine_version", condition), terminal.err);
+    }
+    // Several values may be joined by '|'.
+    const std::string values = "|" + condition.substr(equals + 1) + "|";
+    cases.erase(std::remove_if(cases.begin(), cases.end(), [&](const MeasuredCase& c) {
+                  return values.find("|" + *CaseColumn(c, column) + "|") == std::string::npos;
+                }), cases.end());
+  }
+  if (cases.empty()) return FailWith(kBadInput, "no case is left; check --where", terminal.err);
+
+  FitEngineOptions fit;
+  fit.fields = SplitCommas(options.fit);
+  fit.metrics = SplitCommas(options.metrics);
+  fit.architecture = options.architecture;
+  fit.traces_dir = options.traces;
+  fit.threads = options.threads;
+  absl::StatusOr<EngineFitResult> result = absl::InternalError("not run");
+  {
+    ProgressLine progress(terminal.err, options.quiet);
+    const auto start = std::chrono::steady_clock::now();
+    fit.progress = [&](int step, double loss) {
+      progress.Show(fmt::format("step {}, loss {:.4g}", step, loss), std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+    };
+    result = FitEngine(cases, options.profile, *catalog, fit);
+  }
+  if (!result.ok()) return Fail(result.status(), terminal.err);
+  if (!options.out.empty() && !WriteFile(options.out, WriteParams(result->profile).ToYaml())) {
+    return FailWith(kRunFailed, fmt::format("{}: cannot be written", options.out), terminal.err);
+  }
+  terminal.out << fmt::format("{} cases, {} values. |predicted / measured - 1|: median {} -> {} %, p90 {} -> {} %.\n\n", cases.size(), result->values,
+                              Percent(result->median_before), Percent(result->median_after), Percent(result->p90_before), Percent(result->p90_after));
+  TextTable table("lrrrrl");
+  table.Add({"field", "before", "fitted", "+-", "settled", "remark"});
+  for (const FittedEngineField& f : result->fields) {
+    std::string remark;
+    if (f.learned() < 0.5) remark = "these runs hardly show it";
+    if (!f.twin.empty()) remark += fmt::format("{}hardly told from {}", remark.empty() ? "" : ", ", f.twin);
+    table.Add({f.name, FieldText(f.name, f.start), FieldText(f.name, f.value), FieldText(f.name, f.sd), fmt::format("{:.0f} %", 100 * f.learned()), remark});
+  }
+  terminal.out << table.ToText();
+  terminal.out << "\n+-: standard deviation given the runs. Settled: how much of what was uncertain before the runs they removed.\n";
   return kDone;
 }
 

@@ -91,7 +91,8 @@ std::function<int(Terminal)> DeclareExplainStep(CLI::App& app) {
 
 std::function<int(Terminal)> DeclareValidate(CLI::App& app) {
   auto options = std::make_shared<ValidateCommandOptions>();
-  app.add_option("CASES", options->cases, "measured cases, one or more CSV files")->type_name("FILE");
+  app.add_option("CASES", options->cases, "measured cases: CSV files, or JSON results of vllm bench serve")->type_name("FILE");
+  app.add_option("--flags", options->flags, "server flags of such results, as YAML (default: the .yaml beside each .json)")->type_name("FILE");
   app.add_option("--traces", options->traces, "folder of the traces that the cases name (default: ../traces beside each file)")->type_name("DIR");
   app.add_option("--out", options->out, "write one row per measured value to this CSV file")->type_name("FILE");
   app.add_option("--page", options->page, "write the accuracy page (docs/accuracy.md) to this file")->type_name("FILE");
@@ -126,7 +127,26 @@ std::function<int(Terminal)> DeclareCalibrate(CLI::App& app) {
   app.add_flag("--no-cross-validation", options->no_cross_validation, "fit only: errors are then those of the fitted rows");
   AddMany(app, "--catalog", &options->catalogs, "DIR", "directory with further catalogue entries; may be repeated");
   app.add_flag("--quiet", options->quiet, "no progress on standard error");
-  return [options](Terminal terminal) {
+  auto engine = std::make_shared<CalibrateEngineOptions>();
+  app.add_option("--from-cases", engine->cases, "measured serving runs instead of operators: fit the host terms of an engine profile")->type_name("FILE");
+  app.add_option("--flags", engine->flags, "server flags of JSON results of vllm bench serve, as YAML (default: the .yaml beside each)")->type_name("FILE");
+  app.add_option("--profile", engine->profile, "with --from-cases: engine profile to start from")->type_name("NAME");
+  AddMany(app, "--fit", &engine->fit, "FIELDS", "with --from-cases: what to fit, separated by commas (default: step_host,sequence_host,post_step,front_end,gpu_time_factor)");
+  AddMany(app, "--where", &engine->where, "COLUMN=VALUE", "with --from-cases: only cases with this value, or one of several joined by |; may be repeated");
+  AddMany(app, "--metric", &engine->metrics, "NAMES", "with --from-cases: metrics to fit to (default: all but power and energy)");
+  app.add_option("--architecture", engine->architecture, "with --from-cases: fit the values of this GPU architecture only")->type_name("NAME");
+  app.add_option("--traces", engine->traces, "with --from-cases: folder of the traces (default: ../traces beside each file)")->type_name("DIR");
+  return [options, engine](Terminal terminal) {
+    if (!engine->cases.empty()) {
+      if (!options->ops.empty() || !options->device.empty()) return FailWith(kBadInput, "give either operator rows with --device, or --from-cases with --profile", terminal.err);
+      if (engine->profile.empty()) return FailWith(kBadInput, "--from-cases: name the engine profile to start from with --profile", terminal.err);
+      if (engine->fit.empty()) engine->fit = {"step_host,sequence_host,post_step,front_end,gpu_time_factor"};
+      engine->out = options->out;
+      engine->catalogs = options->catalogs;
+      engine->threads = options->threads;
+      engine->quiet = options->quiet;
+      return CalibrateEngineCommand(*engine, terminal);
+    }
     if (options->ops.empty()) return FailWith(kBadInput, "the measured rows are missing; write: simrun calibrate OPS.csv --device BASE --out NEW.yaml", terminal.err);
     if (options->device.empty()) return FailWith(kBadInput, "--device: name the GPU, or the operator file to start from", terminal.err);
     if (options->out.empty()) return FailWith(kBadInput, "--out: name the operator file to write", terminal.err);
@@ -148,7 +168,7 @@ const std::vector<Command>& Commands() {
       {"query", "the best points and Pareto fronts of a results file", DeclareQuery},
       {"merge", "put the results files of a sweep's parts together", DeclareMerge},
       {"validate", "compare predictions with measured serving runs", DeclareValidate},
-      {"calibrate", "fit operator parameters to measured operator times", DeclareCalibrate},
+      {"calibrate", "fit operators, or an engine's host terms, to measurements", DeclareCalibrate},
       {"reference", "every setting of a scenario file, as Markdown", DeclareReference},
   };
   return *commands;

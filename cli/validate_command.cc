@@ -13,6 +13,7 @@
 
 #include "base/status.h"
 #include "calibration/accuracy_page.h"
+#include "calibration/bench_result.h"
 #include "calibration/cases.h"
 #include "calibration/validate.h"
 #include "cli/progress.h"
@@ -81,7 +82,7 @@ int ValidateCommand(const ValidateCommandOptions& options, Terminal terminal) {
   std::vector<MeasuredCase> cases;
   std::string problems;
   for (const std::string& path : options.cases) {
-    absl::StatusOr<std::vector<MeasuredCase>> read = ReadCases(path);
+    absl::StatusOr<std::vector<MeasuredCase>> read = ReadCaseFile(path, options.flags);
     if (!read.ok()) {
       if (!problems.empty()) problems += '\n';
       problems += std::string(read.status().message());

@@ -10,7 +10,8 @@
 namespace simrun {
 
 struct ValidateCommandOptions {
-  std::vector<std::string> cases;      // CSV files
+  std::vector<std::string> cases;      // CSV files, or results of vllm bench serve
+  std::string flags;                   // server flags of such results, empty: the YAML file beside each
   std::string traces;                  // folder of the traces, empty: ../traces beside each file
   std::string out;                     // file for one row per value, empty: none
   std::string page;                    // file for the accuracy page, empty: none

@@ -107,6 +107,62 @@ TEST(ScenarioOfCase, DescribesLoadsSettingsAndLibraryCalls) {
   EXPECT_EQ(ScenarioOfCase(c, "", BuiltIn()).status().code(), absl::StatusCode::kUnimplemented);
 }
 
+// The three ways published closed loops differ: lengths, prompts per step, format of the KV cache.
+TEST(ScenarioOfCase, StartsClosedLoopsAsTheirBenchmarksDo) {
+  MeasuredCase c;
+  c.model = "llama-3.1-8b";
+  c.weights_dtype = "fp8";
+  c.engine = "trtllm";
+  c.engine_version = "1.0.0";
+  c.gpu = "h100-sxm-80gb";
+  c.load_kind = "concurrency";
+  c.load_value = 16;
+  c.isl = 1024;
+  c.osl = 1024;
+  c.values.push_back({"ttft", "mean", "ms", "online-concurrency", 1.0, {{"gemm_quant", "fp8"}}});
+  const auto scenario = [&] { return ScenarioOfCase(c, "", BuiltIn())->scenario; };
+  {
+    const Scenario s = scenario();
+    const WorkloadConfig& w = s.config().workload;
+    EXPECT_EQ(w.requests, 160) << "ten per client";
+    EXPECT_EQ(w.ramp_up.value(), 0) << "all clients at once";
+    EXPECT_EQ(w.input_tokens->uniform->min, 819) << "InferenceMAX: 0.8 of the nominal length";
+    EXPECT_EQ(w.output_tokens->uniform->max, 1024);
+    EXPECT_EQ(s.resolved().params.limits.max_num_batched_tokens, 1152) << "16 + 1024 + 64 rounded up to 64";
+    EXPECT_EQ(s.resolved().plan.kv_cache, DType::kFp8);
+  }
+  c.osl = 256;
+  c.values[0].notes = {{"gemm_quant", "fp8_block"}};
+  c.engine = "vllm";
+  const Scenario s = scenario();
+  EXPECT_EQ(s.config().workload.input_tokens->fixed, 1024) << "genai-perf: equal lengths";
+  EXPECT_EQ(s.resolved().params.limits.max_num_batched_tokens, 8192) << "the engine's default";
+  EXPECT_NE(s.resolved().plan.kv_cache, DType::kFp8);
+}
+
+TEST(ScenarioOfCase, TakesTheShareOfFreeMemoryOfTensorRtLlm) {
+  MeasuredCase c;
+  c.model = "llama-3.1-70b";
+  c.weights_dtype = "fp8";
+  c.kv_dtype = "fp8";
+  c.engine = "trtllm";
+  c.engine_version = "0.15.0";
+  c.gpu = "h100-sxm-80gb";
+  c.load_kind = "offline_max_inflight";
+  c.load_value = 30000;
+  c.num_requests = 30000;
+  c.isl = 128;
+  c.osl = 128;
+  c.values.push_back({"throughput_out", "mean", "tok/s", "offline", 1.0, {{"kv_fraction", "0.95"}}});
+  const auto made = ScenarioOfCase(c, "", BuiltIn());
+  ASSERT_TRUE(made.ok()) << made.status();
+  const ResolvedScenario& r = made->scenario.resolved();
+  const MemoryPlan& m = r.memory;
+  const double kv_bytes = m.kv_blocks * r.params.limits.block_size * 80 * 2 * 8 * 128.0;   // one byte per element
+  EXPECT_NEAR(kv_bytes / (m.gpu - m.weights - m.activations - m.reserve).value(), 0.95, 0.01);
+  EXPECT_EQ(r.params.limits.max_num_seqs, 2048) << "no cap stated: the engine's own";
+}
+
 TEST(PredictedValue, FollowsEachDefinition) {
   MeasuredCase c;
   c.load_kind = "static_batch";
@@ -137,6 +193,14 @@ TEST(PredictedValue, FollowsEachDefinition) {
   EXPECT_FALSE(value("ttft", "p42", "ms").has_value());
   c.load_kind = "concurrency";
   EXPECT_DOUBLE_EQ(*value("ttft", "mean", "ms"), 100);
+  // Eight clients, each 50 tokens in 2 s.
+  c.load_kind = "saturated_batch";
+  c.load_value = 8;
+  r.e2e.mean = Seconds(2);
+  r.e2e.count = 100;
+  r.throughput.requests_per_s = 1;
+  r.throughput.output_tokens_per_s = 50;
+  EXPECT_DOUBLE_EQ(*value("throughput_out", "mean", "tok/s"), 8 / 2.0 * 50);
 }
 
 TEST(Summarize, MediansBiasWorstAndMissing) {
