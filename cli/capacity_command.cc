@@ -1,6 +1,8 @@
 #include "cli/capacity_command.h"
 
+#include <algorithm>
 #include <cmath>
+#include <filesystem>
 
 #include <fmt/format.h>
 
@@ -50,6 +52,86 @@ void PrintJson(const planner::CapacityResult& r, const planner::CapacityOptions&
   out << "\n]}\n";
 }
 
+// The limits of the scenario where the command line has none.
+int TargetsFrom(const SloConfig& slo, planner::CapacityOptions* capacity, Terminal terminal) {
+  if (!capacity->targets.empty()) return kDone;
+  if (slo.ttft) capacity->targets.push_back({"ttft.p99_s", false, slo.ttft->value(), "slo.ttft"});
+  if (slo.tpot) capacity->targets.push_back({"tpot.p99_s", false, slo.tpot->value(), "slo.tpot"});
+  if (!capacity->targets.empty()) return kDone;
+  return FailWith(kBadInput, "no limit is given; add --slo ttft.p99=500ms, or an `slo` section to the scenario", terminal.err);
+}
+
+std::string LimitsText(const planner::CapacityOptions& capacity) {
+  std::string text;
+  for (const planner::SloTarget& t : capacity.targets) text += fmt::format("{}{} {} {:.4g}", text.empty() ? "" : " and ", t.metric, t.at_least ? ">=" : "<=", t.limit);
+  return text;
+}
+
+// The best fleet over the engines of the `search` section.
+int MinimizeFleet(const CapacityCommandOptions& options, planner::CapacityOptions capacity, Terminal terminal) {
+  const auto minimize = planner::FindMinimize(options.minimize);
+  if (!minimize.ok()) return FailWith(kBadInput, "--minimize: " + std::string(minimize.status().message()), terminal.err);
+  const auto catalog = OpenCatalog(options.scenario.catalogs);
+  if (!catalog.ok()) return Fail(catalog.status(), terminal.err);
+  const absl::StatusOr<YamlNode> root = ReadSettings(options.scenario);
+  if (!root.ok()) return Fail(root.status(), terminal.err);
+  Problems problems;
+  planner::SearchConfig search = planner::ReadSearch(*root, &problems);
+  if (!problems.empty()) return Fail(problems.ToStatus(), terminal.err);
+  search.partial = true;   // engines of every size up to the hardware
+  const absl::StatusOr<planner::PlanSpace> space =
+      planner::Enumerate(*root, std::filesystem::path(options.scenario.config).parent_path().string(), *catalog, search);
+  if (!space.ok()) return Fail(space.status(), terminal.err);
+  const auto first = std::find_if(space->candidates.begin(), space->candidates.end(), [](const auto& c) { return c.feasible(); });
+  if (first == space->candidates.end()) return FailWith(kBadInput, "no engine is feasible; simrun plan --dry-run says why", terminal.err);
+  if (const int code = TargetsFrom(first->scenario->config().slo, &capacity, terminal); code != kDone) return code;
+  absl::StatusOr<std::vector<planner::FleetChoice>> choices;
+  {
+    const InterruptGuard guard;
+    capacity.cancelled = &InterruptGuard::interrupted;
+    choices = planner::FindBestFleet(*space, *minimize, capacity);
+  }
+  if (!choices.ok()) return Fail(choices.status(), terminal.err);
+  const auto settings = [&](const planner::FleetChoice& c) {
+    std::string text;
+    for (const auto& [path, value] : space->candidates[c.candidate].settings) {
+      if (path == "plan.replicas" || path == "hardware.count" || path == "hardware.nodes" || value == "1") continue;
+      text += fmt::format("{}{} {}", text.empty() ? "" : ", ", path.substr(path.rfind('.') + 1), value);
+    }
+    return text.empty() ? std::string("one GPU") : text;
+  };
+  const planner::FleetChoice& best = choices->front();
+  if (options.format == "json") {
+    terminal.out << fmt::format("{{\"minimize\": \"{}\", \"found\": {}, \"fleets\": [", options.minimize, best.result.found);
+    for (size_t i = 0; i < choices->size(); ++i) {
+      const planner::FleetChoice& c = (*choices)[i];
+      terminal.out << fmt::format("{}\n  {{\"engine\": \"{}\", \"found\": {}, \"beaten\": {}, \"value\": {}, \"replicas\": {}, \"gpus\": {}, \"usd_per_hour\": {}, "
+                                  "\"sure\": {}, \"why_not\": \"{}\"}}", i > 0 ? "," : "", Escaped(settings(c)), c.result.found, c.beaten, c.value, c.result.x,
+                                  c.result.gpus, c.result.usd_per_hour, c.result.sure, Escaped(c.result.why_not));
+    }
+    terminal.out << "\n]}\n";
+    return best.result.found ? kDone : kRunFailed;
+  }
+  if (!best.result.found) {
+    return FailWith(kRunFailed, fmt::format("no fleet of {} meets {}; the first: {}", Plural(static_cast<double>(choices->size()), "engine"), LimitsText(capacity),
+                                            best.result.why_not), terminal.err);
+  }
+  TextTable table("lrrrr");
+  table.Add({"engine", "replicas", "GPUs", "USD/h", *minimize == planner::Minimize::kEnergy ? "J/token" : ""});
+  int shown = 0, beaten = 0, failed = 0;
+  for (const planner::FleetChoice& c : *choices) {
+    beaten += c.beaten;
+    failed += !c.result.found && !c.beaten;
+    if (!c.result.found || ++shown > 10) continue;
+    table.Add({settings(c) + (c.result.sure ? "" : " (close)"), NumberText(c.result.x), NumberText(c.result.gpus), NumberText(c.result.usd_per_hour),
+               *minimize == planner::Minimize::kEnergy ? NumberText(c.value) : ""});
+  }
+  terminal.out << table.ToText();
+  terminal.out << fmt::format("least {} for {}; of {}, {} ruled out by a better one, {} never meet the limits\n", options.minimize, LimitsText(capacity),
+                              Plural(static_cast<double>(choices->size()), "engine"), beaten, failed);
+  return kDone;
+}
+
 }  // namespace
 
 int CapacityCommand(const CapacityCommandOptions& options, Terminal terminal) {
@@ -84,16 +166,15 @@ int CapacityCommand(const CapacityCommandOptions& options, Terminal terminal) {
     terminal.err << errors;
     return kBadInput;
   }
+  if (!options.minimize.empty()) {
+    if (options.find != "replicas" || options.what_if) {
+      return FailWith(kBadInput, "--minimize: looks for the fleet for the traffic as it is; leave out --find rate and --what-if", terminal.err);
+    }
+    return MinimizeFleet(options, capacity, terminal);
+  }
   const absl::StatusOr<Scenario> scenario = ReadScenario(options.scenario);
   if (!scenario.ok()) return Fail(scenario.status(), terminal.err);
-  if (capacity.targets.empty()) {
-    const SloConfig& slo = scenario->config().slo;
-    if (slo.ttft) capacity.targets.push_back({"ttft.p99_s", false, slo.ttft->value(), "slo.ttft"});
-    if (slo.tpot) capacity.targets.push_back({"tpot.p99_s", false, slo.tpot->value(), "slo.tpot"});
-    if (capacity.targets.empty()) {
-      return FailWith(kBadInput, "no limit is given; add --slo ttft.p99=500ms, or an `slo` section to the scenario", terminal.err);
-    }
-  }
+  if (const int code = TargetsFrom(scenario->config().slo, &capacity, terminal); code != kDone) return code;
 
   absl::StatusOr<planner::CapacityResult> result;
   std::vector<planner::Change> changes;
@@ -117,11 +198,7 @@ int CapacityCommand(const CapacityCommandOptions& options, Terminal terminal) {
     PrintJson(r, capacity, changes, options.find, terminal.out);
     return kDone;
   }
-  const std::string limits = [&] {
-    std::string text;
-    for (const planner::SloTarget& t : capacity.targets) text += fmt::format("{}{} {} {:.4g}", text.empty() ? "" : " and ", t.metric, t.at_least ? ">=" : "<=", t.limit);
-    return text;
-  }();
+  const std::string limits = LimitsText(capacity);
   if (r.found) {
     if (options.find == "replicas") {
       terminal.out << fmt::format("{} ({}) for {}", Plural(r.x, "replica"), Plural(r.gpus, "GPU"), limits);

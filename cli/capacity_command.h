@@ -13,6 +13,7 @@ struct CapacityCommandOptions {
   ScenarioInput scenario;
   std::vector<std::string> slos;       // "ttft.p99=500ms"; none: the scenario's slo section, for 99 % of requests
   std::string find = "replicas";       // replicas, rate
+  std::string minimize;                // replicas, gpus, cost, energy: over the engines of the `search` section; empty: this engine
   std::string format = "text";
   double confidence = 0.95;
   int64_t runs = 5, max_replicas = 4096;

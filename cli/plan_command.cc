@@ -56,8 +56,8 @@ std::string PlanText(const PlanSpace& space, const Candidate& c) {
   std::string text;
   for (const std::string& path : space.varied) {
     const std::string value = SettingOf(c, path);
-    const bool degree = path.rfind("plan.", 0) == 0 && value == "1";
-    if (!degree) text += fmt::format("{}{} {}", text.empty() ? "" : ", ", ShortName(path), value);
+    const bool degree = path.rfind("plan.", 0) == 0 && value == "1" && path != "plan.ffn_tp";
+    if (!degree && value != "-") text += fmt::format("{}{} {}", text.empty() ? "" : ", ", ShortName(path), value);
   }
   return text.empty() ? "one GPU" : text;
 }

@@ -37,6 +37,8 @@ std::function<int(Terminal)> DeclareCapacity(CLI::App& app) {
   AddScenario(app, &options->scenario);
   AddMany(app, "--slo", &options->slos, "METRIC=LIMIT", "limit on a metric, for example ttft.p99=500ms or attainment=0.99; may be repeated");
   app.add_option("--find", options->find, "replicas (default): the fewest for the traffic; rate: the highest for the fleet")->type_name("NAME");
+  app.add_option("--minimize", options->minimize, "replicas, gpus, cost or energy: search the engines of the scenario's `search` section (plans, GPU types) for the fleet "
+                 "with the least")->type_name("NAME");
   app.add_option("--confidence", options->confidence, "of each decision, from runs with different seeds (default 0.95)")->type_name("P");
   app.add_option("--runs", options->runs, "most seeds per size (default 5)")->type_name("N");
   app.add_option("--max-replicas", options->max_replicas, "give up above this (default 4096)")->type_name("N");

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include "base/quantity_text.h"
 #include "cli/text.h"
@@ -35,6 +36,8 @@ std::string PlanText(const Report::Plan& p) {
   for (const auto& [name, degree] : dimensions) {
     if (degree > 1) parallel.push_back(fmt::format("{} {}", name, degree));
   }
+  if (p.ffn_tp != p.tp) parallel.push_back(fmt::format("MLP over {}", p.ffn_tp));
+  if (!p.layers_per_stage.empty()) parallel.push_back(fmt::format("layers {}", fmt::join(p.layers_per_stage, "+")));
   const std::string how = parallel.empty() ? "one GPU" : Joined(parallel);
   return fmt::format("{} with {}{}, weights {}, KV cache {}", Plural(p.replicas, "engine"), how, p.replicas > 1 ? " each" : "",
                      p.weights, p.kv_cache);

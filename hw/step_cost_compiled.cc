@@ -69,9 +69,9 @@ struct Stage {
   std::vector<AttentionShape> shapes;
   std::vector<AttentionCost> attention;  // one per shape
   LazyTable rank;                        // by tokens of an attention rank
-  LazyTable engine;                      // experts by tokens of all ranks, when the ranks exchange tokens
+  LazyTable engine;                      // experts or shared MLP by tokens of all ranks, when the ranks exchange tokens
   LazyTable head;                        // by logits rows
-  CommPath tensor, expert, pipeline;
+  CommPath tensor, ffn, expert, pipeline;
   double launches = 0;  // kernels of a step in eager mode, attention included
   bool like_previous = false;  // costs what the stage before it costs, whatever the step
 };
@@ -84,7 +84,7 @@ class Compiled final : public CompiledStepCost {
         costs_(std::move(costs)),
         profile_(std::move(profile)),
         imbalance_(imbalance),
-        exchange_(model_.moe.has_value() && plan.ep > 1 && plan.dp > 1) {}
+        exchange_(plan.dp > 1 && (model_.moe.has_value() ? plan.ep > 1 : plan.separate_ffn())) {}
 
   void Build(const Machine& machine, const StepCostOptions& options);
 
@@ -97,7 +97,7 @@ class Compiled final : public CompiledStepCost {
  private:
   std::vector<Operator> TokenOperators(int stage, int64_t rank_tokens, int64_t engine_tokens) const;
   const CommPath* PathOf(const Stage& stage, const Operator& op) const;
-  bool OnEngine(const Operator& op) const { return exchange_ && op.kind == OpKind::kMoe; }
+  bool OnEngine(const Operator& op) const { return exchange_ && op.on_engine; }
   const Entry& RankEntry(int s, int64_t tokens);
   const Entry& EngineEntry(int s, int64_t tokens);
   const Entry& HeadEntry(int s, int64_t rows);
@@ -167,6 +167,10 @@ void Compiled::Build(const Machine& machine, const StepCostOptions& options) {
       const CommPath path = GroupPath(machine, plan_.tp, 1, first + d * plan_.tp);
       if (d == 0 || path.nodes > stage.tensor.nodes) stage.tensor = path;
     }
+    for (int g = 0; g < per_stage / plan_.ffn_ranks(); ++g) {
+      const CommPath path = GroupPath(machine, plan_.ffn_ranks(), 1, first + g * plan_.ffn_ranks());
+      if (g == 0 || path.nodes > stage.ffn.nodes) stage.ffn = path;
+    }
     // Every rank sends to its peer of the next stage at once; the slowest link decides.
     stage.pipeline = GroupPath(machine, 2, per_stage, first);
     for (int r = 1; r < per_stage; ++r) {
@@ -186,7 +190,7 @@ bool Compiled::IsLikePrevious(int s) const {
   // The first stage has the embedding, the last one the head.
   if (s < 2 || s + 1 >= plan_.pp) return false;
   const auto kinds = [&](int stage) {
-    const StageLayers layers = LayersOfStage(model_, plan_.pp, stage);
+    const StageLayers layers = LayersOfStage(model_, plan_, stage);
     std::array<int, 4> count{};
     for (int l = layers.first; l < layers.first + layers.count; ++l) {
       ++count[static_cast<size_t>((model_.IsMoeLayer(l) ? 2 : 0) + (model_.IsWindowedLayer(l) ? 1 : 0))];
@@ -200,7 +204,7 @@ bool Compiled::IsLikePrevious(int s) const {
   };
   const Stage& a = stages_[static_cast<size_t>(s)];
   const Stage& b = stages_[static_cast<size_t>(s - 1)];
-  return same(a.tensor, b.tensor) && same(a.expert, b.expert) && same(a.pipeline, b.pipeline) && a.launches == b.launches;
+  return same(a.tensor, b.tensor) && same(a.ffn, b.ffn) && same(a.expert, b.expert) && same(a.pipeline, b.pipeline) && a.launches == b.launches;
 }
 
 std::vector<Operator> Compiled::TokenOperators(int stage, int64_t rank_tokens, int64_t engine_tokens) const {
@@ -217,6 +221,8 @@ const CommPath* Compiled::PathOf(const Stage& stage, const Operator& op) const {
   switch (op.group) {
     case CommGroup::kTensor:
       return &stage.tensor;
+    case CommGroup::kFfn:
+      return &stage.ffn;
     case CommGroup::kExpert:
       return &stage.expert;
     case CommGroup::kPipeline:
@@ -316,22 +322,22 @@ void Compiled::RankCost(int s, const StepWork& work, Entry* out) {
 }
 
 void Compiled::StageCost(int s, std::span<const StepWork> ranks, Entry* out) {
-  RankCost(s, ranks[0], out);
-  double joules = out->joules;
-  if (ranks.size() > 1) {
-    int64_t engine_tokens = ranks[0].tokens;
-    for (size_t r = 1; r < ranks.size(); ++r) {
-      Entry entry;
-      RankCost(s, ranks[r], &entry);
-      joules += entry.joules;
-      engine_tokens += ranks[r].tokens;
-      if (entry.seconds > out->seconds) *out = entry;
-    }
-    if (exchange_) {
-      const Entry& experts = EngineEntry(s, engine_tokens);
-      out->Add(experts);
-      joules += experts.joules * static_cast<double>(ranks.size());
-    }
+  *out = Entry();
+  out->seconds = 0;
+  double joules = 0;
+  int64_t engine_tokens = 0;
+  for (const StepWork& work : ranks) {
+    if (work.tokens == 0) continue;  // waits for the others
+    Entry entry;
+    RankCost(s, work, &entry);
+    joules += entry.joules;
+    engine_tokens += work.tokens;
+    if (entry.seconds > out->seconds) *out = entry;
+  }
+  if (exchange_) {
+    const Entry& shared = EngineEntry(s, engine_tokens);
+    out->Add(shared);
+    joules += shared.joules * static_cast<double>(ranks.size());
   }
   out->joules = joules * plan_.tp;
 }
@@ -339,8 +345,10 @@ void Compiled::StageCost(int s, std::span<const StepWork> ranks, Entry* out) {
 Compiled::Host Compiled::HostOf(int s, std::span<const StepWork> ranks) const {
   Host host;
   const bool first = s == 0, last = s + 1 == static_cast<int>(stages_.size());
-  // Each rank has its own host process; the busiest one is waited for.
+  // Each rank has its own host process; the busiest one is waited for. Those with no tokens all do the same.
+  bool idle = false;
   for (const StepWork& work : ranks) {
+    if (work.tokens == 0 && std::exchange(idle, true)) continue;
     const double sequences = static_cast<double>(work.decode_seqs) + static_cast<double>(work.chunks.size());
     if (first) {
       host.prepare = std::max(host.prepare,
@@ -357,6 +365,7 @@ void Compiled::Predict(std::span<const StepWork> ranks, StepCost* cost) {
   cost->dynamic_joules = 0;
   cost->bound_seconds.fill(0);
   for (const StepWork& work : ranks) {
+    if (work.tokens == 0) continue;
     seen_tokens_ = std::max(seen_tokens_, work.tokens);
     seen_decode_kv_ = std::max(seen_decode_kv_, work.decode_kv_max);
     for (const PrefillChunk& chunk : work.chunks) {

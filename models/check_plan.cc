@@ -50,7 +50,33 @@ void CheckPlan(const ModelSpec& model, const ParallelPlan& plan, const SourceLoc
          "one must be a multiple of the other");
   }
   const bool any_dense = !model.moe.has_value() || model.moe->first_dense_layers > 0 || model.moe->every > 1;
-  if (any_dense) divides_tp(model.mlp.ffn, "columns of the MLP");
+  if (any_dense && plan.ffn_tp == 0) divides_tp(model.mlp.ffn, "columns of the MLP");
+  if (plan.ffn_tp != 0) {
+    if (model.moe.has_value()) {
+      fail("ffn_tp", fmt::format("{} has experts, whose ranks are set by ep", model.name), "leave ffn_tp out");
+    } else if (model.parallel_blocks && plan.separate_ffn()) {
+      fail("ffn_tp", fmt::format("attention and MLP of {} work side by side and are split alike", model.name), "leave ffn_tp out");
+    } else if (plan.ffn_tp < 1 || (plan.ffn_tp != plan.tp * plan.dp && (plan.dp > 1 || plan.tp % plan.ffn_tp != 0))) {
+      fail("ffn_tp", fmt::format("{} ranks cannot share the MLP of an engine with tp {} and dp {}", plan.ffn_tp, plan.tp, plan.dp),
+           plan.dp > 1 ? fmt::format("it can be {}: all ranks of the engine", plan.tp * plan.dp) : fmt::format("it can be {}", Divisors(plan.tp)));
+    } else if (model.mlp.ffn % plan.ffn_tp != 0) {
+      fail("ffn_tp", fmt::format("{} does not divide the {} columns of the MLP of {}", plan.ffn_tp, model.mlp.ffn, model.name),
+           fmt::format("it can be {}", Divisors(model.mlp.ffn)));
+    }
+  }
+  if (!plan.stage_layers.empty()) {
+    int64_t sum = 0;
+    bool all = true;
+    for (const int layers : plan.stage_layers) {
+      sum += layers;
+      all = all && layers >= 1;
+    }
+    if (plan.stage_layers.size() != static_cast<size_t>(plan.pp)) {
+      fail("layers_per_stage", fmt::format("has {} numbers for {} stages", plan.stage_layers.size(), plan.pp), "give one per stage of plan.pp");
+    } else if (!all || sum != model.layers) {
+      fail("layers_per_stage", fmt::format("adds up to {} layers, but {} has {}", sum, model.name, model.layers), "give every stage at least one");
+    }
+  }
   if (plan.pp > model.layers) {
     fail("pp", fmt::format("{} stages for the {} layers of {}", plan.pp, model.layers, model.name),
          fmt::format("at most {}", model.layers));

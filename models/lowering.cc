@@ -96,6 +96,11 @@ class Builder {
     return ops_.back();
   }
   std::vector<Operator> Take() { return std::move(ops_); }
+  size_t size() const { return ops_.size(); }
+  // Operators from the `from`-th on work on the tokens of all attention replicas.
+  void MarkOnEngine(size_t from) {
+    for (size_t i = from; i < ops_.size(); ++i) ops_[i].on_engine = true;
+  }
 
  private:
   const ModelSpec& model_;
@@ -179,7 +184,11 @@ void AddAttention(const ModelSpec& model, const ParallelPlan& plan, double count
     b->Gemm("o_proj", count, tokens, model.hidden, heads * a.head_dim, true);
   }
   const double x = static_cast<double>(tokens) * static_cast<double>(model.hidden) * b->element_bytes();
-  if (!model.parallel_blocks) b->Collective(OpKind::kAllReduce, "attn_all_reduce", count, plan.tp, x);
+  if (plan.separate_ffn()) {
+    b->Collective(OpKind::kReduceScatter, "attn_reduce_scatter", count, plan.tp, x);
+  } else if (!model.parallel_blocks) {
+    b->Collective(OpKind::kAllReduce, "attn_all_reduce", count, plan.tp, x);
+  }
 }
 
 void AddMlpGemms(const ModelSpec& model, const char* up, const char* act, const char* down, int64_t ffn, double count,
@@ -250,6 +259,7 @@ void AddMoe(const ModelSpec& model, const ParallelPlan& plan, double count, int6
   op.flops = 2 * matrices * h * width * work;
   op.bytes = op.active_experts * matrices * h * width * BytesPerElement(plan.weights) +
              e * (2 * resident * h + 4 * work * h + (2 * up + 2) * work * width);
+  op.on_engine = exchange;
   op.kernels = 6;  // top-k, sort, GEMM, activation, GEMM, weighted sum
   b->Add(op);
 
@@ -287,7 +297,14 @@ double Pairs(const AttentionShape& shape, double tokens, double past) {
 
 }  // namespace
 
-StageLayers LayersOfStage(const ModelSpec& model, int pp, int stage) {
+StageLayers LayersOfStage(const ModelSpec& model, const ParallelPlan& plan, int stage) {
+  if (!plan.stage_layers.empty()) {
+    StageLayers layers;
+    for (int s = 0; s < stage; ++s) layers.first += plan.stage_layers[static_cast<size_t>(s)];
+    layers.count = plan.stage_layers[static_cast<size_t>(stage)];
+    return layers;
+  }
+  const int pp = plan.pp;
   const int layers = static_cast<int>(model.layers);
   const int base = layers / pp, more = layers % pp;
   return {stage * base + std::min(stage, more), base + (stage < more ? 1 : 0)};
@@ -296,7 +313,7 @@ StageLayers LayersOfStage(const ModelSpec& model, int pp, int stage) {
 std::vector<Operator> LowerTokenOperators(const ModelSpec& model, const ParallelPlan& plan, int stage,
                                           int64_t rank_tokens, int64_t engine_tokens) {
   Builder b(model, plan);
-  const StageLayers range = LayersOfStage(model, plan.pp, stage);
+  const StageLayers range = LayersOfStage(model, plan, stage);
   double moe = 0;
   for (int i = range.first; i < range.first + range.count; ++i) moe += model.IsMoeLayer(i) ? 1 : 0;
   const double count = range.count, dense = count - moe;
@@ -308,8 +325,22 @@ std::vector<Operator> LowerTokenOperators(const ModelSpec& model, const Parallel
   }
   const double x = static_cast<double>(rank_tokens) * static_cast<double>(model.hidden) * b.element_bytes();
   if (dense > 0) {
-    AddMlpGemms(model, "up_proj", "act", "down_proj", CeilDiv(model.mlp.ffn, plan.tp), dense, rank_tokens, &b);
-    b.Collective(OpKind::kAllReduce, "mlp_all_reduce", dense, plan.tp, x);
+    const int64_t columns = CeilDiv(model.mlp.ffn, plan.ffn_ranks());
+    if (plan.separate_ffn()) {
+      // Tokens of one group of MLP ranks: those of all attention replicas, or its part of this replica's.
+      const bool shared = plan.dp > 1;
+      const int64_t tokens = shared ? engine_tokens : CeilDiv(rank_tokens * plan.ffn_ranks(), plan.tp);
+      const double gathered = static_cast<double>(tokens) * static_cast<double>(model.hidden) * b.element_bytes();
+      const size_t before = b.size();
+      b.Collective(OpKind::kAllGather, "mlp_all_gather", dense, plan.ffn_ranks(), gathered, CommGroup::kFfn);
+      AddMlpGemms(model, "up_proj", "act", "down_proj", columns, dense, tokens, &b);
+      b.Collective(OpKind::kReduceScatter, "mlp_reduce_scatter", dense, plan.ffn_ranks(), gathered, CommGroup::kFfn);
+      if (shared) b.MarkOnEngine(before);
+      b.Collective(OpKind::kAllGather, "attn_all_gather", dense, plan.tp, x);
+    } else {
+      AddMlpGemms(model, "up_proj", "act", "down_proj", columns, dense, rank_tokens, &b);
+      b.Collective(OpKind::kAllReduce, "mlp_all_reduce", dense, plan.tp, x);
+    }
   }
   if (moe > 0) AddMoe(model, plan, moe, rank_tokens, engine_tokens, &b);
   if (stage + 1 < plan.pp) {
@@ -343,7 +374,7 @@ std::vector<Operator> LowerHeadOperators(const ModelSpec& model, const ParallelP
 }
 
 std::vector<AttentionShape> AttentionShapes(const ModelSpec& model, const ParallelPlan& plan, int stage) {
-  const StageLayers range = LayersOfStage(model, plan.pp, stage);
+  const StageLayers range = LayersOfStage(model, plan, stage);
   double windowed = 0;
   for (int i = range.first; i < range.first + range.count; ++i) windowed += model.IsWindowedLayer(i) ? 1 : 0;
   AttentionShape shape;
@@ -403,7 +434,7 @@ Bytes WeightBytesPerGpu(const ModelSpec& model, const ParallelPlan& plan, int st
     }
     return sum;
   };
-  const StageLayers range = LayersOfStage(model, plan.pp, stage);
+  const StageLayers range = LayersOfStage(model, plan, stage);
   double moe = 0;
   for (int i = range.first; i < range.first + range.count; ++i) moe += model.IsMoeLayer(i) ? 1 : 0;
   double total = (range.count - moe) * bytes(LayerTensors(model, false));
@@ -443,7 +474,10 @@ Bytes ActivationBytesPerGpu(const ModelSpec& model, const ParallelPlan& plan, in
   const int64_t attention_width =
       (heads + kv_heads) * model.attention.head_dim + (kv_heads + heads) * model.v_head_dim();
   double peak = t * static_cast<double>(attention_width) * e;
-  peak = std::max(peak, t * (up + 1) * static_cast<double>(CeilDiv(model.mlp.ffn, plan.tp)) * e);
+  // Tokens of an MLP, gathered from all its ranks when they are split in another way than attention.
+  const double mlp_tokens = t * plan.ffn_ranks() / plan.tp;
+  const double gathered = plan.separate_ffn() ? 2 * mlp_tokens * h : 0;
+  peak = std::max(peak, (mlp_tokens * (up + 1) * static_cast<double>(CeilDiv(model.mlp.ffn, plan.ffn_ranks())) + gathered) * e);
   if (model.moe.has_value()) {
     const MoeSpec& m = *model.moe;
     const bool exchange = plan.ep > 1 && plan.dp > 1;

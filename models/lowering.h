@@ -11,17 +11,18 @@
 
 namespace simrun {
 
-// Layers [first, first + count) of a stage; the first layers % pp stages hold one layer more.
+// Layers [first, first + count) of a stage: as the plan says, else the first layers % pp stages hold one layer more.
 struct StageLayers {
   int first = 0;
   int count = 0;
 };
-StageLayers LayersOfStage(const ModelSpec& model, int pp, int stage);
+StageLayers LayersOfStage(const ModelSpec& model, const ParallelPlan& plan, int stage);
 
 // Operators that depend only on token counts: everything but attention itself, LM head and sampling.
 //   rank_tokens: new tokens of this attention rank (dp > 1: of the busiest rank)
 //   engine_tokens: new tokens of all dp ranks together; equal to rank_tokens when dp = 1. MoE layers see these when
-//     ep > 1; with ep = 1 each attention replica has its own experts, split over its tp ranks.
+//     ep > 1; with ep = 1 each attention replica has its own experts, split over its tp ranks. The MLP of a dense model
+//     sees them when the attention replicas share it (ffn_tp = dp tp). Such operators are marked `on_engine`.
 // Includes embedding (first stage), norms, projections, rope, KV write, MLP or MoE, tensor- and expert-parallel
 // collectives, and the hand-over to the next stage (all but the last stage). Merged over identical layers via `count`.
 //
@@ -38,6 +39,9 @@ StageLayers LayersOfStage(const ModelSpec& model, int pp, int stage);
 //  - ep > 1, dp > 1: each rank dispatches its T/tp tokens to the ranks that hold their experts, once per rank, and gets
 //    one partial sum back from each: T/tp * (ep-1)/ep * RanksPerToken * (dp tp/ep) vectors of h each way. The way
 //    there is in the activation format, the way back 16-bit. With tp > 1 an all-gather over tp follows.
+//  - ffn_tp other than tp: the all-reduce after attention becomes a reduce-scatter over tp and an all-gather over the
+//    ffn_tp ranks, that after the MLP a reduce-scatter over ffn_tp and an all-gather over tp. With dp > 1 the gathered
+//    tokens are those of all attention replicas; with ffn_tp < tp each group of ffn_tp ranks gets ffn_tp / tp of them.
 //  - Activation formats below 16 bits add a kQuantize before each GEMM; kMoe includes its own.
 //  - Hand-over: the hidden state, and the residual where it is still apart (fused RMS norms), each tp rank sending its
 //    slice; the receiving stage's all-gather is listed with it.

@@ -33,7 +33,7 @@ enum class OpKind {
 std::string_view OpKindName(OpKind kind);
 
 // The ranks a collective runs over, which decides the links it uses.
-enum class CommGroup { kTensor, kExpert, kPipeline, kData };
+enum class CommGroup { kTensor, kFfn, kExpert, kPipeline, kData };
 
 // One operator as one GPU executes it. Fields that do not apply to the kind are zero.
 struct Operator {
@@ -62,6 +62,7 @@ struct Operator {
   double bytes = 0;  // moved through device memory in one execution; for collectives the message size per rank:
                      // all-reduce the vector, all-gather and reduce-scatter the full gathered size, all-to-all what a
                      // rank sends, send-recv the message
+  bool on_engine = false;  // works on the tokens of all attention replicas together
   int kernels = 1;   // kernels launched per execution by an eager engine
 };
 

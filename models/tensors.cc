@@ -49,10 +49,10 @@ void AddAttention(const ModelSpec& model, std::vector<Tensor>* out) {
 
 void AddMlp(const ModelSpec& model, int64_t ffn, std::vector<Tensor>* out) {
   const int64_t up = (model.mlp.gated ? 2 : 1) * ffn;
-  out->push_back({"up_proj", model.hidden * up, Shard::kTensor, true});
-  out->push_back({"down_proj", ffn * model.hidden, Shard::kTensor, true});
+  out->push_back({"up_proj", model.hidden * up, Shard::kFfn, true});
+  out->push_back({"down_proj", ffn * model.hidden, Shard::kFfn, true});
   if (model.mlp.bias) {
-    out->push_back({"up_bias", up, Shard::kTensor, false});
+    out->push_back({"up_bias", up, Shard::kFfn, false});
     out->push_back({"down_bias", model.hidden, Shard::kReplicated, false});
   }
 }
@@ -126,6 +126,8 @@ int64_t ElementsPerGpu(const Tensor& tensor, const ModelSpec& model, const Paral
       return tensor.elements;
     case Shard::kTensor:
       return CeilDiv(tensor.elements, plan.tp);
+    case Shard::kFfn:
+      return CeilDiv(tensor.elements, plan.ffn_ranks());
     case Shard::kKvHeads: {
       const int64_t heads = model.attention.kv_heads;
       return tensor.elements / heads * CeilDiv(heads, plan.tp);

@@ -16,6 +16,7 @@ namespace simrun {
 enum class Shard {
   kReplicated,  // whole on every rank: norms, routers, MLA down-projections, biases added after a reduction
   kTensor,      // split over tp: heads or columns, which divide evenly (CheckPlan)
+  kFfn,         // split over the ranks of the MLP (ParallelPlan::ffn_ranks)
   kKvHeads,     // split over tp by key-value head; with fewer heads than ranks each head is held by several
   kVocab,       // split over tp by rows, rounded up
   kExpert,      // whole experts split over ep, then each expert's inner width over the ranks left, dp * tp / ep

@@ -48,6 +48,25 @@ Settings Fleet(const Scenario& s, int replicas) {
   return settings;
 }
 
+// The settings of lengths that are lognormal or uniform, multiplied by a factor; none for other kinds.
+std::vector<std::pair<std::string, std::string>> LengthSettings(const LengthConfig& lengths, const std::string& path, double factor) {
+  std::vector<std::pair<std::string, std::string>> out;
+  const auto add = [&](const char* name, double value) {
+    out.emplace_back(path + "." + name, fmt::format("{}", std::max(1.0, std::round(value * factor))));
+  };
+  if (lengths.lognormal) {
+    const auto& l = *lengths.lognormal;
+    if (l.mean) add("lognormal.mean", static_cast<double>(*l.mean));
+    if (l.p50) add("lognormal.p50", static_cast<double>(*l.p50));
+    if (l.p99) add("lognormal.p99", static_cast<double>(*l.p99));
+    if (l.max) add("lognormal.max", static_cast<double>(*l.max));
+  } else if (lengths.uniform) {
+    add("uniform.min", static_cast<double>(lengths.uniform->min));
+    add("uniform.max", static_cast<double>(lengths.uniform->max));
+  }
+  return out;
+}
+
 class Prober {
  public:
   Prober(const Scenario& base, const CapacityOptions& options) : base_(base), options_(options) {
@@ -290,6 +309,59 @@ absl::StatusOr<CapacityResult> FindRate(const Scenario& scenario, const Capacity
   return result;
 }
 
+std::vector<std::string> MinimizeNames() { return {"replicas", "gpus", "cost", "energy"}; }
+
+absl::StatusOr<Minimize> FindMinimize(std::string_view name) {
+  const std::vector<std::string> names = MinimizeNames();
+  const auto it = std::find(names.begin(), names.end(), name);
+  if (it == names.end()) return absl::NotFoundError(fmt::format("unknown name \"{}\"; {}", name, NameHint(name, names)));
+  return static_cast<Minimize>(it - names.begin());
+}
+
+absl::StatusOr<std::vector<FleetChoice>> FindBestFleet(const PlanSpace& engines, Minimize minimize, const CapacityOptions& options) {
+  std::vector<FleetChoice> choices;
+  double best = INFINITY;
+  for (size_t i = 0; i < engines.candidates.size(); ++i) {
+    const Candidate& c = engines.candidates[i];
+    if (!c.feasible() || c.replicas != 1) continue;
+    const ResolvedScenario& r = c.scenario->resolved();
+    if (minimize == Minimize::kCost && r.machine.price_per_gpu.value() <= 0) {
+      return absl::InvalidArgumentError(fmt::format("no price is known for {}; set hardware.price, or minimize gpus", r.machine.gpu.name));
+    }
+    // The largest fleet of this kind that is no worse than the best so far. Energy is not known before the run.
+    const double gpus = r.plan.gpus_per_engine();
+    const double per_replica = minimize == Minimize::kReplicas ? 1 : minimize == Minimize::kGpus ? gpus : r.machine.price_per_gpu.value() * 3600 * gpus;
+    CapacityOptions limited = options;
+    if (minimize != Minimize::kEnergy && std::isfinite(best)) {
+      limited.max_replicas = static_cast<int>(std::min<double>(options.max_replicas, std::floor(best / per_replica * (1 + 1e-12))));
+    }
+    FleetChoice choice;
+    choice.candidate = i;
+    if (limited.max_replicas < 1) {
+      choice.beaten = true;
+      choices.push_back(std::move(choice));
+      continue;
+    }
+    SIMRUN_ASSIGN_OR_RETURN(choice.result, FindFleet(*c.scenario, limited));
+    choice.beaten = !choice.result.found && limited.max_replicas < options.max_replicas;
+    if (choice.result.found) {
+      const Probe* answer = nullptr;
+      for (const Probe& p : choice.result.probes) {
+        if (p.x == choice.result.x) answer = &p;
+      }
+      choice.value = minimize == Minimize::kEnergy ? answer->report.energy.per_output_token.value() : per_replica * choice.result.x;
+      best = std::min(best, choice.value);
+    }
+    choices.push_back(std::move(choice));
+  }
+  if (choices.empty()) return absl::InvalidArgumentError("no engine is feasible");
+  std::stable_sort(choices.begin(), choices.end(), [](const FleetChoice& a, const FleetChoice& b) {
+    if (a.result.found != b.result.found) return a.result.found;
+    return a.result.found && a.value < b.value;
+  });
+  return choices;
+}
+
 absl::StatusOr<std::vector<Change>> WhatWouldHaveToChange(const Scenario& scenario, const CapacityOptions& options) {
   SIMRUN_RETURN_IF_ERROR(CheckOptions(options));
   Prober prober(scenario, options);
@@ -309,6 +381,7 @@ absl::StatusOr<std::vector<Change>> WhatWouldHaveToChange(const Scenario& scenar
   };
   std::vector<Knob> knobs;
   const auto plain = [](double v) { return fmt::format("{:.4g}", v); };
+  const auto times = [](double v) { return v == 1 ? std::string("as given") : fmt::format("{:.3g} of it", v); };
   knobs.push_back({"plan.replicas", static_cast<double>(r.plan.replicas), true, true, plain});
   knobs.push_back({"hardware.memory_bandwidth", r.machine.gpu.memory_bandwidth.value(), true, false, quantity(BytesPerSecond())});
   const FlopsPerSecond bf16 = r.machine.gpu.peak[static_cast<int>(DType::kBf16)], fp16 = r.machine.gpu.peak[static_cast<int>(DType::kFp16)];
@@ -324,8 +397,15 @@ absl::StatusOr<std::vector<Change>> WhatWouldHaveToChange(const Scenario& scenar
   if (!r.closed_loop) knobs.push_back({"workload.rate_scale", scenario.config().workload.rate_scale, false, false, plain});
   const auto& input = scenario.config().workload.input_tokens;
   if (input && input->fixed) knobs.push_back({"workload.input_tokens", static_cast<double>(*input->fixed), false, true, plain});
+  // Other lengths as a whole, by a factor.
+  if (input && LengthSettings(*input, "workload.input_tokens", 1).size() > 0) {
+    knobs.push_back({"workload.input_tokens", 1, false, false, times});
+  }
   const auto& output = scenario.config().workload.output_tokens;
   if (output && output->fixed) knobs.push_back({"workload.output_tokens", static_cast<double>(*output->fixed), false, true, plain});
+  if (output && LengthSettings(*output, "workload.output_tokens", 1).size() > 0) {
+    knobs.push_back({"workload.output_tokens", 1, false, false, times});
+  }
   if (r.machine.price_per_gpu.value() > 0) knobs.push_back({"hardware.price", r.machine.price_per_gpu.value(), false, false, quantity(DollarsPerSecond())});
 
   for (const Knob& knob : knobs) {
@@ -341,6 +421,10 @@ absl::StatusOr<std::vector<Change>> WhatWouldHaveToChange(const Scenario& scenar
       Settings settings;
       if (knob.setting == "plan.replicas") {
         settings = Fleet(scenario, static_cast<int>(v));
+      } else if (!knob.whole && knob.setting == "workload.input_tokens") {
+        settings.values = LengthSettings(*input, knob.setting, v);
+      } else if (!knob.whole && knob.setting == "workload.output_tokens") {
+        settings.values = LengthSettings(*output, knob.setting, v);
       } else if (knob.whole) {
         settings.values = {{knob.setting, fmt::format("{}", std::llround(v))}};
       } else {

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "planner/plan_space.h"
 #include "sim/report.h"
 #include "sim/scenario.h"
 
@@ -68,6 +69,24 @@ absl::StatusOr<CapacityResult> FindFleet(const Scenario& scenario, const Capacit
 // The highest rate at which the scenario's fleet meets the targets, as a factor on its own rate (workload.rate_scale).
 absl::StatusOr<CapacityResult> FindRate(const Scenario& scenario, const CapacityOptions& options);
 
+// What is to be least among fleets that meet the targets.
+enum class Minimize { kReplicas, kGpus, kCost, kEnergy };
+std::vector<std::string> MinimizeNames();                            // "replicas", "gpus", "cost", "energy"
+absl::StatusOr<Minimize> FindMinimize(std::string_view name);
+
+// The smallest fleet of one kind of engine.
+struct FleetChoice {
+  size_t candidate = 0;                // place in PlanSpace::candidates
+  CapacityResult result;
+  double value = 0;                    // replicas, GPUs, USD per hour or joules per output token
+  // Not tried to the end: no fleet of this kind that is small enough to beat the best one meets the targets.
+  bool beaten = false;
+};
+// For every feasible candidate that is a single engine (replicas 1) FindFleet, the best fleet first, then those that meet
+// nothing. Kinds of engines are ruled out as soon as their fleets cost more than the best one found, in replicas, GPUs or
+// USD per hour. Enumerate with `partial` gives the engines of every size.
+absl::StatusOr<std::vector<FleetChoice>> FindBestFleet(const PlanSpace& engines, Minimize minimize, const CapacityOptions& options);
+
 // A single setting that would make the targets hold, all else unchanged.
 struct Change {
   std::string setting;                 // "hardware.memory_bandwidth"
@@ -75,7 +94,7 @@ struct Change {
   std::string from, to;                // with units
   double factor = 1;
 };
-// For each knob (memory and link bandwidth, peak FLOPS, replicas, load, prompt length, price) the smallest change that
+// For each knob (memory and link bandwidth, peak FLOPS, replicas, load, prompt and output lengths, price) the smallest change that
 // meets the targets, up to a factor of 64, to 2 %. Empty when they hold already.
 absl::StatusOr<std::vector<Change>> WhatWouldHaveToChange(const Scenario& scenario, const CapacityOptions& options);
 

@@ -3,11 +3,13 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <map>
 #include <mutex>
 #include <numeric>
 #include <tuple>
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include "planner/deal.h"
 #include "planner/metrics.h"
@@ -104,19 +106,89 @@ absl::StatusOr<bool> RunBounded(const Scenario& scenario, Rule rule, const Repor
   return true;
 }
 
-std::string Pack(const PlanResult& r) {
-  return MessageWriter().Add(static_cast<int64_t>(r.stopped)).Add(r.error).Add(r.objective).Add(r.report.ToBinary()).Take();
+// The plans of a group differ in max_num_seqs alone, most first. When a run never came near its limit, those of
+// the others that are still above what it reached would take the same decisions one by one. The policies named here use the
+// limit as a bound on what they admit and for nothing else.
+bool LimitsNeverMattered(const ResolvedScenario& ran, const RunPeaks& peaks, const Report& report, const ResolvedScenario& other) {
+  static constexpr std::array<std::string_view, 3> kPolicies = {"chunked-prefill", "prefill-first", "orca"};
+  if (std::find(kPolicies.begin(), kPolicies.end(), ran.policy) == kPolicies.end()) return false;
+  if (ran.warnings != other.warnings || report.requests.rejected > 0 || report.requests.preemptions > 0) return false;
+  const int64_t block = ran.params.limits.block_size;
+  // Room for one more request on top of the fullest moment: nothing ever waited for memory.
+  const auto roomy = [&](const ResolvedScenario& r) {
+    return peaks.blocks + (peaks.longest + block - 1) / block + r.params.limits.watermark_blocks <= r.params.kv_blocks;
+  };
+  return peaks.outstanding <= other.params.limits.max_num_seqs && other.params.limits.max_num_seqs <= ran.params.limits.max_num_seqs &&
+         roomy(ran) && roomy(other);
 }
 
-absl::StatusOr<PlanResult> Unpack(const std::string& bytes) {
+// The report of such a run for the other plan.
+Report WithLimitsOf(Report report, const RunPeaks& peaks, const Scenario& other) {
+  const ResolvedScenario& r = other.resolved();
+  report.plan.max_num_seqs = r.params.limits.max_num_seqs;
+  report.memory.weights = r.memory.weights;
+  report.memory.activations = r.memory.activations;
+  report.memory.reserve = r.memory.reserve;
+  report.memory.kv_blocks = static_cast<double>(r.memory.kv_blocks);
+  report.memory.kv_capacity_tokens = static_cast<double>(r.memory.kv_blocks * r.params.limits.block_size) * r.plan.dp;
+  report.memory.kv_peak_fraction = r.memory.kv_blocks > 0 ? static_cast<double>(peaks.blocks) / static_cast<double>(r.memory.kv_blocks) : 0;
+  report.simulation.config_hash = other.Hash();
+  return report;
+}
+
+std::string PackOne(const PlanResult& r) {
+  return MessageWriter().Add(static_cast<int64_t>(r.candidate)).Add(static_cast<int64_t>(r.stopped)).Add(r.error).Add(r.objective).Add(r.report.ToBinary()).Take();
+}
+
+absl::StatusOr<PlanResult> UnpackOne(const std::string& bytes) {
   MessageReader in(bytes);
   PlanResult r;
+  r.candidate = static_cast<size_t>(in.Number());
   r.stopped = in.Number() != 0;
   r.error = in.Text();
   r.objective = in.Real();
   SIMRUN_ASSIGN_OR_RETURN(r.report, Report::FromBinary(in.Text()));
   if (!in.ok()) return absl::InternalError("a result arrived damaged");
   return r;
+}
+
+std::string Pack(const std::vector<PlanResult>& results) {
+  MessageWriter out;
+  out.Add(static_cast<int64_t>(results.size()));
+  for (const PlanResult& r : results) out.Add(PackOne(r));
+  return out.Take();
+}
+
+absl::StatusOr<std::vector<PlanResult>> Unpack(const std::string& bytes) {
+  MessageReader in(bytes);
+  std::vector<PlanResult> results;
+  const int64_t count = in.Number();
+  for (int64_t i = 0; i < count && in.ok(); ++i) {
+    SIMRUN_ASSIGN_OR_RETURN(PlanResult r, UnpackOne(in.Text()));
+    results.push_back(std::move(r));
+  }
+  if (!in.ok()) return absl::InternalError("a result arrived damaged");
+  return results;
+}
+
+// Places of candidates that differ in max_num_seqs alone, most first; in the order of the first of each group.
+std::vector<std::vector<size_t>> GroupByLimits(const PlanSpace& space, const std::vector<size_t>& todo, bool together) {
+  std::vector<std::vector<size_t>> groups;
+  std::map<std::string, size_t> place;
+  for (const size_t i : todo) {
+    std::string key = together ? "" : fmt::format("{}", i);
+    for (const auto& [path, value] : space.candidates[i].settings) {
+      if (path != "scheduler.max_num_seqs") key += fmt::format("{}={};", path, value);
+    }
+    const auto [it, fresh] = place.emplace(std::move(key), groups.size());
+    if (fresh) groups.emplace_back();
+    groups[it->second].push_back(i);
+  }
+  for (std::vector<size_t>& group : groups) {
+    const auto limit = [&](size_t i) { return space.candidates[i].scenario->resolved().params.limits.max_num_seqs; };
+    std::stable_sort(group.begin(), group.end(), [&](size_t a, size_t b) { return limit(a) > limit(b); });
+  }
+  return groups;
 }
 
 }  // namespace
@@ -169,10 +241,10 @@ absl::StatusOr<Evaluation> Evaluate(const PlanSpace& space, const EvaluateOption
   Incumbent incumbent;
   const auto better = [&](double a, double b) { return options.objective.higher_is_better ? a > b : a < b; };
 
-  const auto work = [&](size_t t) {
+  const auto evaluate = [&](size_t candidate, RunPeaks* peaks) {
     PlanResult result;
-    result.candidate = todo[t];
-    const Scenario& scenario = *space.candidates[todo[t]].scenario;
+    result.candidate = candidate;
+    const Scenario& scenario = *space.candidates[candidate].scenario;
     Incumbent bound;
     if (may_stop) {
       const std::lock_guard<std::mutex> lock(mutex);
@@ -189,7 +261,9 @@ absl::StatusOr<Evaluation> Evaluate(const PlanSpace& space, const EvaluateOption
         report = std::move(bounded);
       }
     } else {
-      report = Simulate(scenario);
+      SimulateOptions simulate;
+      simulate.peaks = peaks;
+      report = Simulate(scenario, std::move(simulate));
     }
     if (!report.ok()) {
       result.error = std::string(report.status().message());
@@ -207,20 +281,44 @@ absl::StatusOr<Evaluation> Evaluate(const PlanSpace& space, const EvaluateOption
     }
     return result;
   };
+  // Pruning stops runs early, so there each is its own.
+  const std::vector<std::vector<size_t>> groups = GroupByLimits(space, todo, !may_stop);
+  const auto work = [&](size_t g) {
+    std::vector<PlanResult> results;
+    RunPeaks peaks;
+    size_t ran = 0;   // place in results of the run that `peaks` is about
+    for (const size_t candidate : groups[g]) {
+      const ResolvedScenario& r = space.candidates[candidate].scenario->resolved();
+      if (!results.empty() && results[ran].error.empty() &&
+          LimitsNeverMattered(space.candidates[results[ran].candidate].scenario->resolved(), peaks, results[ran].report, r)) {
+        PlanResult same = results[ran];
+        same.candidate = candidate;
+        same.report = WithLimitsOf(std::move(same.report), peaks, *space.candidates[candidate].scenario);
+        same.objective = options.objective.Value(same.report);
+        results.push_back(std::move(same));
+        continue;
+      }
+      results.push_back(evaluate(candidate, &peaks));
+      ran = results.size() - 1;
+    }
+    return results;
+  };
 
   Evaluation evaluation;
   std::optional<double> best;
   int64_t done = 0;
-  const auto consume = [&](PlanResult result) {
-    ++done;
-    if (result.error.empty() && !result.stopped && (!best || better(result.objective, *best))) best = result.objective;
-    evaluation.ranked.push_back(std::move(result));
+  const auto consume = [&](std::vector<PlanResult> results) {
+    for (PlanResult& result : results) {
+      ++done;
+      if (result.error.empty() && !result.stopped && (!best || better(result.objective, *best))) best = result.objective;
+      evaluation.ranked.push_back(std::move(result));
+    }
     if (options.on_progress != nullptr) options.on_progress(done, static_cast<int64_t>(todo.size()), best);
     return true;
   };
   const auto tick = [&] { return options.cancelled == nullptr || !options.cancelled(); };
   if (options.team == nullptr) {
-    evaluation.cancelled = !RunPool(todo.size(), options.threads, work, [&](size_t, PlanResult r) { return consume(std::move(r)); }, tick);
+    evaluation.cancelled = !RunPool(groups.size(), options.threads, work, [&](size_t, std::vector<PlanResult> r) { return consume(std::move(r)); }, tick);
   } else {
     const auto packed = [&](int64_t t) { return Pack(work(static_cast<size_t>(t))); };
     TeamOptions team;
@@ -231,15 +329,13 @@ absl::StatusOr<Evaluation> Evaluate(const PlanSpace& space, const EvaluateOption
       SIMRUN_RETURN_IF_ERROR(WorkFor(*options.team, team, packed, options.cancelled));
       return Evaluation();
     }
-    std::vector<int64_t> pieces(todo.size());
+    std::vector<int64_t> pieces(groups.size());
     std::iota(pieces.begin(), pieces.end(), 0);
     absl::Status damaged;
-    const auto unpack = [&](int64_t t, const std::string& bytes) {
-      absl::StatusOr<PlanResult> result = Unpack(bytes);
-      if (!result.ok()) damaged = result.status();
-      if (!result.ok()) return false;
-      result->candidate = todo[static_cast<size_t>(t)];
-      return consume(*std::move(result));
+    const auto unpack = [&](int64_t, const std::string& bytes) {
+      absl::StatusOr<std::vector<PlanResult>> results = Unpack(bytes);
+      if (!results.ok()) damaged = results.status();
+      return results.ok() && consume(*std::move(results));
     };
     SIMRUN_ASSIGN_OR_RETURN(const bool completed, DealOut(*options.team, std::move(pieces), team, packed, unpack, tick));
     SIMRUN_RETURN_IF_ERROR(damaged);
@@ -324,6 +420,11 @@ std::vector<LaunchCommand> LaunchCommands(const Scenario& scenario) {
   if (fp8) vllm.command += " --quantization fp8";
   if (fp8_kv) vllm.command += " --kv-cache-dtype fp8";
 
+  const bool shared_mlp = !moe && p.separate_ffn() && p.dp > 1;
+  const std::string layers = fmt::format("{}", fmt::join(p.stage_layers, ","));
+  if (shared_mlp) vllm.not_expressed.push_back("attention replicas that share the MLP of a dense model: vLLM has none");
+  if (!layers.empty()) vllm.command = fmt::format("VLLM_PP_LAYER_PARTITION={} {}", layers, vllm.command);
+
   LaunchCommand sglang{"sglang", fmt::format("python -m sglang.launch_server --model-path {} --tp-size {}", r.model.name, ranks), {}};
   if (p.pp > 1) sglang.command += fmt::format(" --pp-size {}", p.pp);
   if (p.dp > 1) sglang.command += fmt::format(" --dp-size {} --enable-dp-attention", p.dp);
@@ -332,6 +433,8 @@ std::vector<LaunchCommand> LaunchCommands(const Scenario& scenario) {
   sglang.command += fmt::format(" --max-running-requests {} --chunked-prefill-size {}", seqs * p.dp, tokens);
   if (fp8) sglang.command += " --quantization fp8";
   if (fp8_kv) sglang.command += " --kv-cache-dtype fp8_e4m3";
+
+  if (!layers.empty()) sglang.command = fmt::format("SGLANG_PP_LAYER_PARTITION={} {}", layers, sglang.command);
 
   LaunchCommand trt{"tensorrt-llm", fmt::format("trtllm-serve {} --tp_size {}", r.model.name, ranks), {}};
   if (p.pp > 1) trt.command += fmt::format(" --pp_size {}", p.pp);
@@ -344,11 +447,15 @@ std::vector<LaunchCommand> LaunchCommands(const Scenario& scenario) {
       trt.not_expressed.push_back(fmt::format("attention dp {} with tp {}: TensorRT-LLM has all ranks of one engine in attention dp or none", p.dp, p.tp));
     }
   }
+  if (!layers.empty()) trt.not_expressed.push_back(fmt::format("layers per stage [{}]: TensorRT-LLM splits them evenly", layers));
   if (fp8) trt.not_expressed.push_back(weights_note);
   if (fp8_kv) trt.not_expressed.push_back("fp8 KV cache: set kv_cache_config.dtype: fp8 in the options file");
 
   std::vector<LaunchCommand> commands = {std::move(vllm), std::move(sglang), std::move(trt)};
   for (LaunchCommand& c : commands) {
+    if (!moe && p.separate_ffn() && p.dp == 1) {
+      c.not_expressed.push_back(fmt::format("MLP split over {} of the {} GPUs of attention", p.ffn_tp, p.tp));
+    }
     if (other_weights) c.not_expressed.push_back(weights_note);
     if (!copies.empty()) c.not_expressed.push_back(copies);
     if (r.machine.power_limit) c.not_expressed.push_back(fmt::format("power limit: nvidia-smi -pl {:.0f}", r.machine.power_limit->value()));

@@ -7,9 +7,11 @@
 #include <thread>
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include "hw/machine.h"
 #include "models/lowering.h"
+#include "models/tensors.h"
 #include "planner/pool.h"
 #include "sim/resolved.h"
 
@@ -51,13 +53,19 @@ YamlNode Stripped(const YamlNode& root) {
   YamlNode out = root;
   Erase(&out, "search");
   if (YamlNode* plan = Section(&out, "plan"); plan != nullptr) {
-    for (const char* key : {"tp", "pp", "dp", "ep", "replicas"}) Erase(plan, key);
+    for (const char* key : {"tp", "pp", "dp", "ep", "replicas", "ffn_tp", "layers_per_stage"}) Erase(plan, key);
   }
   return out;
 }
 
 absl::Status Apply(const std::vector<std::pair<std::string, std::string>>& settings, YamlNode* root) {
-  for (const auto& [path, text] : settings) SIMRUN_RETURN_IF_ERROR(root->Set(path, YamlNode::Scalar(text)));
+  for (const auto& [path, text] : settings) {
+    YamlNode value = YamlNode::Scalar(text);
+    if (text.front() == '[') {
+      SIMRUN_ASSIGN_OR_RETURN(value, ParseYaml(text, path));
+    }
+    SIMRUN_RETURN_IF_ERROR(root->Set(path, std::move(value)));
+  }
   return absl::OkStatus();
 }
 
@@ -158,6 +166,27 @@ std::vector<Axis> Axes(const SearchConfig& s) {
           {"hardware.power_limit", watts}};
 }
 
+// Splits of the layers over the stages beside the even one: the last stage, which has the LM head, holds 1, 2, ... layers
+// fewer than the others, up to the layers that weigh as much as the head.
+std::vector<std::vector<int>> UnevenSplits(const ModelSpec& model, int pp) {
+  std::vector<std::vector<int>> splits;
+  if (pp < 2 || model.layers < 2 * pp) return splits;
+  double layer = 0, head = static_cast<double>(model.vocab * model.hidden);
+  for (const Tensor& t : LayerTensors(model, model.IsMoeLayer(model.layers - 1))) layer += static_cast<double>(t.elements);
+  const int layers = static_cast<int>(model.layers), most = std::clamp(static_cast<int>(std::ceil(head / std::max(layer, 1.0))), 1, 8);
+  ParallelPlan even;
+  even.pp = pp;
+  for (int fewer = 1; fewer <= most; ++fewer) {
+    const int last = LayersOfStage(model, even, pp - 1).count - fewer, rest = layers - last;
+    if (last < 1) break;
+    std::vector<int> split;
+    for (int s = 0; s + 1 < pp; ++s) split.push_back(rest / (pp - 1) + (s < rest % (pp - 1) ? 1 : 0));
+    split.push_back(last);
+    splits.push_back(std::move(split));
+  }
+  return splits;
+}
+
 std::string FirstLine(const std::string& text) { return text.substr(0, text.find('\n')); }
 
 // The problem without the place in the file and the advice: "does not fit: ...".
@@ -228,16 +257,38 @@ absl::StatusOr<PlanSpace> Enumerate(const YamlNode& root, const std::string& bas
           if (!wanted(pp) || pp > 64) continue;
           for (const int dp : Divisors(gpus / replicas / pp)) {
             const int tp = gpus / replicas / pp / dp;
-            if (!wanted(tp) || !wanted(dp) || (dp > 1 && !model->moe)) continue;
-            for (const int ep : Divisors(dp * tp)) {
-              if (!wanted(ep) || (ep > 1 && !model->moe)) continue;
+            const bool separate = search.separate_ffn && !model->moe;
+            if (!wanted(tp) || !wanted(dp) || (dp > 1 && !model->moe && !separate)) continue;
+            // The other degree: ranks of whole experts, or of the MLP of a dense model.
+            std::vector<std::pair<int, int>> second;   // ep, ffn_tp
+            if (model->moe || dp == 1) {
+              for (const int ep : Divisors(dp * tp)) {
+                if (wanted(ep) && (ep == 1 || model->moe)) second.emplace_back(ep, 0);
+              }
+            }
+            if (separate && dp > 1) second.emplace_back(1, dp * tp);
+            if (separate && dp == 1) {
+              for (const int ffn_tp : Divisors(tp)) {
+                if (wanted(ffn_tp) && ffn_tp < tp) second.emplace_back(1, ffn_tp);
+              }
+            }
+            for (const auto& [ep, ffn_tp] : second) {
               Candidate c;
               c.tp = tp;
               c.pp = pp;
               c.dp = dp;
               c.ep = ep;
+              c.ffn_tp = ffn_tp;
               c.replicas = replicas;
+              if (ffn_tp > 0) c.settings.emplace_back("plan.ffn_tp", fmt::format("{}", ffn_tp));
               std::vector<Candidate> variants = {c};
+              if (search.uneven_layers) {
+                for (std::vector<int>& split : UnevenSplits(*model, pp)) {
+                  variants.push_back(c);
+                  variants.back().settings.emplace_back("plan.layers_per_stage", fmt::format("[{}]", fmt::join(split, ", ")));
+                  variants.back().stage_layers = std::move(split);
+                }
+              }
               for (const Axis& axis : axes) {
                 std::vector<Candidate> more;
                 for (const Candidate& v : variants) {
@@ -278,6 +329,8 @@ absl::StatusOr<PlanSpace> Enumerate(const YamlNode& root, const std::string& bas
     plan.pp = c.pp;
     plan.dp = c.dp;
     plan.ep = c.ep;
+    plan.ffn_tp = c.ffn_tp;
+    plan.stage_layers = c.stage_layers;
     Problems found;
     CheckPlan(*model, plan, {}, &found);
     if (!found.empty()) {
@@ -285,9 +338,9 @@ absl::StatusOr<PlanSpace> Enumerate(const YamlNode& root, const std::string& bas
       c.reason = found.lines().front();
       return c;
     }
-    if (c.tp > hardware.gpus_per_node && !search.tp_across_nodes) {
+    if (std::max(c.tp, c.ffn_tp) > hardware.gpus_per_node && !search.tp_across_nodes) {
       c.obstacle = Obstacle::kTopology;
-      c.reason = fmt::format("tp {} is more than the {} GPUs of a node", c.tp, hardware.gpus_per_node);
+      c.reason = fmt::format("{} {} is more than the {} GPUs of a node", c.ffn_tp > c.tp ? "ffn_tp" : "tp", std::max(c.tp, c.ffn_tp), hardware.gpus_per_node);
       return c;
     }
     YamlNode settings = roots[type_of[i]];

@@ -9,6 +9,8 @@
 //     max_num_batched_tokens: [2048, 8192]
 //     policies: [chunked-prefill]
 //     power_limits: [500 W, 700 W]
+//     separate_ffn: true          # dense models: also plans whose attention and MLP are split in different ways
+//     uneven_layers: true         # also plans whose last stages, which have the LM head, hold fewer layers
 //     gpu_types: [h100-sxm-80gb, h200-sxm-141gb]     # or node_types
 #pragma once
 
@@ -36,6 +38,8 @@ struct SearchConfig {
   std::optional<int64_t> gpus;
   std::string degrees = "powers-of-two";
   bool partial = false;
+  bool separate_ffn = false;
+  bool uneven_layers = false;
   bool tp_across_nodes = false;
   std::vector<std::string> weights, kv_cache, policies, gpu_types, node_types;
   std::vector<int64_t> max_num_seqs, max_num_batched_tokens;
@@ -45,6 +49,8 @@ struct SearchConfig {
     v.Field("gpus", gpus, {.help = "GPUs to use; auto: all of the hardware", .min = 1, .max = 65536});
     v.Field("degrees", degrees, {.help = "parallel degrees tried", .choices = &DegreeChoices});
     v.Field("partial", partial, {.help = "also plans that use fewer GPUs"});
+    v.Field("separate_ffn", separate_ffn, {.help = "dense models: also plans whose attention and MLP are split in different ways"});
+    v.Field("uneven_layers", uneven_layers, {.help = "also plans whose last pipeline stage, which has the LM head, holds fewer layers"});
     v.Field("tp_across_nodes", tp_across_nodes, {.help = "also tensor parallelism over more than one node"});
     v.Field("weights", weights, {.help = "number formats of the weights", .choices = &DTypeNames});
     v.Field("kv_cache", kv_cache, {.help = "number formats of the KV cache", .choices = &DTypeNames});
@@ -64,6 +70,8 @@ std::string_view ObstacleName(Obstacle o);   // "feasible", "divisibility", "top
 
 struct Candidate {
   int tp = 1, pp = 1, dp = 1, ep = 1, replicas = 1;
+  int ffn_tp = 0;                      // 0: as tp
+  std::vector<int> stage_layers;       // empty: as even as possible
   // Everything that sets it apart, as settings of the scenario: {"plan.tp", "8"}, ...
   std::vector<std::pair<std::string, std::string>> settings;
   Obstacle obstacle = Obstacle::kNone;
@@ -80,7 +88,9 @@ struct PlanSpace {
 
 // `root` is a scenario whose plan.tp, pp, dp, ep and replicas are replaced; a `search` section in it is left out.
 // Degrees: every product replicas x pp x dp x tp that uses the GPUs; for mixture-of-experts models dp > 1 and every ep
-// that divides dp x tp, for dense ones dp = 1 (there it means replicas). Layers need not divide by pp. Memory is that
+// that divides dp x tp, for dense ones dp = 1 (there it means replicas) unless separate_ffn asks for attention replicas
+// that share an MLP (ffn_tp = dp x tp) and for MLPs split less than attention (ffn_tp < tp). Layers need not divide by pp;
+// with uneven_layers the last stage also gives up to as many layers to the others as the LM head weighs. Memory is that
 // of the simulator itself. Errors: anything wrong with the scenario whatever the plan, all problems at once.
 absl::StatusOr<PlanSpace> Enumerate(const YamlNode& root, const std::string& base_dir, std::shared_ptr<const Catalog> catalog,
                                     const SearchConfig& search, int threads = 1);

@@ -18,6 +18,8 @@ namespace simrun {
 
 struct PlanConfig {
   int tp = 1, pp = 1, dp = 1, ep = 1, replicas = 1;
+  std::optional<int64_t> ffn_tp;
+  std::vector<int64_t> layers_per_stage;
   std::optional<std::string> weights;
   std::optional<std::string> activations;
   std::optional<std::string> kv_cache;
@@ -27,9 +29,12 @@ struct PlanConfig {
   void Describe(Visitor& v) {
     v.Field("tp", tp, {.help = "tensor parallelism: GPUs that share every matrix", .min = 1, .max = 65536});
     v.Field("pp", pp, {.help = "pipeline stages: groups of layers one after the other", .min = 1, .max = 64});
-    v.Field("dp", dp, {.help = "attention replicas inside one engine; for a dense model the same as replicas", .min = 1, .max = 65536});
+    v.Field("dp", dp, {.help = "attention replicas inside one engine; for a dense model the same as replicas, unless they share the MLP (ffn_tp)", .min = 1, .max = 65536});
     v.Field("ep", ep, {.help = "GPUs over which whole experts are spread", .min = 1, .max = 65536});
     v.Field("replicas", replicas, {.help = "independent engines behind the router", .min = 1, .max = 65536});
+    v.Field("ffn_tp", ffn_tp, {.help = "dense models: GPUs that share every matrix of the MLP; tp x dp makes attention replicas share one MLP, less than tp gives "
+                               "groups an MLP of their own; auto: tp", .min = 1, .max = 65536});
+    v.Field("layers_per_stage", layers_per_stage, {.help = "layers of each pipeline stage; auto: as even as possible", .min = 1, .max = 100000});
     v.Field("weights", weights, {.help = "number format of the weights; auto: the model's own", .choices = &DTypeNames});
     v.Field("activations", activations, {.help = "format the matrices are multiplied in; auto: fp8 for fp8 weights, else 16-bit", .choices = &DTypeNames});
     v.Field("kv_cache", kv_cache, {.help = "format of the KV cache; auto: the model's 16-bit format", .choices = &DTypeNames});

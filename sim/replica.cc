@@ -81,7 +81,8 @@ bool Replica::Enqueue(const Arrival& arrival) {
   r.rank = static_cast<uint16_t>(rank);
   r.state = State::kWaiting;
   ranks_[rank].waiting.Push({id, r.order, r.prompt, r.prompt, max_kv, r.priority, r.deadline.ticks()});
-  ++ranks_[rank].outstanding;
+  totals_.peak_outstanding = std::max(totals_.peak_outstanding, ++ranks_[rank].outstanding);
+  totals_.longest = std::max(totals_.longest, max_kv + 1);
   ++load_.waiting;
   for (Lane& lane : lanes_) lane.steady = false;  // the queue changed: plan the next step
   return true;
@@ -178,6 +179,11 @@ void Replica::PlanGroup(size_t lane_index, size_t rank_index, SimTime now, doubl
   g.chunks.clear();
   g.chunk_ids.clear();
   g.swap_ins.clear();
+  // Of many attention ranks most have nothing to do most of the time, and no policy anything to decide.
+  if (g.members.empty() && rank.waiting.empty()) {
+    FillDecodeWork(g, 0, 0);
+    return;
+  }
   const auto view_now = [&](const WaitingQueue* waiting) {
     ReplicaView view;
     view.limits = params_.limits;

@@ -65,6 +65,8 @@ struct EngineTotals {
   int64_t preemptions = 0;
   int64_t swapped_blocks = 0;
   int64_t peak_blocks = 0;             // most KV blocks in use at once in one rank
+  int64_t peak_outstanding = 0;        // most waiting and running requests at once in one rank
+  int64_t longest = 0;                 // tokens of the longest request, prompt and output
   double dynamic_joules = 0;
   std::array<double, kNumBounds> bound_seconds{};   // stage time by what bound it
   SimTime busy;                        // time with at least one step in flight

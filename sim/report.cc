@@ -61,6 +61,8 @@ std::string Report::ToBinary() const {
   p->set_ep(static_cast<uint32_t>(plan.ep));
   p->set_replicas(static_cast<uint32_t>(plan.replicas));
   p->set_gpus(static_cast<uint32_t>(plan.gpus));
+  p->set_ffn_tp(static_cast<uint32_t>(plan.ffn_tp));
+  for (const int layers : plan.layers_per_stage) p->add_layers_per_stage(static_cast<uint32_t>(layers));
   p->set_weights(plan.weights);
   p->set_activations(plan.activations);
   p->set_kv_cache(plan.kv_cache);
@@ -204,6 +206,8 @@ absl::StatusOr<Report> Report::FromBinary(std::string_view bytes) {
   r.plan.ep = static_cast<int>(in.plan().ep());
   r.plan.replicas = static_cast<int>(in.plan().replicas());
   r.plan.gpus = static_cast<int>(in.plan().gpus());
+  r.plan.ffn_tp = static_cast<int>(in.plan().ffn_tp());
+  for (const uint32_t layers : in.plan().layers_per_stage()) r.plan.layers_per_stage.push_back(static_cast<int>(layers));
   r.plan.weights = in.plan().weights();
   r.plan.activations = in.plan().activations();
   r.plan.kv_cache = in.plan().kv_cache();

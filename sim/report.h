@@ -24,6 +24,8 @@ struct Report {
   struct Plan {
     std::string model, gpu, host, engine, scheduler, router;
     int tp = 1, pp = 1, dp = 1, ep = 1, replicas = 1, gpus = 1;
+    int ffn_tp = 1;                     // ranks that share each MLP of a dense model
+    std::vector<int> layers_per_stage;  // as configured; empty: as even as possible
     std::string weights, activations, kv_cache;
     int64_t max_num_seqs = 0, max_num_batched_tokens = 0;
   } plan;

@@ -167,8 +167,10 @@ ResolvedScenario Resolve(const ScenarioConfig& config, const YamlNode& root, con
   plan.dp = config.plan.dp;
   plan.ep = config.plan.ep;
   plan.replicas = config.plan.replicas;
+  plan.ffn_tp = static_cast<int>(config.plan.ffn_tp.value_or(0));
+  plan.stage_layers.assign(config.plan.layers_per_stage.begin(), config.plan.layers_per_stage.end());
   if (model_ok) {
-    if (!r.model.moe && plan.dp > 1) {
+    if (!r.model.moe && plan.dp > 1 && !plan.separate_ffn()) {
       // Attention replicas that share nothing are engines of their own.
       plan.replicas *= plan.dp;
       plan.dp = 1;

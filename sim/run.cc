@@ -215,6 +215,8 @@ Report Run::MakeReport(double wall_seconds, SimTime now) const {
   plan.dp = r.plan.dp;
   plan.ep = r.plan.ep;
   plan.replicas = r.plan.replicas;
+  plan.ffn_tp = r.plan.ffn_ranks();
+  plan.layers_per_stage = r.plan.stage_layers;
   plan.gpus = r.plan.gpus();
   plan.weights = std::string(DTypeName(r.plan.weights));
   plan.activations = std::string(DTypeName(r.plan.activations));

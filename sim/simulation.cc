@@ -29,9 +29,19 @@ absl::StatusOr<Report> Simulate(const Scenario& scenario, SimulateOptions option
   SIMRUN_ASSIGN_OR_RETURN(const std::unique_ptr<ArrivalSource> source,
                           MakeSource(r.config.workload, static_cast<uint64_t>(r.config.seed), scenario.base_dir()));
   const bool in_order = r.closed_loop || options.observer != nullptr;
+  RunPeaks* const peaks = options.peaks;
   SIMRUN_ASSIGN_OR_RETURN(const std::unique_ptr<Run> run, Run::Create(scenario, std::move(options), source.get()));
   SIMRUN_RETURN_IF_ERROR(in_order ? run->cluster().AdvanceTo(SimTime::Infinite()) : run->cluster().RunOpenLoop());
   Report report = run->MakeReport(watch.seconds(), run->metrics().last_completion());
+  if (peaks != nullptr) {
+    *peaks = RunPeaks();
+    for (const auto& replica : run->cluster().replicas()) {
+      const EngineTotals& t = replica->totals();
+      peaks->outstanding = std::max(peaks->outstanding, t.peak_outstanding);
+      peaks->blocks = std::max(peaks->blocks, t.peak_blocks);
+      peaks->longest = std::max(peaks->longest, t.longest);
+    }
+  }
   if (source->skipped() > 0) {
     report.warnings.push_back(fmt::format("{} rows of the trace were left out: they have no input or output tokens", source->skipped()));
   }

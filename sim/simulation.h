@@ -24,6 +24,13 @@
 
 namespace simrun {
 
+// How close a run came to the limits of its engines, over all of them.
+struct RunPeaks {
+  int64_t outstanding = 0;   // most waiting and running requests at once in one attention rank
+  int64_t blocks = 0;        // most KV blocks in use at once in one attention rank
+  int64_t longest = 0;       // tokens of the longest request, prompt and output
+};
+
 struct SimulateOptions {
   // Sees every finished and refused request and every step, in order of time. Slows the run down a little.
   EngineObserver* observer = nullptr;
@@ -34,6 +41,7 @@ struct SimulateOptions {
   StepCostModel* step_cost = nullptr;
   const BatchingPolicy* policy = nullptr;
   std::unique_ptr<Router> router;
+  RunPeaks* peaks = nullptr;   // filled by Simulate
 };
 
 // Runs the scenario's workload to its end. Errors: a trace that cannot be read or is broken.

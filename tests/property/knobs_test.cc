@@ -165,6 +165,8 @@ std::vector<Knob> Knobs() {
       {"plan.dp", "1", "2", M(KvTokens), +1, "experts", {{"plan", "{tp: 2}"}}},
       // Experts that stay whole are chosen unevenly: ranks wait for the busiest one.
       {"plan.ep", "1", "2", M(Waiting), +1, "experts"},
+      {"plan.ffn_tp", "2", "1", M(KvTokens), -1, "pair"},
+      {"plan.layers_per_stage", "[16, 16]", "[24, 8]", M(KvTokens), -1, "one", {{"plan.pp", "2"}}},
       {"plan.replicas", "1", "2", M(Queue), -1, "overload"},
       {"plan.weights", "fp8", "bf16", M(Tpot), +1, "one"},
       {"plan.activations", "fp8", "bf16", M(Ttft), +1, "prompts", {{"plan", "{weights: fp8}"}}},

@@ -253,7 +253,17 @@ TEST(Weights, ShardsAddUpToTheModelForAnyPlan) {
     const ModelSpec m = Model(names[rng.Below(names.size())]);
     const int sizes[] = {1, 2, 3, 4, 5, 8, 16};
     const auto pick = [&] { return sizes[rng.Below(7)]; };
-    const ParallelPlan plan = Plan(pick(), pick(), rng.Below(2) != 0 ? 1 : pick(), m.moe.has_value() ? pick() : 1);
+    ParallelPlan plan = Plan(pick(), pick(), rng.Below(2) != 0 ? 1 : pick(), m.moe.has_value() ? pick() : 1);
+    // Dense models: an MLP that all ranks share, or one for each of several groups.
+    if (!m.moe.has_value() && rng.Below(2) == 0) plan.ffn_tp = plan.dp > 1 ? plan.dp * plan.tp : pick();
+    if (plan.pp > 1 && rng.Below(2) == 0) {
+      int left = static_cast<int>(m.layers);
+      for (int s = 0; s + 1 < plan.pp; ++s) {
+        plan.stage_layers.push_back(1 + static_cast<int>(rng.Below(static_cast<uint64_t>(std::max(1, left / 2)))));
+        left -= plan.stage_layers.back();
+      }
+      plan.stage_layers.push_back(left);
+    }
     if (!Wrong(m, plan).empty()) continue;
     ++checked;
     const int inner = ExpertTensorRanks(plan);
@@ -264,6 +274,8 @@ TEST(Weights, ShardsAddUpToTheModelForAnyPlan) {
         case Shard::kTensor:
         case Shard::kVocab:
           return plan.dp;
+        case Shard::kFfn:
+          return static_cast<double>(plan.dp * plan.tp) / plan.ffn_ranks();
         case Shard::kKvHeads:
           return plan.dp * std::max(1.0, static_cast<double>(plan.tp) / static_cast<double>(m.attention.kv_heads));
         case Shard::kExpert:
@@ -291,7 +303,7 @@ TEST(Weights, ShardsAddUpToTheModelForAnyPlan) {
     // Stages cover every layer once.
     int next = 0;
     for (int stage = 0; stage < plan.pp; ++stage) {
-      const StageLayers s = LayersOfStage(m, plan.pp, stage);
+      const StageLayers s = LayersOfStage(m, plan, stage);
       EXPECT_EQ(s.first, next);
       next += s.count;
       EXPECT_GE(s.count, 1);
@@ -299,6 +311,67 @@ TEST(Weights, ShardsAddUpToTheModelForAnyPlan) {
     EXPECT_EQ(next, m.layers);
   }
   EXPECT_GT(checked, 300);
+}
+
+// One MLP of all attention replicas does the work of the same MLP split over as many tensor-parallel ranks, and hands the
+// tokens over on the way in and out.
+TEST(Operators, AttentionReplicasThatShareAnMlp) {
+  const ModelSpec m = Model("llama-3.1-70b");
+  ParallelPlan shared = Plan(2, 1, 4);
+  shared.ffn_tp = 8;
+  const int64_t per_rank = 96, all = 4 * per_rank;
+  const auto find = [](const std::vector<Operator>& ops, const std::string& name) {
+    const auto it = std::find_if(ops.begin(), ops.end(), [&](const Operator& op) { return name == op.name; });
+    EXPECT_NE(it, ops.end()) << name;
+    return *it;
+  };
+  const auto ops = LowerTokenOperators(m, shared, 0, per_rank, all);
+  const auto tp8 = LowerTokenOperators(m, Plan(8), 0, all, all);
+  for (const char* name : {"up_proj", "down_proj"}) {
+    EXPECT_EQ(find(ops, name).flops, find(tp8, name).flops);
+    EXPECT_TRUE(find(ops, name).on_engine);
+  }
+  EXPECT_EQ(find(ops, "qkv_proj").flops, find(LowerTokenOperators(m, Plan(2), 0, per_rank, per_rank), "qkv_proj").flops);
+  EXPECT_FALSE(find(ops, "qkv_proj").on_engine);
+  const double row = static_cast<double>(m.hidden) * 2;
+  EXPECT_EQ(find(ops, "mlp_all_gather").bytes, static_cast<double>(all) * row);
+  EXPECT_EQ(find(ops, "mlp_all_gather").ranks, 8);
+  EXPECT_EQ(find(ops, "mlp_reduce_scatter").bytes, static_cast<double>(all) * row);
+  EXPECT_EQ(find(ops, "attn_reduce_scatter").bytes, static_cast<double>(per_rank) * row);
+  EXPECT_EQ(find(ops, "attn_reduce_scatter").ranks, 2);
+  for (const Operator& op : ops) EXPECT_NE(std::string(op.name), "mlp_all_reduce");
+
+  // Two groups of four ranks with an MLP of their own: half of the tokens, twice the columns each.
+  ParallelPlan groups = Plan(8);
+  groups.ffn_tp = 4;
+  const auto grouped = LowerTokenOperators(m, groups, 0, all, all);
+  EXPECT_EQ(find(grouped, "up_proj").m, all / 2);
+  EXPECT_EQ(find(grouped, "up_proj").n, 2 * find(tp8, "up_proj").n);
+  EXPECT_EQ(find(grouped, "mlp_all_gather").ranks, 4);
+  EXPECT_EQ(find(grouped, "mlp_all_gather").bytes, static_cast<double>(all / 2) * row);
+  EXPECT_EQ(find(grouped, "attn_all_gather").bytes, static_cast<double>(all) * row);
+}
+
+TEST(Plan, SaysWhatIsWrongWithSeparateMlpsAndLayers) {
+  const ModelSpec dense = Model("llama-3.1-70b"), moe = Model("mixtral-8x7b");
+  ParallelPlan p = Plan(4);
+  p.ffn_tp = 3;
+  EXPECT_THAT(Wrong(dense, p), testing::HasSubstr("plan.ffn_tp: 3 ranks cannot share"));
+  p = Plan(2, 1, 4);
+  p.ffn_tp = 4;
+  EXPECT_THAT(Wrong(dense, p), testing::HasSubstr("it can be 8"));
+  p.ffn_tp = 8;
+  EXPECT_EQ(Wrong(dense, p), "");
+  EXPECT_THAT(Wrong(moe, p), testing::HasSubstr("has experts"));
+  p = Plan(1, 3);
+  p.stage_layers = {30, 30};
+  EXPECT_THAT(Wrong(dense, p), testing::HasSubstr("has 2 numbers for 3 stages"));
+  p.stage_layers = {30, 30, 19};
+  EXPECT_THAT(Wrong(dense, p), testing::HasSubstr("adds up to 79 layers, but llama-3.1-70b has 80"));
+  p.stage_layers = {30, 50, 0};
+  EXPECT_THAT(Wrong(dense, p), testing::HasSubstr("at least one"));
+  p.stage_layers = {30, 31, 19};
+  EXPECT_EQ(Wrong(dense, p), "");
 }
 
 TEST(Weights, PipelineStagesAddUp) {

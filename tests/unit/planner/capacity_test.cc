@@ -1,6 +1,7 @@
 #include "planner/capacity.h"
 
 #include <cmath>
+#include <map>
 #include <tuple>
 
 #include <fmt/format.h>
@@ -132,6 +133,59 @@ TEST(Capacity, TheAnswerIsTheSmallestOfABruteForceScan) {
     EXPECT_EQ(r->x, smallest) << slo;
     EXPECT_GT(r->x, 1) << slo;
   }
+}
+
+TEST(Capacity, TheBestFleetOverEnginesIsThatOfAScan) {
+  const char* text = "model: llama-3.1-8b\nhardware: {gpu: h100-sxm-80gb, count: 2}\nsearch: {gpu_types: [a100-sxm-80gb, h100-sxm-80gb, l40s-48gb], gpus: 2}\n"
+                     "workload: {requests: 300, arrivals: {poisson: {rate: 25 /s}}, input_tokens: 600, output_tokens: {uniform: {min: 50, max: 250}}}";
+  const YamlNode root = *ParseYaml(text, "test");
+  Problems problems;
+  SearchConfig search = ReadSearch(root, &problems);
+  search.partial = true;
+  const absl::StatusOr<PlanSpace> space = Enumerate(root, "", nullptr, search);
+  ASSERT_TRUE(space.ok()) << space.status();
+  CapacityOptions options;
+  options.targets = {*ParseSlo("ttft.p95=400ms"), *ParseSlo("tpot.mean=30ms")};
+  std::map<std::string, double> least = {{"gpus", INFINITY}, {"cost", INFINITY}, {"energy", INFINITY}, {"replicas", INFINITY}};
+  int engines = 0;
+  for (const Candidate& c : space->candidates) {
+    if (!c.feasible() || c.replicas != 1) continue;
+    ++engines;
+    const CapacityResult r = *FindFleet(*c.scenario, options);
+    if (!r.found) continue;
+    for (const Probe& p : r.probes) {
+      if (p.x == r.x) least["energy"] = std::min(least["energy"], p.report.energy.per_output_token.value());
+    }
+    least["replicas"] = std::min(least["replicas"], r.x);
+    least["gpus"] = std::min(least["gpus"], static_cast<double>(r.gpus));
+    least["cost"] = std::min(least["cost"], r.usd_per_hour);
+  }
+  EXPECT_EQ(engines, 3 * 3);   // one GPU, tp 2, pp 2 of each type
+  for (const std::string& name : MinimizeNames()) {
+    const auto choices = FindBestFleet(*space, *FindMinimize(name), options);
+    ASSERT_TRUE(choices.ok()) << choices.status();
+    ASSERT_TRUE(choices->front().result.found);
+    EXPECT_NEAR(choices->front().value, least[name], 1e-9 * least[name]) << name;
+    EXPECT_EQ(choices->size(), 9u);
+  }
+  EXPECT_THAT(std::string(FindMinimize("money").status().message()), HasSubstr("unknown name \"money\""));
+}
+
+TEST(Capacity, LengthsAreKnobsToo) {
+  const Scenario s = Make("model: llama-3.1-8b\nhardware: {gpu: a100-sxm-80gb}\nworkload: {requests: 100, arrivals: {poisson: {rate: 0.2 /s}}, "
+                          "input_tokens: {uniform: {min: 4000, max: 8000}}, output_tokens: 10}");
+  CapacityOptions options;
+  options.targets = {*ParseSlo("ttft.mean=200ms")};
+  bool found = false;
+  const auto changes = WhatWouldHaveToChange(s, options);
+  ASSERT_TRUE(changes.ok()) << changes.status();
+  for (const Change& c : *changes) {
+    if (c.setting != "workload.input_tokens") continue;
+    found = c.found;
+    // A prompt of 6000 tokens takes about 2 N t / peak: the time is nearly proportional to its length.
+    EXPECT_NEAR(c.factor, 0.2 / Simulate(s)->ttft.mean.value(), 0.1);
+  }
+  EXPECT_TRUE(found);
 }
 
 TEST(Capacity, SaysWhenNoFleetIsEnough) {

@@ -3,13 +3,16 @@
 #include <cstdlib>
 #include <filesystem>
 #include <map>
+#include <numeric>
 #include <set>
 #include <sstream>
 
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include "models/lowering.h"
+#include "models/tensors.h"
 #include "planner/evaluate.h"
 #include "sim/resolved.h"
 #include "sim/simulation.h"
@@ -17,7 +20,9 @@
 namespace simrun::planner {
 namespace {
 
+using ::testing::ElementsAre;
 using ::testing::HasSubstr;
+using ::testing::Pair;
 using ::testing::UnorderedElementsAre;
 using namespace literals;
 
@@ -130,7 +135,7 @@ TEST(PlanSpace, EveryPlanCoversEveryLayerHeadAndExpertOnce) {
       const ResolvedScenario& r = c.scenario->resolved();
       int next = 0;
       for (int s = 0; s < c.pp; ++s) {
-        const StageLayers layers = LayersOfStage(r.model, c.pp, s);
+        const StageLayers layers = LayersOfStage(r.model, r.plan, s);
         EXPECT_EQ(layers.first, next);
         EXPECT_GE(layers.count, 1);
         next += layers.count;
@@ -147,9 +152,65 @@ TEST(PlanSpace, EveryPlanCoversEveryLayerHeadAndExpertOnce) {
   }
 }
 
+// d devices of a stage: attention over all of them and the MLP in 2, 4, ... d groups, or 2, 4, ... d attention replicas and
+// one MLP; both alike is what more replicas give.
+TEST(PlanSpace, AttentionAndMlpMayBeSplitDifferently) {
+  const PlanSpace space = Space(Config("llama-3.1-8b", "{node: dgx-h100}", "search: {separate_ffn: true, uneven_layers: true}"));
+  std::map<int, int> alike, separate;   // by devices of a stage; even splits only
+  int uneven = 0;
+  for (const Candidate& c : space.candidates) {
+    ASSERT_TRUE(c.feasible()) << c.reason;
+    const ResolvedScenario& r = c.scenario->resolved();
+    EXPECT_EQ(r.plan.gpus(), 8);
+    EXPECT_EQ(r.plan.dp, c.dp);   // not turned into replicas
+    if (!c.stage_layers.empty()) {
+      ++uneven;
+      EXPECT_EQ(std::accumulate(c.stage_layers.begin(), c.stage_layers.end(), 0), 32);
+      EXPECT_LT(c.stage_layers.back(), 32 / c.pp);
+      EXPECT_EQ(r.plan.stage_layers, c.stage_layers);
+      continue;
+    }
+    ++(c.ffn_tp == 0 ? alike : separate)[c.tp * c.dp];
+  }
+  // Ways to give the rest to stages and replicas: 1, 2, 3, 4.
+  EXPECT_THAT(alike, ElementsAre(Pair(1, 4), Pair(2, 3), Pair(4, 2), Pair(8, 1)));
+  EXPECT_THAT(separate, ElementsAre(Pair(2, 3 * 2), Pair(4, 2 * 4), Pair(8, 6)));
+  EXPECT_GT(uneven, 10);
+}
+
+// Parameters per device in APEX's example, two GPUs: layers only, GiB. And its order of run times.
+TEST(PlanSpace, TheExampleOfApex) {
+  const char* text = "model: llama-3-70b\nhardware: {gpu: h100-sxm-80gb, count: 2, memory: 140 GB}\n"
+                     "workload: {requests: 64, arrivals: all_at_once, input_tokens: 500, output_tokens: 100}\n";
+  const Scenario base = *Scenario::FromYaml(text + std::string("plan: {tp: 2}"));
+  const auto gib = [&](const char* plan, Report* report) {
+    const Scenario s = *base.With("plan", plan);
+    const ResolvedScenario& r = s.resolved();
+    *report = *Simulate(s);
+    double tables = 0;   // embedding, head and their norm are on both GPUs, halved by tp or split over stages
+    for (const auto& tensors : {EmbeddingTensors(r.model), HeadTensors(r.model)}) {
+      for (const Tensor& t : tensors) tables += 2.0 * static_cast<double>(ElementsPerGpu(t, r.model, r.plan));
+    }
+    double layers = 0;
+    for (int stage = 0; stage < r.plan.pp; ++stage) layers += WeightBytesPerGpu(r.model, r.plan, stage).value();
+    return (layers - tables) / r.plan.pp / 1073741824;
+  };
+  Report tp, shared, pp;
+  EXPECT_NEAR(gib("{tp: 2}", &tp), 63.8, 0.05);
+  EXPECT_NEAR(gib("{dp: 2, ffn_tp: 2}", &shared), 75.0, 0.05);
+  EXPECT_NEAR(gib("{pp: 2}", &pp), 63.8, 0.05);
+  EXPECT_LT(tp.simulation.simulated_s, shared.simulation.simulated_s);
+  EXPECT_LT(shared.simulation.simulated_s, pp.simulation.simulated_s);
+  EXPECT_EQ(shared.plan.gpus, 2);
+  EXPECT_EQ(shared.plan.ffn_tp, 2);
+}
+
 TEST(PlanSpace, MemoryIsTheSimulators) {
   const PlanSpace space = Space(Config("mixtral-8x7b", "{node: dgx-h100}"));
-  for (const Candidate& c : space.candidates) {
+  const PlanSpace dense = Space(Config("llama-3.1-8b", "{gpu: h100-sxm-80gb, count: 4}", "search: {separate_ffn: true, uneven_layers: true}"));
+  std::vector<Candidate> candidates = space.candidates;
+  candidates.insert(candidates.end(), dense.candidates.begin(), dense.candidates.end());
+  for (const Candidate& c : candidates) {
     if (!c.feasible() || c.replicas > 1) continue;
     const Report report = *Simulate(*c.scenario);
     const ResolvedScenario& r = c.scenario->resolved();
@@ -238,6 +299,31 @@ TEST(Evaluate, BeatsTheUsualPlan) {
   e = *Evaluate(chat, options);
   EXPECT_GE(e.ranked[0].report.goodput.slo_attainment, 0.99);
   EXPECT_LE(e.ranked[0].objective, 0.7 * e.ranked[*e.heuristic].objective);
+}
+
+// Plans whose limit on sequences is never reached share one run; what is reported is what a run of their own gives.
+TEST(Evaluate, SharedRunsAreTheirOwn) {
+  int same = 0, different = 0;
+  for (const char* rate : {"2 /s", "20 /s"}) {
+    const PlanSpace space = Space(Config("llama-3.1-8b", "{gpu: a100-sxm-80gb, count: 2}",
+                                         std::string("search: {max_num_seqs: [1, 2, 3, 8, 64, 256]}\nslo: {ttft: 1 s}\nworkload: {requests: 120, arrivals: {poisson: {rate: ") +
+                                             rate + "}}, input_tokens: {uniform: {min: 50, max: 2500}}, output_tokens: {uniform: {min: 5, max: 60}}}"));
+    EvaluateOptions options;
+    options.objective = *FindObjective("throughput");
+    const Evaluation e = *Evaluate(space, options);
+    ASSERT_EQ(e.ranked.size(), 18u);
+    std::set<std::string> results;
+    for (const PlanResult& r : e.ranked) {
+      Report shared = r.report, own = *Simulate(*space.candidates[r.candidate].scenario);
+      shared.simulation.wall_s = own.simulation.wall_s = 0;
+      EXPECT_EQ(shared.ToJson(), own.ToJson());
+      results.insert(fmt::format("{} {}", r.report.e2e.mean.value(), r.report.plan.tp * 10 + r.report.plan.pp));
+    }
+    different += static_cast<int>(results.size());
+    same += 18 - static_cast<int>(results.size());
+  }
+  EXPECT_GT(same, 4);
+  EXPECT_GT(different, 12);
 }
 
 TEST(Evaluate, TheUsualPlanIsTheLargestTpInANode) {
