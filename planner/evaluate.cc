@@ -112,6 +112,8 @@ absl::StatusOr<bool> RunBounded(const Scenario& scenario, Rule rule, const Repor
 bool LimitsNeverMattered(const ResolvedScenario& ran, const RunPeaks& peaks, const Report& report, const ResolvedScenario& other) {
   static constexpr std::array<std::string_view, 3> kPolicies = {"chunked-prefill", "prefill-first", "orca"};
   if (std::find(kPolicies.begin(), kPolicies.end(), ran.policy) == kPolicies.end()) return false;
+  // Tiers outside GPU memory are reported by how full they were.
+  if (!ran.memory.tiers.empty() || !other.memory.tiers.empty()) return false;
   if (ran.warnings != other.warnings || report.requests.rejected > 0 || report.requests.preemptions > 0) return false;
   const int64_t block = ran.params.limits.block_size;
   // Room for one more request on top of the fullest moment: nothing ever waited for memory.
@@ -129,6 +131,7 @@ Report WithLimitsOf(Report report, const RunPeaks& peaks, const Scenario& other)
   report.memory.weights = r.memory.weights;
   report.memory.activations = r.memory.activations;
   report.memory.reserve = r.memory.reserve;
+  report.memory.window = r.memory.window;
   report.memory.kv_blocks = static_cast<double>(r.memory.kv_blocks);
   report.memory.kv_capacity_tokens = static_cast<double>(r.memory.kv_blocks * r.params.limits.block_size) * r.plan.dp;
   report.memory.kv_peak_fraction = r.memory.kv_blocks > 0 ? static_cast<double>(peaks.blocks) / static_cast<double>(r.memory.kv_blocks) : 0;

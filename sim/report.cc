@@ -252,6 +252,21 @@ absl::StatusOr<Report> Report::FromBinary(std::string_view bytes) {
     r.memory.tiers.push_back({t.name(), Bytes(t.capacity_bytes()), Bytes(t.weights_bytes()), Bytes(t.kv_capacity_bytes()), Bytes(t.kv_peak_bytes())});
   }
   for (const proto::Link& l : in.links()) r.links.push_back({l.name(), l.bytes(), l.utilization()});
+  r.placement.objective = in.placement().objective();
+  r.placement.candidates = in.placement().candidates();
+  for (const std::string& rule : in.placement().rules()) r.placement.rules.push_back(rule);
+  for (const auto& [tier, gain] : in.placement().gain_per_gib()) r.placement.marginal.push_back({tier, gain});
+  r.experts.policy = in.experts().policy();
+  r.experts.cache = in.experts().cache();
+  r.experts.prefetch = in.experts().prefetch();
+  r.experts.uses = in.experts().uses();
+  r.experts.hit_rate = in.experts().cache_hit_rate();
+  r.experts.prefetched = in.experts().prefetched();
+  r.experts.fetched = in.experts().fetched();
+  r.experts.on_cpu = in.experts().on_cpu();
+  r.experts.resident_share = in.experts().resident_share();
+  r.experts.fetched_bytes = Bytes(in.experts().fetched_bytes());
+  r.experts.ahead_bytes = Bytes(in.experts().ahead_bytes());
   r.utilization.engine_busy = in.utilization().engine_busy();
   r.utilization.stage_busy = in.utilization().stage_busy();
   r.utilization.mean_batch = in.utilization().mean_batch();
