@@ -121,11 +121,11 @@ std::string Report::ToBinary() const {
     l->set_utilization(link.utilization);
   }
   if (!placement.objective.empty()) {
-    proto::PlacementSearch* p = out.mutable_placement();
-    p->set_objective(placement.objective);
-    p->set_candidates(placement.candidates);
-    for (const std::string& rule : placement.rules) p->add_rules(rule);
-    for (const Placement::Marginal& m : placement.marginal) (*p->mutable_gain_per_gib())[m.tier] = m.per_gib;
+    proto::PlacementSearch* search = out.mutable_placement();
+    search->set_objective(placement.objective);
+    search->set_candidates(placement.candidates);
+    for (const std::string& rule : placement.rules) search->add_rules(rule);
+    for (const Placement::Marginal& gain : placement.marginal) (*search->mutable_gain_per_gib())[gain.tier] = gain.per_gib;
   }
   if (!experts.policy.empty()) {
     proto::Experts* x = out.mutable_experts();
