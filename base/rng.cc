@@ -45,8 +45,6 @@ uint64_t SplitMix64(uint64_t* state) {
   return z ^ (z >> 31);
 }
 
-uint64_t RotateLeft(uint64_t x, int k) { return (x << k) | (x >> (64 - k)); }
-
 }  // namespace
 
 double Ln(double x) {
@@ -99,18 +97,6 @@ Rng::Rng(uint64_t seed, std::string_view stream, uint64_t entity) {
   hash.Word(entity);
   uint64_t mix = hash.value();
   for (uint64_t& word : state_) word = SplitMix64(&mix);
-}
-
-uint64_t Rng::NextBits() {
-  const uint64_t result = RotateLeft(state_[0] + state_[3], 23) + state_[0];
-  const uint64_t t = state_[1] << 17;
-  state_[2] ^= state_[0];
-  state_[3] ^= state_[1];
-  state_[1] ^= state_[2];
-  state_[0] ^= state_[3];
-  state_[2] ^= t;
-  state_[3] = RotateLeft(state_[3], 45);
-  return result;
 }
 
 double Rng::Uniform() { return static_cast<double>(NextBits() >> 11) * 0x1p-53; }

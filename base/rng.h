@@ -21,7 +21,24 @@ class Rng {
  public:
   Rng(uint64_t seed, std::string_view stream, uint64_t entity = 0);
 
-  uint64_t NextBits();
+  // In the header: some callers draw tens of thousands of numbers per step.
+  uint64_t NextBits() {
+    const uint64_t result = RotateLeft(state_[0] + state_[3], 23) + state_[0];
+    const uint64_t t = state_[1] << 17;
+    state_[2] ^= state_[0];
+    state_[3] ^= state_[1];
+    state_[1] ^= state_[2];
+    state_[0] ^= state_[3];
+    state_[2] ^= t;
+    state_[3] = RotateLeft(state_[3], 45);
+    return result;
+  }
+  // A generator of its own, seeded with the next four draws of this one.
+  Rng Fork() {
+    Rng fork;
+    for (uint64_t& word : fork.state_) word = NextBits();
+    return fork;
+  }
   double Uniform();                      // [0, 1)
   double Uniform(double low, double high);
   uint64_t Below(uint64_t n);            // 0 .. n-1, unbiased; n >= 1
@@ -32,7 +49,10 @@ class Rng {
   double Weibull(double shape, double scale);
 
  private:
-  uint64_t state_[4];
+  Rng() = default;
+  static uint64_t RotateLeft(uint64_t x, int by) { return (x << by) | (x >> (64 - by)); }
+
+  uint64_t state_[4] = {};
   double spare_normal_ = 0;
   bool has_spare_ = false;
 };

@@ -10,29 +10,6 @@ namespace {
 constexpr double kMaxShare = 0.98;
 constexpr uint16_t kNone = 0xffff;
 
-// base/rng.h's generator again, inline: a step draws tens of thousands of numbers.
-class FastBits {
- public:
-  explicit FastBits(Rng& seed) {
-    for (uint64_t& word : state_) word = seed.NextBits();
-  }
-  uint64_t operator()() {
-    const uint64_t result = Rotate(state_[0] + state_[3], 23) + state_[0];
-    const uint64_t t = state_[1] << 17;
-    state_[2] ^= state_[0];
-    state_[3] ^= state_[1];
-    state_[1] ^= state_[2];
-    state_[0] ^= state_[3];
-    state_[2] ^= t;
-    state_[3] = Rotate(state_[3], 45);
-    return result;
-  }
-
- private:
-  static uint64_t Rotate(uint64_t x, int by) { return x << by | x >> (64 - by); }
-  uint64_t state_[4];
-};
-
 // Walker's alias method over 32-bit draws.
 struct Alias {
   uint32_t keep = 0;  // below this part of a cell: the cell itself
@@ -70,7 +47,7 @@ class LawRouter final : public ExpertRouter {
         follow_(repeat_ + static_cast<uint32_t>(law.affinity * 65536)),
         remember_(static_cast<uint32_t>(law.memory * 65536)),
         rng_(rng),
-        bits_(rng_) {
+        bits_(rng_.Fork()) {
     const double decay = 1 - law.memory * (1 - law.repeat);
     const double first = law.repeat * (law.memory + (1 - law.memory) * law.repeat);
     spread_ = 1 + 2 * (decay < 1 ? first / (1 - decay) : 0);
@@ -167,16 +144,16 @@ class LawRouter final : public ExpertRouter {
     uint64_t* const stamp = stamp_.data();
     uint32_t* const counts = counts_.data();
     const uint32_t repeat = repeat_, remember = remember_;
-    FastBits bits_here = bits_;
+    Rng bits_here = bits_;
     for (size_t j = 0, n = layer.draws; j < n; ++j) {
-      const uint64_t bits = bits_here();
+      const uint64_t bits = bits_here.NextBits();
       const uint32_t kind = static_cast<uint32_t>(bits >> 48);
       const uint16_t fresh = Fresh(alias, experts, static_cast<uint32_t>(bits));
       const uint16_t old = memory[j];
       uint16_t e = kind < follow ? partner[choices[j]] : fresh;
       const uint16_t repeated = old != kNone ? old : fresh;
       e = kind < repeat ? repeated : e;
-      while (stamp[e] == token) e = Fresh(alias, experts, static_cast<uint32_t>(bits_here()));
+      while (stamp[e] == token) e = Fresh(alias, experts, static_cast<uint32_t>(bits_here.NextBits()));
       stamp[e] = token;
       ++counts[e];
       choices[j] = e;
@@ -223,7 +200,7 @@ class LawRouter final : public ExpertRouter {
   uint32_t repeat_, follow_, remember_;  // in 1/65536
   double spread_ = 1;
   Rng rng_;
-  FastBits bits_;
+  Rng bits_;  // of single choices
   std::vector<LayerLaw> layers_;
   std::vector<std::vector<uint16_t>> memory_;  // [layer][sequence][top_k]
   std::vector<uint16_t> prompt_memory_, choices_, identity_;
