@@ -10,6 +10,7 @@
 
 #include <fmt/format.h>
 
+#include "absl/strings/str_split.h"
 #include "base/status.h"
 #include "hw/cost/operator_params.h"
 #include "hw/engine_profile.h"
@@ -21,7 +22,7 @@ std::string Percent(double x) { return fmt::format("{:.1f}", 100 * x); }
 std::string Percent(const std::optional<double>& x) { return x ? Percent(*x) : "-"; }
 std::string Signed(double x) { return fmt::format("{:+.1f}", 100 * x); }
 
-bool IsEnergy(const LedgerRow& r) { return r.metric == "power" || r.metric.rfind("energy", 0) == 0; }
+bool IsEnergy(const LedgerRow& r) { return IsEnergyMetric(r.metric); }
 
 // A cell must not end the table's column.
 std::string Cell(std::string text) {
@@ -56,34 +57,17 @@ std::vector<std::string> ErrorCells(const ErrorSummary& s) {
           Percent(s.unseen_median), Percent(s.baseline_median)};
 }
 
-std::vector<std::string> Split(const std::string& text, char separator) {
-  std::vector<std::string> parts;
-  size_t begin = 0;
-  for (size_t end = text.find(separator); end != std::string::npos; end = text.find(separator, begin)) {
-    parts.push_back(text.substr(begin, end - begin));
-    begin = end + 1;
-  }
-  parts.push_back(text.substr(begin));
-  return parts;
-}
-
 // Groups whose name is several cells joined by '|'.
 std::string ErrorTable(const std::vector<LedgerRow>& rows, const std::vector<std::string>& names,
                        const std::function<std::string(const LedgerRow&)>& key) {
   std::string text = TableHead(names, ErrorColumns());
   for (const ErrorSummary& s : Summarize(rows, key)) {
     if (s.rows == 0) continue;
-    std::vector<std::string> cells = Split(s.group, '|');
+    std::vector<std::string> cells = absl::StrSplit(s.group, '|');
     for (std::string& c : ErrorCells(s)) cells.push_back(std::move(c));
     text += TableRow(cells);
   }
   return text;
-}
-
-double Quantile(std::vector<double> values, double q) {
-  std::sort(values.begin(), values.end());
-  const size_t rank = static_cast<size_t>(std::ceil(q * static_cast<double>(values.size())));
-  return values[std::max<size_t>(rank, 1) - 1];
 }
 
 std::string OrderTable(const std::vector<MeasuredCase>& cases, const std::vector<LedgerRow>& rows) {
@@ -105,7 +89,7 @@ std::string OrderTable(const std::vector<MeasuredCase>& cases, const std::vector
   }
   std::string text = TableHead({"engine", "GPU", "metric"}, {"groups", "pairs", "tau over all pairs", "groups with tau >= 0.9, %"});
   for (const auto& [name, p] : pools) {
-    std::vector<std::string> cells = Split(name, '|');
+    std::vector<std::string> cells = absl::StrSplit(name, '|');
     cells.push_back(fmt::format("{}", p.groups));
     cells.push_back(fmt::format("{}", p.pairs));
     cells.push_back(fmt::format("{:.2f}", static_cast<double>(2 * p.concordant - p.pairs) / static_cast<double>(p.pairs)));
@@ -176,8 +160,8 @@ std::string VersionSpread(const std::vector<MeasuredCase>& cases) {
   if (changes.empty()) return "No cell was measured with two versions.\n";
   std::string text = TableHead({"engine and GPU"}, {"pairs of successive versions", "lowest %", "p10 %", "median %", "p90 %", "highest %"});
   for (const auto& [name, c] : changes) {
-    text += TableRow({name, fmt::format("{}", c.size()), Signed(Quantile(c, 0)), Signed(Quantile(c, 0.1)), Signed(Quantile(c, 0.5)),
-                      Signed(Quantile(c, 0.9)), Signed(Quantile(c, 1))});
+    text += TableRow({name, fmt::format("{}", c.size()), Signed(QuantileOf(c, 0)), Signed(QuantileOf(c, 0.1)), Signed(QuantileOf(c, 0.5)),
+                      Signed(QuantileOf(c, 0.9)), Signed(QuantileOf(c, 1))});
   }
   return text;
 }
@@ -223,7 +207,7 @@ std::string MissingList(const std::vector<LedgerRow>& rows) {
 std::vector<std::string> Cells(const std::string& line) {
   std::vector<std::string> cells;
   if (line.size() < 3 || line[0] != '|') return cells;
-  for (std::string cell : Split(line.substr(1, line.size() - 2), '|')) {
+  for (std::string cell : std::vector<std::string>(absl::StrSplit(line.substr(1, line.size() - 2), '|'))) {
     const size_t begin = cell.find_first_not_of(' ');
     cells.push_back(begin == std::string::npos ? "" : cell.substr(begin, cell.find_last_not_of(' ') - begin + 1));
   }
@@ -236,7 +220,7 @@ std::map<std::string, std::map<std::string, std::string>> ErrorFigures(const std
   std::string section;
   std::vector<std::string> head;
   size_t names = 0;
-  for (const std::string& line : Split(page, '\n')) {
+  for (const std::string& line : std::vector<std::string>(absl::StrSplit(page, '\n'))) {
     if (line.rfind("## ", 0) == 0) section = line.substr(3);
     const std::vector<std::string> cells = Cells(line);
     if (cells.empty()) {
@@ -390,7 +374,7 @@ PageCheck CheckAccuracyPage(const std::string& committed, const std::string& fre
       if (b > a * 1.05 + 0.051) check.worse.push_back(fmt::format("{}: {} {} -> {}", name, column, then->second, now->second));
     }
   }
-  const std::vector<std::string> a = Split(committed, '\n'), b = Split(fresh, '\n');
+  const std::vector<std::string> a = absl::StrSplit(committed, '\n'), b = absl::StrSplit(fresh, '\n');
   for (size_t i = 0; i < std::max(a.size(), b.size()); ++i) {
     if (i < a.size() && i < b.size() && SameLine(a[i], b[i])) continue;
     check.differing.push_back(i < a.size() ? a[i] : b[i]);

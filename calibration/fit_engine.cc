@@ -78,12 +78,6 @@ void Set(EngineProfile* p, const Field& f, const std::string& architecture, doub
   }
 }
 
-double Quantile(std::vector<double> values, double q) {
-  std::sort(values.begin(), values.end());
-  const size_t rank = static_cast<size_t>(std::ceil(q * static_cast<double>(values.size())));
-  return values[std::max<size_t>(rank, 1) - 1];
-}
-
 class Fit {
  public:
   Fit(const std::vector<MeasuredCase>& cases, EngineProfile start, std::vector<const Field*> fields,
@@ -137,7 +131,7 @@ class Fit {
 
  private:
   bool Wanted(const std::string& metric) const {
-    if (options_.metrics.empty()) return metric != "power" && metric.rfind("energy", 0) != 0;
+    if (options_.metrics.empty()) return !IsEnergyMetric(metric);
     return std::find(options_.metrics.begin(), options_.metrics.end(), metric) != options_.metrics.end();
   }
   const std::vector<MeasuredCase>& cases_;
@@ -243,10 +237,10 @@ absl::StatusOr<EngineFitResult> FitEngine(const std::vector<MeasuredCase>& cases
     for (const double r : errors) list.push_back(std::abs(std::expm1(r)));
     return list;
   };
-  result.median_before = Quantile(absolute(first), 0.5);
-  result.p90_before = Quantile(absolute(first), 0.9);
-  result.median_after = Quantile(absolute(e), 0.5);
-  result.p90_after = Quantile(absolute(e), 0.9);
+  result.median_before = QuantileOf(absolute(first), 0.5);
+  result.p90_before = QuantileOf(absolute(first), 0.9);
+  result.median_after = QuantileOf(absolute(e), 0.5);
+  result.p90_after = QuantileOf(absolute(e), 0.9);
   for (Eigen::Index i = 0; i < n; ++i) {
     FittedEngineField f;
     f.name = fields[static_cast<size_t>(i)]->name;

@@ -114,7 +114,7 @@ std::vector<LedgerRow> RunCase(const MeasuredCase& c, const std::shared_ptr<cons
     row.engine_profile = resolved.engine.name;
     row.fitted = FittedOn(resolved.engine, c, c.values[i]);
     row.predicted = PredictedValue(c, c.values[i], *report);
-    const bool is_energy = row.metric == "power" || row.metric.substr(0, 6) == "energy";
+    const bool is_energy = IsEnergyMetric(row.metric);
     if (baseline && !is_energy) row.baseline = PredictedValue(c, c.values[i], *baseline);
     row.provenance = LeastSure(*report);
     row.warnings = OneLine(fmt::format("{}", fmt::join(warnings, "; ")));
@@ -123,13 +123,15 @@ std::vector<LedgerRow> RunCase(const MeasuredCase& c, const std::shared_ptr<cons
   return rows;
 }
 
+}  // namespace
+
+bool IsEnergyMetric(std::string_view metric) { return metric == "power" || metric.substr(0, 6) == "energy"; }
+
 double QuantileOf(std::vector<double> values, double q) {
   std::sort(values.begin(), values.end());
   const size_t rank = static_cast<size_t>(std::ceil(q * static_cast<double>(values.size())));
   return values[std::max<size_t>(rank, 1) - 1];
 }
-
-}  // namespace
 
 std::optional<double> LedgerRow::error() const {
   if (!predicted) return std::nullopt;

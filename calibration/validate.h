@@ -4,6 +4,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -27,6 +28,11 @@ struct LedgerRow {
   std::optional<double> error() const;
   std::optional<double> baseline_error() const;
 };
+
+// Power and energy: no roofline prices them, and plans are not ranked by them.
+bool IsEnergyMetric(std::string_view metric);
+// The smallest value that at least a share q of all does not exceed. Precondition: not empty.
+double QuantileOf(std::vector<double> values, double q);
 
 // Absolute relative errors of one group of rows.
 struct ErrorSummary {
