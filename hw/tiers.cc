@@ -46,30 +46,21 @@ MemoryTiers TiersOf(const Machine& m) {
   gpu.capacity = m.gpu.memory;
   gpu.read = gpu.write = m.gpu.memory_bandwidth;
   gpu.one_budget = true;
-  MemoryTier& dram = tiers[Index(TierKind::kDram)];
-  dram.parts = SocketsPerHost(m);
-  dram.capacity = m.host.memory * dram.parts;
-  dram.read = m.host_memory.bandwidth * (m.host_memory.efficiency * dram.parts);
-  dram.write = m.host_memory.bandwidth * (m.host_memory.return_efficiency * dram.parts);
-  dram.latency = m.host_memory.latency;
-  dram.one_budget = true;
-  MemoryTier& cxl = tiers[Index(TierKind::kCxl)];
-  cxl.parts = m.cxl_cards;
-  cxl.capacity = m.cxl_capacity * m.cxl_cards;
-  cxl.read = m.cxl.bandwidth * (m.cxl.efficiency * m.cxl_cards);
-  cxl.write = m.cxl.bandwidth * (m.cxl.return_efficiency * m.cxl_cards);
-  cxl.latency = m.cxl.latency;
-  MemoryTier& nvme = tiers[Index(TierKind::kNvme)];
-  nvme.parts = m.nvme_drives;
-  nvme.capacity = m.nvme_capacity * m.nvme_drives;
-  nvme.read = m.nvme.bandwidth * (m.nvme.efficiency * m.nvme_drives);
-  nvme.write = m.nvme.bandwidth * (m.nvme.return_efficiency * m.nvme_drives);
-  nvme.latency = m.nvme.latency;
-  MemoryTier& remote = tiers[Index(TierKind::kRemote)];
-  remote.parts = m.nics_per_node;
+  // Alike parts, each behind a link of its own; data is striped over them.
+  const auto striped = [&](TierKind kind, int parts, Bytes capacity, const LinkSpec& link) -> MemoryTier& {
+    MemoryTier& tier = tiers[Index(kind)];
+    tier.parts = parts;
+    tier.capacity = capacity * parts;
+    tier.read = link.bandwidth * (link.efficiency * parts);
+    tier.write = link.bandwidth * (link.return_efficiency * parts);
+    tier.latency = link.latency;
+    return tier;
+  };
+  striped(TierKind::kDram, SocketsPerHost(m), m.host.memory, m.host_memory).one_budget = true;
+  striped(TierKind::kCxl, m.cxl_cards, m.cxl_capacity, m.cxl);
+  striped(TierKind::kNvme, m.nvme_drives, m.nvme_capacity, m.nvme);
+  MemoryTier& remote = striped(TierKind::kRemote, m.nics_per_node, Bytes(0), m.network);
   remote.capacity = m.remote_memory;
-  remote.read = m.network.bandwidth * (m.network.efficiency * m.nics_per_node);
-  remote.write = m.network.bandwidth * (m.network.return_efficiency * m.nics_per_node);
   remote.latency = m.network.latency + m.network.software_latency;
   return tiers;
 }
