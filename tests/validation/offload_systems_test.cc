@@ -103,7 +103,6 @@ TEST(KTransformers, DecodeAndPrefillRatesOfDeepSeekV3) {
   for (const Row& row : {Row{1, 8, 8.73, 54.21}, Row{1, 6, 10.303, 65.14}, Row{2, 8, 12.208, 82.94}, Row{2, 6, 13.69, 0}}) {
     double prefill = 0;
     const double decode = DecodeRate(row.sockets, row.experts, &prefill);
-    std::printf("KT %d sockets %d experts: decode %.2f (%.2f) prefill %.1f (%.1f)\n", row.sockets, row.experts, decode, row.decode, prefill, row.prefill);
     EXPECT_NEAR(decode, row.decode, 0.05 * row.decode) << row.sockets << " sockets, " << row.experts << " experts";
     if (row.prefill > 0) EXPECT_NEAR(prefill, row.prefill, 0.20 * row.prefill);
   }
@@ -161,7 +160,6 @@ TEST(Cxl, TierAwarePlacementKeepsWhatNaiveInterleavingLoses) {
     for (const int cards : {1, 2}) {
       const Machine machine = CxlMachine(cards);
       const double dram = TuningStep(machine, tokens, 0, 0), aware = TuningStep(machine, tokens, 1, 0), naive = TuningStep(machine, tokens, 0.5, 0.5);
-      std::printf("CXL tokens %.0f cards %d: aware %.4f naive %.4f aware/naive %.3f (step %.2f)\n", tokens, cards, dram / aware, dram / naive, naive / aware, dram);
       EXPECT_GE(dram / aware, cards == 1 ? 0.97 : 0.995) << tokens;
       EXPECT_LE(dram / aware, 1 + 1e-9);
       most = std::max(most, naive / aware);
@@ -248,7 +246,6 @@ TEST(Fuyou, FourConstantsReproduceTheGridOfDrivesAndBatches) {
       }
     }
   }
-  std::printf("Fuyou: mean error %.4f with %.1f %.3f %.5f %.3f\n", best, c[0], c[1], c[2], c[3]);
   EXPECT_LE(best, 0.04);
   // At a batch of 64 the GPU is busy with 6 drives: 12 are hardly faster.
   const double gain = RatelTime(64, 6, c[0], c[1], c[2], c[3]) / RatelTime(64, 12, c[0], c[1], c[2], c[3]) - 1;
@@ -276,7 +273,6 @@ workload: {{static_batch: 1, input_tokens: 1, output_tokens: 1}}
 )", model));
     const MemoryPlan& m = s->resolved().memory;
     const double peak = (m.weights + m.activations + m.reserve).value();
-    std::printf("ZO2 %s %.2f (%.2f)\n", model.c_str(), peak / 1e9, table.Number(row, "gpu_memory_gb"));
     EXPECT_NEAR(peak, table.Number(row, "gpu_memory_gb") * 1e9, 0.06 * peak) << model;
   }
 }
