@@ -62,13 +62,7 @@ void LayerCosts::Visit(int64_t tokens, const Each& each) const {
 absl::StatusOr<std::unique_ptr<LayerCosts>> LayerCosts::Create(const ModelSpec& model, const ParallelPlan& plan,
                                                                const Machine& machine, const EngineProfile& profile,
                                                                const Catalog& catalog, const StepCostOptions& options) {
-  OperatorCostOptions cost_options;
-  cost_options.backend = profile.backend;
-  cost_options.custom_all_reduce = profile.custom_all_reduce;
-  cost_options.deepep = profile.deepep;
-  SIMRUN_ASSIGN_OR_RETURN(OperatorCosts costs, options.operators != nullptr
-                                                   ? OperatorCosts::Create(machine, options.operators, cost_options)
-                                                   : OperatorCosts::Create(machine, catalog, cost_options));
+  SIMRUN_ASSIGN_OR_RETURN(OperatorCosts costs, OperatorCostsFor(machine, profile, catalog, options));
   std::unique_ptr<LayerCosts> out(new LayerCosts(model, plan, std::move(costs), profile.gpu_time_factor));
   LayerCosts& c = *out;
   for (int64_t l = 0; l < model.layers; ++l) c.moe_layers_ += model.IsMoeLayer(l) ? 1 : 0;

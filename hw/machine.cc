@@ -233,14 +233,6 @@ struct RegionEntry {
   }
 };
 
-Provenance ParseProvenanceName(std::string_view name) {
-  for (const Provenance p :
-       {Provenance::kMeasured, Provenance::kCalibrated, Provenance::kTransferred, Provenance::kDatasheet}) {
-    if (ProvenanceName(p) == name) return p;
-  }
-  return Provenance::kAssumed;
-}
-
 ScaleUpTopology ParseTopology(std::string_view name) {
   if (name == "mesh") return ScaleUpTopology::kMesh;
   if (name == "pairs") return ScaleUpTopology::kPairs;
@@ -318,6 +310,14 @@ std::string_view ProvenanceName(Provenance p) {
       break;
   }
   return "assumed";
+}
+
+Provenance ParseProvenance(std::string_view name) {
+  for (const Provenance p :
+       {Provenance::kMeasured, Provenance::kCalibrated, Provenance::kTransferred, Provenance::kDatasheet}) {
+    if (ProvenanceName(p) == name) return p;
+  }
+  return Provenance::kAssumed;
 }
 
 std::string_view ScaleUpTopologyName(ScaleUpTopology t) {
@@ -412,7 +412,7 @@ absl::StatusOr<PowerSpec> LoadPower(std::string_view name, Watts tdp, Watts idle
   p.voltage_floor = entry.voltage_floor.value;
   p.dram_share = entry.dram_share.value;
   p.own_rates = entry.rates == "own";
-  p.provenance = ParseProvenanceName(entry.provenance);
+  p.provenance = ParseProvenance(entry.provenance);
   p.source = entry.description;
   if (tdp != entry.tdp.value || idle != entry.idle_power.value) {
     p.provenance = std::max(p.provenance, Provenance::kTransferred);

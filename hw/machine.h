@@ -19,6 +19,8 @@ namespace simrun {
 // How sure a number is, worst part first in reports.
 enum class Provenance { kMeasured, kCalibrated, kTransferred, kDatasheet, kAssumed };
 std::string_view ProvenanceName(Provenance p);  // "measured", "calibrated", "transferred", "datasheet", "assumed"
+// Anything else is assumed.
+Provenance ParseProvenance(std::string_view name);
 
 // How the GPUs of a node are joined.
 enum class ScaleUpTopology {

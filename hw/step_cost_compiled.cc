@@ -322,17 +322,24 @@ void Compiled::RankCost(int s, const StepWork& work, Entry* out) {
 }
 
 void Compiled::StageCost(int s, std::span<const StepWork> ranks, Entry* out) {
-  *out = Entry();
-  out->seconds = 0;
   double joules = 0;
   int64_t engine_tokens = 0;
   for (const StepWork& work : ranks) {
     if (work.tokens == 0) continue;  // waits for the others
-    Entry entry;
-    RankCost(s, work, &entry);
-    joules += entry.joules;
+    if (engine_tokens == 0) {
+      RankCost(s, work, out);  // in place: most engines have one rank
+      joules = out->joules;
+    } else {
+      Entry entry;
+      RankCost(s, work, &entry);
+      joules += entry.joules;
+      if (entry.seconds > out->seconds) *out = entry;
+    }
     engine_tokens += work.tokens;
-    if (entry.seconds > out->seconds) *out = entry;
+  }
+  if (engine_tokens == 0) {
+    *out = Entry();
+    out->seconds = 0;
   }
   if (exchange_) {
     const Entry& shared = EngineEntry(s, engine_tokens);
@@ -580,12 +587,7 @@ void Compiled::NoteOperators() {
   }
   Note({"power", costs_.power_spec().provenance, costs_.power_spec().source}, 0);
   for (const EngineSource& source : profile_.sources) {
-    Provenance label = Provenance::kAssumed;
-    for (const Provenance p :
-         {Provenance::kMeasured, Provenance::kCalibrated, Provenance::kTransferred, Provenance::kDatasheet}) {
-      if (ProvenanceName(p) == source.provenance) label = p;
-    }
-    Note({fmt::format("engine {}, {}", profile_.name, source.of), label, source.source}, 0);
+    Note(NoteOf(profile_, source), 0);
   }
   for (const Noted& n : noted_) provenance_.push_back(n.note);
 }
@@ -616,6 +618,20 @@ std::vector<std::string> Compiled::Warnings() const {
 
 }  // namespace
 
+absl::StatusOr<OperatorCosts> OperatorCostsFor(const Machine& machine, const EngineProfile& profile, const Catalog& catalog,
+                                               const StepCostOptions& options) {
+  OperatorCostOptions cost_options;
+  cost_options.backend = profile.backend;
+  cost_options.custom_all_reduce = profile.custom_all_reduce;
+  cost_options.deepep = profile.deepep;
+  return options.operators != nullptr ? OperatorCosts::Create(machine, options.operators, cost_options)
+                                      : OperatorCosts::Create(machine, catalog, cost_options);
+}
+
+ProvenanceNote NoteOf(const EngineProfile& profile, const EngineSource& source) {
+  return {fmt::format("engine {}, {}", profile.name, source.of), ParseProvenance(source.provenance), source.source};
+}
+
 absl::StatusOr<std::unique_ptr<CompiledStepCost>> CompileStepCost(const ModelSpec& model, const ParallelPlan& plan,
                                                                   const Machine& machine, const EngineProfile& profile,
                                                                   const Catalog& catalog,
@@ -623,13 +639,7 @@ absl::StatusOr<std::unique_ptr<CompiledStepCost>> CompileStepCost(const ModelSpe
   if (plan.pp < 1 || plan.pp > kMaxStages || plan.tp < 1 || plan.dp < 1 || plan.ep < 1) {
     return absl::InvalidArgumentError(fmt::format("plan: tp, dp and ep must be at least 1 and pp 1 to {}", kMaxStages));
   }
-  OperatorCostOptions cost_options;
-  cost_options.backend = profile.backend;
-  cost_options.custom_all_reduce = profile.custom_all_reduce;
-  cost_options.deepep = profile.deepep;
-  SIMRUN_ASSIGN_OR_RETURN(OperatorCosts costs, options.operators != nullptr
-                                                   ? OperatorCosts::Create(machine, options.operators, cost_options)
-                                                   : OperatorCosts::Create(machine, catalog, cost_options));
+  SIMRUN_ASSIGN_OR_RETURN(OperatorCosts costs, OperatorCostsFor(machine, profile, catalog, options));
   const double imbalance = options.expert_imbalance > 0 ? options.expert_imbalance : profile.expert_imbalance;
   auto compiled = std::make_unique<Compiled>(model, plan, std::move(costs), profile, imbalance);
   compiled->Build(machine, options);

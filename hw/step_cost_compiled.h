@@ -72,6 +72,12 @@ class CompiledStepCost : public StepCostModel {
   virtual const ExpertTotals* Experts() const { return nullptr; }
 };
 
+// The kernels of an engine on a machine: what every step cost model of it is built from.
+absl::StatusOr<OperatorCosts> OperatorCostsFor(const Machine& machine, const EngineProfile& profile, const Catalog& catalog,
+                                               const StepCostOptions& options);
+// Where one number of an engine profile comes from.
+ProvenanceNote NoteOf(const EngineProfile& profile, const EngineSource& source);
+
 // `profile` must have gone through ApplyEngineConfig. Errors: a missing or bad operator entry, a plan that the model
 // cannot be lowered for.
 absl::StatusOr<std::unique_ptr<CompiledStepCost>> CompileStepCost(const ModelSpec& model, const ParallelPlan& plan,

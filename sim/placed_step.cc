@@ -207,11 +207,7 @@ absl::Status PlacedStep::Build(const Machine& machine, const Catalog& catalog, c
     if (label == Provenance::kAssumed) warnings_.push_back("work of the CPU is not calibrated: roofline with assumed efficiencies");
   }
   for (const EngineSource& source : profile_.sources) {
-    Provenance label = Provenance::kAssumed;
-    for (const Provenance p : {Provenance::kMeasured, Provenance::kCalibrated, Provenance::kTransferred, Provenance::kDatasheet}) {
-      if (ProvenanceName(p) == source.provenance) label = p;
-    }
-    provenance_.push_back({fmt::format("engine {}, {}", profile_.name, source.of), label, source.source});
+    provenance_.push_back(NoteOf(profile_, source));
   }
   return absl::OkStatus();
 }
