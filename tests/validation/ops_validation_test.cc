@@ -1,24 +1,20 @@
 // The fits against the measurements they were made from, on rows left out; skipped where the data are not at hand.
 #include <gtest/gtest.h>
 
-#include <cstdlib>
-#include <filesystem>
 #include <map>
+#include <string>
 
 #include "calibration/fit_device.h"
 #include "sim/scenario.h"
+#include "tests/support/data_dir.h"
 
 namespace simrun {
 namespace {
 
-std::string DataDir() {
-  const char* dir = std::getenv("SIMRUN_DATA_DIR");
-  return dir != nullptr ? dir : std::string(SIMRUN_SOURCE_DIR) + "/../shared/data";
-}
-
 TEST(OpsValidationTest, UnseenRowsOfTheH200StayWithinTheirErrors) {
-  const std::string dir = DataDir() + "/ops/h200/";
-  if (!std::filesystem::exists(dir + "gemm.csv")) GTEST_SKIP() << "no measurements in " << dir << "; set SIMRUN_DATA_DIR";
+  const std::string first = DataFile("ops/h200/gemm.csv");
+  if (first.empty()) GTEST_SKIP() << "no measurements; set SIMRUN_DATA_DIR";
+  const std::string dir = first.substr(0, first.rfind('/') + 1);
   const Catalog catalog = BuiltInCatalog();
   const auto base = LoadDeviceBase("h200-sxm-141gb", catalog);
   ASSERT_TRUE(base.ok()) << base.status();
