@@ -12,6 +12,7 @@
 
 #include "absl/strings/str_split.h"
 #include "base/status.h"
+#include "calibration/prediction_errors.h"
 #include "hw/cost/operator_params.h"
 #include "hw/engine_profile.h"
 
@@ -95,6 +96,15 @@ std::string OrderTable(const std::vector<MeasuredCase>& cases, const std::vector
     cells.push_back(fmt::format("{:.2f}", static_cast<double>(2 * p.concordant - p.pairs) / static_cast<double>(p.pairs)));
     cells.push_back(Percent(static_cast<double>(p.good) / static_cast<double>(p.groups)));
     text += TableRow(cells);
+  }
+  return text;
+}
+
+std::string CoverageTable(const std::vector<LedgerRow>& rows) {
+  std::string text = TableHead({"metric", "load"}, {"values", "held, new model %", "held, new engine %", "width"});
+  for (const IntervalCoverage& c : CoverageOf(rows)) {
+    text += TableRow({c.metric, c.load.empty() ? "all" : c.load, fmt::format("{}", c.values), Percent(c.new_model), Percent(c.new_engine),
+                      fmt::format("{:.2f}", c.width)});
   }
   return text;
 }
@@ -342,6 +352,12 @@ absl::StatusOr<std::string> AccuracyPage(const std::vector<MeasuredCase>& cases,
           "Kendall's tau between the measured and the predicted order of parallel plans that differ in nothing else. Pairs whose\n"
           "measured values differ by no more than their repeat spread are left out.\n\n";
   page += OrderTable(cases, rows);
+  page += fmt::format(
+      "\n## Prediction intervals\n\n"
+      "A report's intervals are meant to hold {:.0f} % of measured values. Here each measured value is compared with an interval made\n"
+      "without its own kind: *new model*: no run of that model with that engine version on that GPU was seen; *new engine*: no\n"
+      "run with that engine version on that GPU. Width: high over low.\n\n", 100 * kIntervalLevel);
+  page += CoverageTable(rows);
   page += "\n## Operators\n\n"
           "Errors of the fits on measured rows they had not seen, as the catalogue states them; `simrun validate --ops` compares\n"
           "rows with them. New shapes: weight or head shapes the fit had not seen.\n\n";

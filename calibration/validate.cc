@@ -14,6 +14,7 @@
 #include "calibration/case_scenario.h"
 #include "calibration/roofline.h"
 #include "hw/engine_profile.h"
+#include "sim/prediction_interval.h"
 #include "sim/resolved.h"
 #include "sim/simulation.h"
 
@@ -87,13 +88,13 @@ std::vector<LedgerRow> RunCase(const MeasuredCase& c, const std::shared_ptr<cons
   };
   absl::StatusOr<CaseScenario> scenario = ScenarioOfCase(c, traces_dir, catalog, options.profile);
   if (!scenario.ok()) return give_up(scenario.status());
-  absl::StatusOr<Report> report = Simulate(scenario->scenario);
+  absl::StatusOr<Report> report = Simulate(scenario->scenario, {.intervals = false});
   if (!report.ok()) return give_up(report.status());
   if (c.load_kind == "saturated_batch") {
     absl::StatusOr<Scenario> staggered = Staggered(scenario->scenario, *report);
     if (!staggered.ok()) return give_up(staggered.status());
     scenario->scenario = *std::move(staggered);
-    report = Simulate(scenario->scenario);
+    report = Simulate(scenario->scenario, {.intervals = false});
     if (!report.ok()) return give_up(report.status());
   }
   const ResolvedScenario& resolved = scenario->scenario.resolved();
@@ -102,6 +103,7 @@ std::vector<LedgerRow> RunCase(const MeasuredCase& c, const std::shared_ptr<cons
     const std::unique_ptr<StepCostModel> roofline = MakeRooflineBaseline(resolved.model, resolved.plan, resolved.machine);
     SimulateOptions baseline_options;
     baseline_options.step_cost = roofline.get();
+    baseline_options.intervals = false;
     const absl::StatusOr<Scenario> bare = scenario->scenario.With("engine.front_end", "0 s");
     absl::StatusOr<Report> run = Simulate(bare, std::move(baseline_options));
     if (run.ok()) baseline = *std::move(run);
@@ -112,6 +114,8 @@ std::vector<LedgerRow> RunCase(const MeasuredCase& c, const std::shared_ptr<cons
   for (size_t i = 0; i < rows.size(); ++i) {
     LedgerRow& row = rows[i];
     row.engine_profile = resolved.engine.name;
+    row.engine_family = resolved.engine.engine;
+    row.load = LoadKindOf(resolved);
     row.fitted = FittedOn(resolved.engine, c, c.values[i]);
     row.predicted = PredictedValue(c, c.values[i], *report);
     const bool is_energy = IsEnergyMetric(row.metric);

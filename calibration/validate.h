@@ -16,7 +16,8 @@ namespace simrun {
 // One measured value and its prediction.
 struct LedgerRow {
   std::string case_id, class_name, model, gpu, engine, metric, statistic;
-  std::string engine_profile;
+  std::string engine_profile, engine_family;
+  std::string load;                  // as LoadKindOf
   size_t case_index = 0;             // into the cases given to Validate
   bool fitted = false;               // the engine profile was fitted on this value (EngineProfile::fitted_on)
   double measured = 0;

@@ -96,6 +96,7 @@ std::function<int(Terminal)> DeclareValidate(CLI::App& app) {
   app.add_option("--traces", options->traces, "folder of the traces that the cases name (default: ../traces beside each file)")->type_name("DIR");
   app.add_option("--out", options->out, "write one row per measured value to this CSV file")->type_name("FILE");
   app.add_option("--page", options->page, "write the accuracy page (docs/accuracy.md) to this file")->type_name("FILE");
+  app.add_option("--errors", options->errors, "write the errors behind prediction intervals, an entry errors/NAME.yaml of a catalogue, to this file")->type_name("FILE");
   app.add_option("--check", options->check, "fail when this accuracy page is out of date or an error grew by more than 5 % of itself")->type_name("FILE");
   app.add_option("--threads", options->threads, "cases run at once (default: one per core)")->type_name("N");
   AddMany(app, "--catalog", &options->catalogs, "DIR", "directory with further catalogue entries; may be repeated");

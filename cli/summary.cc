@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <array>
 #include <map>
+#include <optional>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -118,6 +120,29 @@ std::string ProvenanceText(const std::vector<Report::Provenance>& notes) {
   return kinds.empty() ? "-" : Joined(kinds, "; ");
 }
 
+// Where measured runs are expected; empty without intervals.
+std::string IntervalText(const std::map<std::string, Report::Interval>& intervals) {
+  static constexpr std::array<std::tuple<const char*, const char*, std::optional<Dimension>>, 5> kMetrics = {{
+      {"ttft.mean_s", "mean TTFT", DimensionOf(Seconds())},
+      {"tpot.mean_s", "TPOT", DimensionOf(Seconds())},
+      {"e2e.mean_s", "E2E", DimensionOf(Seconds())},
+      {"throughput.output_tokens_per_s", "output tokens/s", std::nullopt},
+      {"energy.per_output_token_j", "energy per token", DimensionOf(Joules())},
+  }};
+  const auto quantity = [](double x, const std::optional<Dimension>& dimension) { return dimension ? HumanQuantity(x, *dimension) : NumberText(x); };
+  std::vector<std::string> parts;
+  const Report::Interval* first = nullptr;
+  for (const auto& [key, name, dimension] : kMetrics) {
+    const auto it = intervals.find(key);
+    if (it == intervals.end()) continue;
+    if (first == nullptr) first = &it->second;
+    parts.push_back(fmt::format("{} {} to {}", name, quantity(it->second.low, dimension), quantity(it->second.high, dimension)));
+  }
+  if (first == nullptr) return "";
+  return fmt::format("{:.0f} % of measured runs are expected within {} (from {}{})", 100 * first->level, Joined(parts), first->basis,
+                     first->seeds > 1 ? fmt::format("; {} seeds", first->seeds) : "");
+}
+
 std::string EnergyText(const Report::Energy& e) {
   std::vector<std::string> parts;
   const std::pair<const char*, const char*> components[] = {
@@ -171,6 +196,7 @@ std::string SummaryText(const Scenario& scenario, const Report& r) {
   out += latency.ToText();
   out += Line("", "TTFT: arrival to first token, queue included. TPOT: mean time per further token of a request. ITL: time "
                   "between two tokens. E2E: arrival to last token. queue: arrival to first step.");
+  if (const std::string intervals = IntervalText(r.intervals); !intervals.empty()) out += Line("Confidence", intervals);
   out += '\n';
 
   out += Line("Time goes to", BottleneckText(r.bottleneck));

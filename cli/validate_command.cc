@@ -15,6 +15,7 @@
 #include "calibration/accuracy_page.h"
 #include "calibration/bench_result.h"
 #include "calibration/cases.h"
+#include "calibration/prediction_errors.h"
 #include "calibration/validate.h"
 #include "cli/progress.h"
 
@@ -110,6 +111,12 @@ int ValidateCommand(const ValidateCommandOptions& options, Terminal terminal) {
     file << LedgerCsv(rows);
     file.close();
     if (!file) return FailWith(kRunFailed, fmt::format("{}: cannot be written", options.out), terminal.err);
+  }
+  if (!options.errors.empty()) {
+    std::ofstream file(options.errors);
+    file << ErrorsYaml(ErrorGroupsOf(rows));
+    file.close();
+    if (!file) return FailWith(kRunFailed, fmt::format("{}: cannot be written", options.errors), terminal.err);
   }
   if (!options.page.empty() || !options.check.empty()) {
     const absl::StatusOr<std::string> page = AccuracyPage(cases, rows, *catalog);

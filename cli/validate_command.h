@@ -15,6 +15,7 @@ struct ValidateCommandOptions {
   std::string traces;                  // folder of the traces, empty: ../traces beside each file
   std::string out;                     // file for one row per value, empty: none
   std::string page;                    // file for the accuracy page, empty: none
+  std::string errors;                  // error groups to write, empty: none
   std::string check;                   // committed accuracy page to compare with, empty: none
   std::vector<std::string> catalogs;
   int threads = 0;                     // 0: one per core

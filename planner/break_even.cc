@@ -22,7 +22,7 @@ absl::StatusOr<BreakEven> FindBreakEven(const Scenario& scenario, const std::vec
   }
   BreakEven out;
   const auto meets = [&](double bandwidth, Report* report) -> absl::StatusOr<bool> {
-    SIMRUN_ASSIGN_OR_RETURN(*report, Simulate(scenario.With(options.setting, FormatQuantityText(bandwidth, DimensionOf(BytesPerSecond())))));
+    SIMRUN_ASSIGN_OR_RETURN(*report, Simulate(scenario.With(options.setting, FormatQuantityText(bandwidth, DimensionOf(BytesPerSecond()))), {.intervals = false}));
     for (size_t i = 0; i < targets.size(); ++i) {
       const double value = metrics[i]->value(*report);
       if (targets[i].at_least ? value < targets[i].limit : value > targets[i].limit) return false;

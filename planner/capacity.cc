@@ -84,7 +84,7 @@ class Prober {
       Settings seeded = settings;
       seeded.values.emplace_back("seed", fmt::format("{}", seed + run));
       SIMRUN_ASSIGN_OR_RETURN(const Scenario scenario, Changed(base_, seeded));
-      SIMRUN_ASSIGN_OR_RETURN(Report report, options_.simulate != nullptr ? options_.simulate(scenario) : Simulate(scenario));
+      SIMRUN_ASSIGN_OR_RETURN(Report report, options_.simulate != nullptr ? options_.simulate(scenario) : Simulate(scenario, {.intervals = false}));
       ++probe.runs;
       // Requests that were turned away have no latency; a fleet that refuses some does not serve the traffic.
       const bool refused = report.requests.rejected > 0;

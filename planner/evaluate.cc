@@ -266,6 +266,7 @@ absl::StatusOr<Evaluation> Evaluate(const PlanSpace& space, const EvaluateOption
     } else {
       SimulateOptions simulate;
       simulate.peaks = peaks;
+      simulate.intervals = false;
       report = Simulate(scenario, std::move(simulate));
     }
     if (!report.ok()) {

@@ -581,7 +581,7 @@ PointResult RunPoint(const SweepSpec& spec, int64_t id) {
     return point;
   }
   point.config_hash = scenario->Hash();
-  absl::StatusOr<Report> report = Simulate(*scenario);
+  absl::StatusOr<Report> report = Simulate(*scenario, {.auto_replications = false});
   if (!report.ok()) {
     point.status = PointStatus::kFailed;
     point.message = std::string(report.status().message());

@@ -55,9 +55,12 @@ struct SloConfig {
 
 struct MetricsConfig {
   Seconds warmup{0};
+  std::optional<int64_t> replications;
   template <class Visitor>
   void Describe(Visitor& v) {
     v.Field("warmup", warmup, {.help = "requests arriving before this are simulated but left out of latencies, throughput and goodput", .min = 0});
+    v.Field("replications", replications, {.help = "runs with further seeds, this one included, behind the prediction intervals; auto: 5 for random traffic of at most "
+                                                   "1000 requests, else 1", .min = 1, .max = 1000});
   }
 };
 

@@ -146,6 +146,15 @@ std::string Report::ToBinary() const {
   u->set_stage_busy(utilization.stage_busy);
   u->set_mean_batch(utilization.mean_batch);
   u->set_mfu(utilization.mfu);
+  for (const auto& [name, interval] : intervals) {
+    proto::Interval* i = &(*out.mutable_intervals())[name];
+    i->set_low(interval.low);
+    i->set_high(interval.high);
+    i->set_level(interval.level);
+    i->set_values(static_cast<double>(interval.values));
+    i->set_seeds(static_cast<double>(interval.seeds));
+    i->set_basis(interval.basis);
+  }
   for (const auto& [name, share] : bottleneck) (*out.mutable_bottleneck())[name] = share;
   for (const Provenance& note : provenance) {
     proto::Provenance* n = out.add_provenance();
@@ -271,6 +280,9 @@ absl::StatusOr<Report> Report::FromBinary(std::string_view bytes) {
   r.utilization.stage_busy = in.utilization().stage_busy();
   r.utilization.mean_batch = in.utilization().mean_batch();
   r.utilization.mfu = in.utilization().mfu();
+  for (const auto& [name, i] : in.intervals()) {
+    r.intervals[name] = {i.low(), i.high(), i.level(), static_cast<int64_t>(i.values()), static_cast<int64_t>(i.seeds()), i.basis()};
+  }
   for (const auto& [name, share] : in.bottleneck()) r.bottleneck[name] = share;
   for (const proto::Provenance& n : in.provenance()) r.provenance.push_back({n.part(), n.kind(), n.detail()});
   for (const std::string& w : in.warnings()) r.warnings.push_back(w);

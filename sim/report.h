@@ -87,6 +87,15 @@ struct Report {
     };
     std::vector<Marginal> marginal;
   } placement;                                    // plan.placement: optimize
+  // Where a measured run of the same scenario is expected.
+  struct Interval {
+    double low = 0, high = 0;
+    double level = 0;                             // share of such runs that lie between them
+    int64_t values = 0;                           // measured values behind the error, of the nearest group
+    int64_t seeds = 1;                            // runs behind the spread of a random workload
+    std::string basis;                            // the nearest group
+  };
+  std::map<std::string, Interval> intervals;      // by field of report.json: "ttft.mean_s"
   std::map<std::string, double> bottleneck;       // share of engine time by what bound it
   struct Provenance {
     std::string part, kind, detail;

@@ -5,6 +5,7 @@
 #include <fmt/format.h>
 
 #include "models/model_spec.h"
+#include "sim/prediction_interval.h"
 #include "sim/resolved.h"
 
 namespace simrun {
@@ -13,6 +14,7 @@ Catalog BuiltInCatalog() {
   Catalog catalog;
   catalog.AddEmbedded(ModelCatalogFiles());
   catalog.AddEmbedded(HardwareCatalogFiles());
+  catalog.AddEmbedded(ErrorCatalogFiles());
   return catalog;
 }
 
@@ -49,6 +51,17 @@ absl::StatusOr<Scenario> Scenario::FromNode(YamlNode root, const std::string& ba
   scenario.catalog_ = std::move(catalog);
   scenario.base_dir_ = base_dir;
   return scenario;
+}
+
+Scenario Scenario::WithSeed(int64_t seed) const {
+  Scenario other = *this;
+  YamlNode root = *root_;
+  SIM_CHECK(root.Set("seed", YamlNode::Scalar(fmt::format("{}", seed))).ok());
+  other.root_ = std::make_shared<const YamlNode>(std::move(root));
+  ResolvedScenario resolved = *resolved_;
+  resolved.config.seed = seed;
+  other.resolved_ = std::make_shared<const ResolvedScenario>(std::move(resolved));
+  return other;
 }
 
 absl::StatusOr<Scenario> Scenario::With(std::string_view path, std::string_view yaml_value) const {

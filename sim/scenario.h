@@ -38,6 +38,9 @@ class Scenario {
   // The value is YAML. Checked like a file; messages name the setting as `--set plan.tp`.
   absl::StatusOr<Scenario> With(std::string_view path, std::string_view yaml_value) const;
 
+  // This scenario with another seed; nothing needs to be checked again.
+  Scenario WithSeed(int64_t seed) const;
+
   const ScenarioConfig& config() const;
   const ResolvedScenario& resolved() const { return *resolved_; }
   const std::shared_ptr<const Catalog>& catalog() const { return catalog_; }

@@ -6,6 +6,7 @@
 #include <fmt/format.h>
 
 #include "sim/arrival_queue.h"
+#include "sim/prediction_interval.h"
 #include "sim/run.h"
 
 namespace simrun {
@@ -21,6 +22,23 @@ class Stopwatch {
   std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
 };
 
+// Runs beside the one that is reported, each with the next seed.
+absl::StatusOr<std::vector<Report>> FurtherSeeds(const Scenario& scenario, const Report& report, bool by_itself, bool fast_forward) {
+  constexpr int64_t kAutoRuns = 5, kAutoRequests = 1000;
+  const ScenarioConfig& config = scenario.config();
+  const bool worth_it = by_itself && IsRandom(config.workload) && report.requests.arrived <= kAutoRequests;
+  const int64_t runs = config.metrics.replications.value_or(worth_it ? kAutoRuns : 1);
+  std::vector<Report> reports;
+  for (int64_t i = 1; i < runs; ++i) {
+    SimulateOptions options;
+    options.fast_forward = fast_forward;
+    options.intervals = false;
+    SIMRUN_ASSIGN_OR_RETURN(Report further, Simulate(scenario.WithSeed(config.seed + i), std::move(options)));
+    reports.push_back(std::move(further));
+  }
+  return reports;
+}
+
 }  // namespace
 
 absl::StatusOr<Report> Simulate(const Scenario& scenario, SimulateOptions options) {
@@ -30,6 +48,8 @@ absl::StatusOr<Report> Simulate(const Scenario& scenario, SimulateOptions option
                           MakeSource(r.config.workload, static_cast<uint64_t>(r.config.seed), scenario.base_dir()));
   const bool in_order = r.closed_loop || options.observer != nullptr;
   RunPeaks* const peaks = options.peaks;
+  const bool intervals = options.intervals && options.step_cost == nullptr && options.policy == nullptr && options.router == nullptr;
+  const bool fast_forward = options.fast_forward, auto_replications = options.auto_replications;
   SIMRUN_ASSIGN_OR_RETURN(const std::unique_ptr<Run> run, Run::Create(scenario, std::move(options), source.get()));
   SIMRUN_RETURN_IF_ERROR(in_order ? run->cluster().AdvanceTo(SimTime::Infinite()) : run->cluster().RunOpenLoop());
   Report report = run->MakeReport(watch.seconds(), run->metrics().last_completion());
@@ -44,6 +64,10 @@ absl::StatusOr<Report> Simulate(const Scenario& scenario, SimulateOptions option
   }
   if (source->skipped() > 0) {
     report.warnings.push_back(fmt::format("{} rows of the trace were left out: they have no input or output tokens", source->skipped()));
+  }
+  if (intervals) {
+    SIMRUN_ASSIGN_OR_RETURN(const std::vector<Report> further, FurtherSeeds(scenario, report, auto_replications, fast_forward));
+    SIMRUN_RETURN_IF_ERROR(FillIntervals(r, *scenario.catalog(), LoadKindOf(r), further, &report));
   }
   return report;
 }

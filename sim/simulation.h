@@ -42,6 +42,10 @@ struct SimulateOptions {
   const BatchingPolicy* policy = nullptr;
   std::unique_ptr<Router> router;
   RunPeaks* peaks = nullptr;   // filled by Simulate
+  // Fill the report's prediction intervals. Left out anyway with parts of the caller's own, whose errors nobody
+  // has measured, and by a Simulation, whose traffic is not known beforehand.
+  bool intervals = true;
+  bool auto_replications = true;   // metrics.replications: auto may run further seeds for them
 };
 
 // Runs the scenario's workload to its end. Errors: a trace that cannot be read or is broken.

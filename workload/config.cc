@@ -288,6 +288,13 @@ std::optional<PerSecond> OfferedRate(const WorkloadConfig& config) {
   return rate * (config.rate_scale / config.time_scale);
 }
 
+bool IsRandom(const WorkloadConfig& config) {
+  const auto random = [](const std::optional<LengthConfig>& length) { return length && !length->fixed; };
+  return (config.arrivals && !config.arrivals->constant && !config.arrivals->all_at_once) || random(config.input_tokens) ||
+         random(config.output_tokens) || (config.think_time && !config.think_time->fixed) ||
+         (config.priorities && config.priorities->levels > 1) || config.routing.has_value();
+}
+
 std::string WorkloadSummary(const WorkloadConfig& c) {
   std::vector<std::string> parts;
   if (c.requests) parts.push_back(fmt::format("{} requests", *c.requests));

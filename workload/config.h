@@ -317,6 +317,8 @@ void ValidateWorkload(const WorkloadConfig& config, const std::string& path, con
 // ReadParams and ValidateWorkload.
 void ReadWorkload(const YamlNode& node, const std::string& path, Problems* problems, WorkloadConfig* out);
 
+// The traffic depends on the seed.
+bool IsRandom(const WorkloadConfig& config);
 // Mean arrival rate by the parameters, rate_scale included. None for a trace's own times, closed loops, batches and
 // all_at_once.
 std::optional<PerSecond> OfferedRate(const WorkloadConfig& config);

@@ -16,11 +16,29 @@ fi
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
+errors=$source/sim/catalog/errors/serving.yaml
 if [ "${UPDATE_GOLDEN:-0}" = 1 ]; then
-  "$simrun" validate --quiet "$cases"/*.csv --page "$source/docs/accuracy.md"
+  "$simrun" validate --quiet "$cases"/*.csv --page "$source/docs/accuracy.md" --errors "$errors"
 else
-  "$simrun" validate --quiet "$cases"/*.csv --check "$source/docs/accuracy.md"
+  "$simrun" validate --quiet "$cases"/*.csv --check "$source/docs/accuracy.md" --errors "$work/errors"
+  # The same figures to a unit of the last digit.
+  paste -d '\n' "$errors" "$work/errors" | awk '
+    NR % 2 { before = $0; next }
+    {
+      n = split(before, a, /[][, {}]+/); m = split($0, b, /[][, {}]+/); same = n == m
+      for (i = 1; same && i <= n; ++i) {
+        same = a[i] == b[i] || (a[i] ~ /^[0-9.]+$/ && b[i] ~ /^[0-9.]+$/ && (a[i] - b[i]) ^ 2 <= (0.0101 * a[i]) ^ 2)
+      }
+      if (!same) { print "out of date: " before; bad = 1 }
+    }
+    END { exit bad }' || { echo "$errors is out of date; UPDATE_GOLDEN=1 ctest -L golden renews it" >&2; exit 1; }
 fi
+
+# Intervals that are meant to hold 80 % of measured values hold 70 to 90 % of those of models they have not seen.
+awk -F '[| ]+' '
+  /^## / { inside = /Prediction intervals/ }
+  inside && $3 == "all" { ++metrics; if ($5 < 70 || $5 > 90) { print "intervals of " $2 " hold " $5 " %"; bad = 1 } }
+  END { exit bad || metrics < 5 }' "$source/docs/accuracy.md"
 
 sed -n '/<!-- begin summary -->/,/<!-- end summary -->/p' "$source/docs/accuracy.md" | sed '1d;$d' >"$work/summary"
 awk -v summary="$work/summary" '

@@ -108,6 +108,7 @@ double Output(const Report& r) { return r.throughput.output_tokens_per_s; }
 double Joule(const Report& r) { return r.energy.total.value(); }
 double Power(const Report& r) { return r.energy.mean_power.value(); }
 double Usd(const Report& r) { return r.cost.usd.value(); }
+double TtftWidth(const Report& r) { return r.intervals.at("ttft.mean_s").high / r.intervals.at("ttft.mean_s").low; }
 double Carbon(const Report& r) { return r.energy.carbon_g; }
 double KvTokens(const Report& r) { return r.memory.kv_capacity_tokens; }
 double KvPeak(const Report& r) { return r.memory.kv_peak_fraction * r.memory.kv_capacity_tokens; }
@@ -238,6 +239,7 @@ std::vector<Knob> Knobs() {
       // slo, metrics
       {"slo.ttft", "1 ms", "10 s", M(Attained), +1, "one"},
       {"slo.tpot", "1 ms", "1 s", M(Attained), +1, "one"},
+      {"metrics.replications", "1", "5", M(TtftWidth), +1, "one"},
       {"metrics.warmup", "0 s", "5 s", M(Measured), -1, "one"},
       // workload
       // Mixtral with half of its experts in host memory, one prompt or sequence at a time.

@@ -155,7 +155,8 @@ plan: {replicas: 2}
 workload: {requests: 200, arrivals: {constant: {rate: 20 /s}}, input_tokens: 700, output_tokens: 90}
 )";
   const auto scenario = ScenarioOf(yaml);
-  const Report expected = ReportOf(scenario);
+  Report expected = ReportOf(scenario);
+  expected.intervals.clear();   // a caller's own traffic is not known to be like any that was measured
   const auto live = Simulation::Create(*scenario);
   ASSERT_TRUE(live.ok());
   for (int i = 0; i < 200; ++i) {

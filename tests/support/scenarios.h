@@ -24,6 +24,7 @@ inline absl::StatusOr<Scenario> ScenarioOf(const std::string& yaml, const std::v
 inline Report ReportOf(const absl::StatusOr<Scenario>& scenario, StepCostModel* cost = nullptr) {
   SimulateOptions options;
   options.step_cost = cost;
+  options.auto_replications = false;
   absl::StatusOr<Report> report = Simulate(scenario, std::move(options));
   EXPECT_TRUE(report.ok()) << report.status().message();
   return report.ok() ? *std::move(report) : Report();
