@@ -4,7 +4,8 @@
 // One number is calibrated, the time of an expert on the CPU, on the decode baseline (0.21 s per token, experts pinned
 // without regard to popularity). The GPU's time and the size of an expert follow from the machine and the model. The
 // time of a transfer cannot be read off the baseline, which has none: 15.5 MB over PCIe 4 x16 is 0.62 ms from pinned
-// memory, and 2.3 ms where the driver copies pageable memory through a staging buffer at the 9 GB/s of one core.
+// memory, and 2.3 ms where the driver copies pageable memory through a staging buffer at the 9 GB/s of one core. That core
+// is one of the ten: where experts are transferred, nine compute.
 #include <cmath>
 #include <map>
 #include <string>
@@ -20,7 +21,7 @@ namespace {
 
 constexpr int kLayers = 28, kExperts = 64, kTopK = 8;
 constexpr double kExpertBytes = 3.0 * 3584 * 2560 * 4.5 / 8;
-constexpr double kPinned = 25e9, kCoreCopy = 9e9;
+constexpr double kPinned = 25e9, kCoreCopy = 9e9, kCores = 10;
 
 struct Variant {
   const char *policy, *cache, *prefetch;
@@ -74,7 +75,7 @@ TEST(HybriMoe, Ablation) {
     if (!table.Cell(i, prefill_column).empty()) prefill[table.Cell(i, name)] = std::stod(table.Cell(i, prefill_column));
   }
 
-  const auto run = [&](double transfer, std::map<std::string, double>* decodes, std::map<std::string, double>* prefills) {
+  const auto run = [&](double transfer, double copy_cores, std::map<std::string, double>* decodes, std::map<std::string, double>* prefills) {
     ExpertCosts costs;
     costs.gpu_base = kExpertBytes / (768e9 * 0.85) + 10e-6;
     costs.cpu_first = 20e-6;
@@ -89,14 +90,17 @@ TEST(HybriMoe, Ablation) {
     // A prompt of 128 tokens: 16 per expert still read its weights more slowly than they multiply. Not calibrated.
     const double base_prefill = StepSeconds(Variants().at("baseline_ktransformers"), costs, 0, 128, 10);
     EXPECT_NEAR(base_prefill, 1.47, 0.15 * 1.47);
+    ExpertCosts beside_copies = costs;
+    beside_copies.cpu_base *= kCores / (kCores - copy_cores);
     for (const auto& [variant, v] : Variants()) {
-      (*decodes)[variant] = base / StepSeconds(v, costs, 1, 0, 100);
-      (*prefills)[variant] = base_prefill / StepSeconds(v, costs, 0, 128, 10);
+      const ExpertCosts& c = variant == "baseline_ktransformers" ? costs : beside_copies;
+      (*decodes)[variant] = base / StepSeconds(v, c, 1, 0, 100);
+      (*prefills)[variant] = base_prefill / StepSeconds(v, c, 0, 128, 10);
     }
   };
   std::map<std::string, double> d, p, pinned_d, pinned_p;
-  run(kExpertBytes / kPinned + kExpertBytes / kCoreCopy, &d, &p);
-  run(kExpertBytes / kPinned, &pinned_d, &pinned_p);
+  run(kExpertBytes / kPinned + kExpertBytes / kCoreCopy, 1, &d, &p);
+  run(kExpertBytes / kPinned, 0, &pinned_d, &pinned_p);
   int line = 0;
   // Seen with --gtest_output=xml.
   for (const auto& [variant, speedup] : decode) {
@@ -109,9 +113,9 @@ TEST(HybriMoe, Ablation) {
   for (const char* variant : {"+scheduling", "+caching", "+prefetching"}) EXPECT_GT(d["all"], d[variant]);
   EXPECT_GT(d["+scheduling"], d["+prefetching"]);
   EXPECT_GT(p["all"], p["+scheduling"]);
-  // Prompts gain a fifth more than was published, and transfers from pinned memory would gain far more.
+  // Transfers from pinned memory would gain far more.
   for (const char* variant : {"+scheduling", "all"}) {
-    EXPECT_NEAR(p[variant], prefill[variant], 0.25 * prefill[variant]) << variant;
+    EXPECT_NEAR(p[variant], prefill[variant], 0.15 * prefill[variant]) << variant;
     EXPECT_GT(pinned_d[variant], 1.3 * decode[variant]) << variant;
   }
 }
