@@ -40,10 +40,29 @@ awk -F '[| ]+' '
   inside && $3 == "all" { ++metrics; if ($5 < 70 || $5 > 90) { print "intervals of " $2 " hold " $5 " %"; bad = 1 } }
   END { exit bad || metrics < 5 }' "$source/docs/accuracy.md"
 
+# The mean errors of the operators of a step on the GPUs most often asked for.
+awk -F ' *[|] *' '
+  BEGIN {
+    gpus = split("a100 h100 h200 b200", gpu, " ")
+    names = split("gemm prefill decode mla_prefill mla_decode moe all_reduce all_gather", name, " ")
+    split("GEMM;attention, prefill;attention, decode;MLA, prefill;MLA, decode;MoE;all-reduce (NCCL);all-gather (NCCL)", title, ";")
+  }
+  /^## / { inside = /Operators/ }
+  inside && ($4 == "bf16" || $4 == "any") && !(($3, $2) in error) { error[$3, $2] = $7 }
+  END {
+    print "| | A100 | H100 | H200 | B200 |\n|---|---:|---:|---:|---:|"
+    for (i = 1; i <= names; ++i) {
+      printf "| %s |", title[i]
+      for (g = 1; g <= gpus; ++g) printf " %s |", (name[i], gpu[g]) in error ? error[name[i], gpu[g]] : "-"
+      print ""
+    }
+  }' "$source/docs/accuracy.md" >"$work/operators"
+
 sed -n '/<!-- begin summary -->/,/<!-- end summary -->/p' "$source/docs/accuracy.md" | sed '1d;$d' >"$work/summary"
-awk -v summary="$work/summary" '
+awk -v summary="$work/summary" -v operators="$work/operators" '
   /^<!-- begin accuracy -->$/ { print; while ((getline line < summary) > 0) print line; inside = 1; next }
-  /^<!-- end accuracy -->$/ { inside = 0 }
+  /^<!-- begin operators -->$/ { print; while ((getline line < operators) > 0) print line; inside = 1; next }
+  /^<!-- end (accuracy|operators) -->$/ { inside = 0 }
   !inside { print }' "$source/README.md" >"$work/README.md"
 if [ "${UPDATE_GOLDEN:-0}" = 1 ]; then
   cat "$work/README.md" >"$source/README.md"
