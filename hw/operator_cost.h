@@ -76,6 +76,22 @@ class AttentionGrid {
     const double low = f[0] + y * (f[1] - f[0]), high = f[kLengths] + y * (f[kLengths + 1] - f[kLengths]);
     return low + x * (high - low);
   }
+  // The same for one number of sequences, by length alone.
+  struct Row {
+    std::array<double, kLengths> factor;
+    double Factor(double length) const {
+      const auto [j, y] = Place(length, kLengths);
+      const double* f = factor.data() + j;
+      return f[0] + y * (f[1] - f[0]);
+    }
+  };
+  Row RowOf(double sequences) const {
+    const auto [i, x] = Place(sequences, kSequences);
+    const double* f = factor_.data() + i * kLengths;
+    Row row;
+    for (size_t j = 0; j < kLengths; ++j) row.factor[j] = f[j] + x * (f[j + kLengths] - f[j]);
+    return row;
+  }
 
  private:
   struct Spot {
@@ -108,6 +124,30 @@ class AttentionCost {
     const double factor = decode_grid_ == nullptr || seqs <= 0 ? 1 : decode_grid_->Factor(seqs, kv_sum / seqs);
     Combine(decode_, tc, tm, td, factor, out);
   }
+  // AddDecode for one number of sequences: what their lengths do not change is worked out once.
+  struct DecodeOfCount {
+    double c_seqs = 0, m_seqs = 0;   // seconds that do not depend on the lengths
+    double per_seq = 1;
+    AttentionGrid::Row grid;
+  };
+  DecodeOfCount DecodeOf(double seqs) const {
+    DecodeOfCount of;
+    of.c_seqs = decode_.c_seq * seqs;
+    of.m_seqs = decode_.m_seq * seqs;
+    of.per_seq = seqs > 0 ? 1 / seqs : 1;
+    if (decode_grid_ == nullptr) {
+      of.grid.factor.fill(1);
+    } else {
+      of.grid = decode_grid_->RowOf(seqs);
+    }
+    return of;
+  }
+  [[gnu::always_inline]] inline void AddDecode(const DecodeOfCount& of, double kv_sum, double kv_max, AttentionSplit* out) const {
+    const double tm = decode_.m_key * kv_sum + of.m_seqs;
+    const double tc = decode_.c_key * kv_sum + of.c_seqs;
+    const double td = decode_.d > 0 ? decode_.d * kv_max / (kv_max + decode_.k0) : 0;
+    Combine(decode_, tc, tm, td, of.grid.Factor(kv_sum * of.per_seq), out);
+  }
   // One launch over all chunks.
   void AddPrefill(std::span<const PrefillChunk> chunks, AttentionSplit* out) const;
   // A step with both, where the engine's kernel takes them in one launch (fused()): decode is then not split over its
@@ -129,7 +169,7 @@ class AttentionCost {
     double launches = 1;
     int q = 1;
   };
-  void Combine(const Terms& terms, double tc, double tm, double td, double factor, AttentionSplit* out) const {
+  [[gnu::always_inline]] inline void Combine(const Terms& terms, double tc, double tm, double td, double factor, AttentionSplit* out) const {
     double scale = 1;
     const double memory = tm * terms.em, compute = tc * terms.ec + memory * terms.flops_per_byte_time;
     const double floor = std::max(tc * terms.ec, tm * terms.em);

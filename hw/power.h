@@ -42,7 +42,7 @@ class PowerModel {
   };
   Setting At(const Work& work) const;
   // Joules above idle and active of a kernel of `seconds` with FLOPs and bytes as in Work, `launches` kernels together.
-  double Joules(const Setting& s, double seconds, double compute, double memory, double launches = 1) const {
+  [[gnu::always_inline]] double Joules(const Setting& s, double seconds, double compute, double memory, double launches = 1) const {
     const double duty = seconds / (seconds + ramp_ * launches + kTiny);
     const double joules = duty * (s.compute * std::sqrt(std::min(compute, seconds) * seconds) + s.memory * std::min(memory, seconds));
     return std::min(joules, s.room * seconds);

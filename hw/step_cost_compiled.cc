@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cstring>
 #include <utility>
 
 #include "models/lowering.h"
@@ -40,37 +41,67 @@ struct Entry {
   }
 };
 
+// Host work of a step: before the GPU starts, beside it, and after it.
+struct HostSpan {
+  double before = 0, beside = 0, after = 0;
+  double Around(double gpu) const { return before + std::max(gpu, beside) + after; }
+};
+
+// A step of `count` sequences that generates one token for each, whatever their lengths: attention apart.
+struct DecodeEntry {
+  double seconds = -1;  // not filled yet
+  Entry rest;           // token and head operators
+  HostSpan host;
+  const AttentionCost::DecodeOfCount* attention = nullptr;  // one per shape
+};
+struct DecodeAttention {
+  double seconds = -1;  // not filled yet
+  std::unique_ptr<AttentionCost::DecodeOfCount[]> of;  // one per shape
+};
+
 // Entries by count, in pages made on first use so that a wide range costs memory only where it is visited.
+template <class T>
 class LazyTable {
  public:
-  explicit LazyTable(int64_t size = 0) : size_(size), pages_(static_cast<size_t>(size / kPage + 1)) {}
+  explicit LazyTable(int64_t size = 0) : size_(static_cast<size_t>(size)), pages_(size_ / kPage + 1) {}
+  bool Holds(int64_t count) const { return static_cast<size_t>(count) < size_; }
+  // Null until it is filled.
+  [[gnu::always_inline]] inline const T* Find(int64_t count) const {
+    const auto at = static_cast<size_t>(count);
+    if (at >= size_) return nullptr;
+    const T* page = pages_[at / kPage].get();
+    return page != nullptr && page[at % kPage].seconds >= 0 ? &page[at % kPage] : nullptr;
+  }
   // The entry of `count`, filled by `fill(count)` on first use.
   template <class Fill>
-  const Entry& Get(int64_t count, const Fill& fill) {
-    if (count < 0 || count >= size_) {
-      beyond_ = fill(count);
-      return beyond_;
-    }
-    std::unique_ptr<Entry[]>& page = pages_[static_cast<size_t>(count / kPage)];
-    if (page == nullptr) page = std::make_unique<Entry[]>(kPage);
-    Entry& entry = page[static_cast<size_t>(count % kPage)];
-    if (entry.seconds < 0) entry = fill(count);
-    return entry;
+  [[gnu::always_inline]] inline const T& Get(int64_t count, const Fill& fill) {
+    const T* found = Find(count);
+    return found != nullptr ? *found : Make(count, fill);
   }
 
  private:
-  static constexpr int64_t kPage = 64;
-  int64_t size_ = 0;
-  std::vector<std::unique_ptr<Entry[]>> pages_;
-  Entry beyond_;
+  static constexpr size_t kPage = 64;
+  template <class Fill>
+  [[gnu::noinline]] const T& Make(int64_t count, const Fill& fill) {
+    const auto at = static_cast<size_t>(count);
+    if (at >= size_) return beyond_ = fill(count);
+    std::unique_ptr<T[]>& page = pages_[at / kPage];
+    if (page == nullptr) page = std::make_unique<T[]>(kPage);
+    return page[at % kPage] = fill(count);
+  }
+  size_t size_ = 0;
+  std::vector<std::unique_ptr<T[]>> pages_;
+  T beyond_;
 };
 
 struct Stage {
   std::vector<AttentionShape> shapes;
   std::vector<AttentionCost> attention;  // one per shape
-  LazyTable rank;                        // by tokens of an attention rank
-  LazyTable engine;                      // experts or shared MLP by tokens of all ranks, when the ranks exchange tokens
-  LazyTable head;                        // by logits rows
+  LazyTable<Entry> rank;                 // by tokens of an attention rank
+  LazyTable<Entry> engine;               // experts or shared MLP by tokens of all ranks, when the ranks exchange tokens
+  LazyTable<Entry> head;                 // by logits rows
+  LazyTable<DecodeEntry> decode;         // by sequences, of steps that only decode
+  LazyTable<DecodeAttention> counted;    // by sequences
   CommPath tensor, ffn, expert, pipeline;
   double launches = 0;  // kernels of a step in eager mode, attention included
   bool like_previous = false;  // costs what the stage before it costs, whatever the step
@@ -101,9 +132,27 @@ class Compiled final : public CompiledStepCost {
   const Entry& RankEntry(int s, int64_t tokens);
   const Entry& EngineEntry(int s, int64_t tokens);
   const Entry& HeadEntry(int s, int64_t rows);
-  void AddAttention(const Stage& stage, const StepWork& work, Entry* out) const;
+  const DecodeEntry& DecodeEntryOf(int s, int64_t seqs);
+  const AttentionCost::DecodeOfCount* DecodeAttentionOf(Stage& stage, int64_t seqs);
+  void AddAttention(Stage& stage, const StepWork& work, AttentionSplit* split);
   // One attention rank on one stage, without the experts that all ranks share.
-  void RankCost(int s, const StepWork& work, Entry* out);
+  struct RankPrice {
+    double seconds = 0, joules = 0;        // joules of one GPU
+    const DecodeEntry* decode = nullptr;   // of a step that only decodes
+    const Entry *tokens = nullptr, *head = nullptr;
+    AttentionSplit attention;              // joules without the engine's factor
+    // Seconds by resource, `host` seconds of the host besides.
+    template <bool kWithHead = true>
+    void Bounds(double host, std::array<double, kNumBounds>* out) const;
+    void Scale(double factor) {
+      attention.launch *= factor;
+      attention.compute *= factor;
+      attention.memory *= factor;
+      attention.serial *= factor;
+    }
+  };
+  RankPrice PriceRank(int s, const StepWork& work);
+  bool PredictDecode(const StepWork& work, StepCost* cost);
   // The work of the slowest rank, and joules of all GPUs of the stage.
   void StageCost(int s, std::span<const StepWork> ranks, Entry* out);
   bool UsesGraph(const StepWork& work) const;
@@ -112,6 +161,7 @@ class Compiled final : public CompiledStepCost {
     double prepare = 0, issue = 0, post = 0;
   };
   Host HostOf(int s, std::span<const StepWork> ranks) const;
+  HostSpan SpanOf(const Host& host) const;
   // True when stages s - 1 and s hold the same kinds of layers between the same kinds of links.
   bool IsLikePrevious(int s) const;
   void Note(ProvenanceNote note, double share);
@@ -128,6 +178,7 @@ class Compiled final : public CompiledStepCost {
   // Host terms as plain seconds.
   double step_host_ = 0, sequence_host_ = 0, token_host_ = 0, launch_ = 0, graph_launch_ = 0, post_step_ = 0,
          post_sequence_ = 0, factor_ = 1;
+  double active_watts_ = 0;  // of all GPUs of a stage
   struct Noted {
     ProvenanceNote note;
     double share = 0;
@@ -148,6 +199,7 @@ void Compiled::Build(const Machine& machine, const StepCostOptions& options) {
   post_step_ = profile_.post_step.value();
   post_sequence_ = profile_.post_sequence.value();
   factor_ = profile_.gpu_time_factor;
+  active_watts_ = costs_.power().active_watts() * plan_.tp * plan_.dp;
   graph_tokens_.clear();
   for (int64_t t = 0; t <= profile_.graph_max_tokens && profile_.cuda_graphs; ++t) {
     graph_tokens_.push_back(static_cast<int32_t>(GraphTokens(profile_, t)));
@@ -158,9 +210,11 @@ void Compiled::Build(const Machine& machine, const StepCostOptions& options) {
     Stage stage;
     stage.shapes = AttentionShapes(model_, plan_, s);
     for (const AttentionShape& shape : stage.shapes) stage.attention.push_back(costs_.Attention(shape));
-    stage.rank = LazyTable(tokens);
-    stage.engine = LazyTable(exchange_ ? tokens * plan_.dp : 0);
-    stage.head = LazyTable(options.max_rows + 1);
+    stage.rank = LazyTable<Entry>(tokens);
+    stage.engine = LazyTable<Entry>(exchange_ ? tokens * plan_.dp : 0);
+    stage.head = LazyTable<Entry>(options.max_rows + 1);
+    stage.decode = LazyTable<DecodeEntry>(std::min(options.max_rows + 1, tokens));
+    stage.counted = LazyTable<DecodeAttention>(tokens);
     const int first = s * per_stage;
     stage.expert = GroupPath(machine, per_stage, 1, first);
     for (int d = 0; d < plan_.dp; ++d) {
@@ -284,27 +338,14 @@ void AddDecode(const AttentionCost& attention, const StepWork& work, AttentionSp
   const DecodeKv kv = DecodeKvOf(attention, work);
   attention.AddDecode(static_cast<double>(work.decode_seqs), static_cast<double>(kv.sum), static_cast<double>(kv.longest), split);
 }
+[[gnu::always_inline]] inline void AddDecode(const AttentionCost& attention, const AttentionCost::DecodeOfCount& of,
+                                             const StepWork& work, AttentionSplit* split) {
+  const DecodeKv kv = DecodeKvOf(attention, work);
+  attention.AddDecode(of, static_cast<double>(kv.sum), static_cast<double>(kv.longest), split);
+}
 void AddMixed(const AttentionCost& attention, const StepWork& work, AttentionSplit* split) {
   const DecodeKv kv = DecodeKvOf(attention, work);
   attention.AddMixed(static_cast<double>(work.decode_seqs), static_cast<double>(kv.sum), static_cast<double>(kv.longest), work.chunks, split);
-}
-
-void Compiled::AddAttention(const Stage& stage, const StepWork& work, Entry* out) const {
-  AttentionSplit split;
-  for (const AttentionCost& attention : stage.attention) {
-    if (attention.fused() && work.decode_seqs > 0 && !work.chunks.empty()) {
-      AddMixed(attention, work, &split);
-      continue;
-    }
-    if (work.decode_seqs > 0) AddDecode(attention, work, &split);
-    if (!work.chunks.empty()) attention.AddPrefill(work.chunks, &split);
-  }
-  split.launch *= factor_;
-  split.compute *= factor_;
-  split.memory *= factor_;
-  split.serial *= factor_;
-  split.joules *= factor_;
-  out->Add(split);
 }
 
 bool Compiled::UsesGraph(const StepWork& work) const {
@@ -315,25 +356,99 @@ int64_t Compiled::Padded(const StepWork& work) const {
   return UsesGraph(work) ? graph_tokens_[static_cast<size_t>(work.tokens)] : work.tokens;
 }
 
-void Compiled::RankCost(int s, const StepWork& work, Entry* out) {
-  *out = RankEntry(s, Padded(work));
-  if (s + 1 == static_cast<int>(stages_.size()) && work.logits_rows > 0) out->Add(HeadEntry(s, work.logits_rows));
-  AddAttention(stages_[static_cast<size_t>(s)], work, out);
+const DecodeEntry& Compiled::DecodeEntryOf(int s, int64_t seqs) {
+  Stage& stage = stages_[static_cast<size_t>(s)];
+  return stage.decode.Get(seqs, [&](int64_t count) {
+    DecodeEntry entry;
+    StepWork work;
+    work.tokens = work.logits_rows = work.decode_seqs = count;
+    entry.rest = RankEntry(s, Padded(work));
+    if (s + 1 == stages()) entry.rest.Add(HeadEntry(s, count));
+    entry.seconds = entry.rest.seconds;
+    entry.host = SpanOf(HostOf(s, {&work, 1}));
+    entry.attention = DecodeAttentionOf(stage, count);
+    return entry;
+  });
+}
+
+const AttentionCost::DecodeOfCount* Compiled::DecodeAttentionOf(Stage& stage, int64_t seqs) {
+  const auto fill = [&](int64_t count) {
+    DecodeAttention entry;
+    entry.seconds = 0;
+    entry.of = std::make_unique<AttentionCost::DecodeOfCount[]>(stage.attention.size());
+    for (size_t i = 0; i < stage.attention.size(); ++i) entry.of[i] = stage.attention[i].DecodeOf(static_cast<double>(count));
+    return entry;
+  };
+  return stage.counted.Get(seqs, fill).of.get();
+}
+
+void Compiled::AddAttention(Stage& stage, const StepWork& work, AttentionSplit* split) {
+  const AttentionCost::DecodeOfCount* of = work.decode_seqs > 0 ? DecodeAttentionOf(stage, work.decode_seqs) : nullptr;
+  for (size_t i = 0; i < stage.attention.size(); ++i) {
+    const AttentionCost& attention = stage.attention[i];
+    if (attention.fused() && work.decode_seqs > 0 && !work.chunks.empty()) {
+      AddMixed(attention, work, split);
+      continue;
+    }
+    if (work.decode_seqs > 0) AddDecode(attention, of[i], work, split);
+    if (!work.chunks.empty()) attention.AddPrefill(work.chunks, split);
+  }
+}
+
+[[gnu::always_inline]] inline Compiled::RankPrice Compiled::PriceRank(int s, const StepWork& work) {
+  static constexpr Entry kNothing{0, 0, {}};
+  Stage& stage = stages_[static_cast<size_t>(s)];
+  RankPrice price;
+  if (work.chunks.empty() && work.decode_seqs == work.tokens && work.logits_rows == work.tokens && stage.decode.Holds(work.tokens)) {
+    price.decode = &DecodeEntryOf(s, work.tokens);
+    price.tokens = &price.decode->rest;
+    price.head = &kNothing;
+    const AttentionCost::DecodeOfCount* of = price.decode->attention;
+    for (const AttentionCost& attention : stage.attention) AddDecode(attention, *of++, work, &price.attention);
+  } else {
+    price.tokens = &RankEntry(s, Padded(work));
+    price.head = s + 1 == stages() && work.logits_rows > 0 ? &HeadEntry(s, work.logits_rows) : &kNothing;
+    AddAttention(stage, work, &price.attention);
+  }
+  price.Scale(factor_);
+  price.seconds = price.tokens->seconds + price.head->seconds + price.attention.seconds();
+  price.joules = price.tokens->joules + price.head->joules + price.attention.joules * factor_;
+  return price;
+}
+
+template <bool kWithHead>
+inline void Compiled::RankPrice::Bounds(double host, std::array<double, kNumBounds>* out) const {
+  // In pairs, as the simulator's sum over steps reads them: a load of two numbers stored apart waits for both stores.
+  using Pair = double __attribute__((vector_size(16)));
+  const auto pair = [](const double* at) {
+    Pair p;
+    std::memcpy(&p, at, sizeof p);
+    return p;
+  };
+  static_assert(Index(Bound::kCompute) == 0 && Index(Bound::kMemory) == 1 && Index(Bound::kSerial) == 2 && Index(Bound::kLaunch) == 4 &&
+                Index(Bound::kHost) == 5 && kNumBounds == 9);
+  const Pair more[3] = {{attention.compute, attention.memory}, {attention.serial, 0}, {attention.launch, host}};
+  for (size_t i = 0; i < 4; ++i) {
+    Pair sum = pair(&tokens->bound[2 * i]);
+    if constexpr (kWithHead) sum += pair(&head->bound[2 * i]);
+    if (i < 3) sum += more[i];
+    std::memcpy(&(*out)[2 * i], &sum, sizeof sum);
+  }
+  (*out)[8] = tokens->bound[8];
+  if constexpr (kWithHead) (*out)[8] += head->bound[8];
 }
 
 void Compiled::StageCost(int s, std::span<const StepWork> ranks, Entry* out) {
   double joules = 0;
   int64_t engine_tokens = 0;
+  out->seconds = -1;
   for (const StepWork& work : ranks) {
     if (work.tokens == 0) continue;  // waits for the others
-    if (engine_tokens == 0) {
-      RankCost(s, work, out);  // in place: most engines have one rank
-      joules = out->joules;
-    } else {
-      Entry entry;
-      RankCost(s, work, &entry);
-      joules += entry.joules;
-      if (entry.seconds > out->seconds) *out = entry;
+    const RankPrice price = PriceRank(s, work);
+    joules += price.joules;
+    if (price.seconds > out->seconds) {
+      out->seconds = price.seconds;
+      price.Bounds(0, &out->bound);
     }
     engine_tokens += work.tokens;
   }
@@ -368,9 +483,36 @@ Compiled::Host Compiled::HostOf(int s, std::span<const StepWork> ranks) const {
   return host;
 }
 
+HostSpan Compiled::SpanOf(const Host& host) const {
+  if (profile_.overlap) return {0, host.prepare + host.issue, host.post};
+  return {host.prepare, host.issue, host.post};
+}
+
+// The step that most of a run consists of: one rank, one stage, decode alone.
+[[gnu::noinline]] bool Compiled::PredictDecode(const StepWork& work, StepCost* cost) {
+  Stage& stage = stages_.front();
+  const DecodeEntry* entry = stage.decode.Find(work.decode_seqs);
+  if (entry == nullptr) return false;
+  seen_tokens_ = std::max(seen_tokens_, work.tokens);
+  seen_decode_kv_ = std::max(seen_decode_kv_, work.decode_kv_max);
+  RankPrice price;
+  const AttentionCost::DecodeOfCount* of = entry->attention;
+  for (const AttentionCost& attention : stage.attention) AddDecode(attention, *of++, work, &price.attention);
+  price.tokens = &entry->rest;
+  price.Scale(factor_);
+  const double gpu = entry->rest.seconds + price.attention.seconds();
+  const double seconds = entry->host.Around(gpu);
+  price.Bounds<false>(seconds - gpu, &cost->bound_seconds);
+  cost->stage_seconds[0] = seconds;
+  cost->dynamic_joules = (entry->rest.joules + price.attention.joules * factor_) * plan_.tp + active_watts_ * seconds;
+  return true;
+}
+
 void Compiled::Predict(std::span<const StepWork> ranks, StepCost* cost) {
-  cost->dynamic_joules = 0;
-  cost->bound_seconds.fill(0);
+  if (ranks.size() == 1 && stages_.size() == 1) {
+    const StepWork& work = ranks.front();
+    if (work.chunks.empty() && work.decode_seqs == work.tokens && work.logits_rows == work.tokens && PredictDecode(work, cost)) return;
+  }
   for (const StepWork& work : ranks) {
     if (work.tokens == 0) continue;
     seen_tokens_ = std::max(seen_tokens_, work.tokens);
@@ -379,26 +521,40 @@ void Compiled::Predict(std::span<const StepWork> ranks, StepCost* cost) {
       seen_prefill_kv_ = std::max(seen_prefill_kv_, chunk.past + chunk.tokens);
     }
   }
-  Entry gpu;
-  double seconds = 0;
-  const double active = costs_.power().active_watts() * plan_.tp * plan_.dp;
-  for (int s = 0; s < static_cast<int>(stages_.size()); ++s) {
-    if (stages_[static_cast<size_t>(s)].like_previous) {
-      cost->stage_seconds[static_cast<size_t>(s)] = seconds;
-      cost->dynamic_joules += gpu.joules + active * seconds;
-      for (size_t i = 0; i < gpu.bound.size(); ++i) cost->bound_seconds[i] += gpu.bound[i];
-      cost->bound_seconds[Index(Bound::kHost)] += seconds - gpu.seconds;
-      continue;
+  double seconds = 0, joules = 0, all_joules = 0;
+  std::array<double, kNumBounds> bound;
+  for (int s = 0; s < stages(); ++s) {
+    if (!stages_[static_cast<size_t>(s)].like_previous) {
+      HostSpan host;
+      double gpu;
+      if (ranks.size() == 1 && ranks[0].tokens > 0) {
+        const RankPrice price = PriceRank(s, ranks[0]);
+        host = price.decode != nullptr ? price.decode->host : SpanOf(HostOf(s, ranks));
+        gpu = price.seconds;
+        seconds = host.Around(gpu);
+        joules = price.joules * plan_.tp;
+        price.Bounds(seconds - gpu, &bound);
+      } else {
+        Entry entry;
+        StageCost(s, ranks, &entry);
+        host = SpanOf(HostOf(s, ranks));
+        gpu = entry.seconds;
+        seconds = host.Around(gpu);
+        joules = entry.joules;
+        bound = entry.bound;
+        bound[Index(Bound::kHost)] += seconds - gpu;
+      }
+      joules += active_watts_ * seconds;
     }
-    StageCost(s, ranks, &gpu);
-    const Host host = HostOf(s, ranks);
-    seconds = profile_.overlap ? std::max(gpu.seconds, host.prepare + host.issue) + host.post
-                               : host.prepare + std::max(gpu.seconds, host.issue) + host.post;
     cost->stage_seconds[static_cast<size_t>(s)] = seconds;
-    cost->dynamic_joules += gpu.joules + active * seconds;
-    for (size_t i = 0; i < gpu.bound.size(); ++i) cost->bound_seconds[i] += gpu.bound[i];
-    cost->bound_seconds[Index(Bound::kHost)] += seconds - gpu.seconds;
+    all_joules += joules;
+    if (s == 0) {
+      cost->bound_seconds = bound;
+    } else {
+      for (size_t i = 0; i < bound.size(); ++i) cost->bound_seconds[i] += bound[i];
+    }
   }
+  cost->dynamic_joules = all_joules;
 }
 
 std::string ShapeText(const Operator& op) {
@@ -428,11 +584,10 @@ std::vector<StepOperator> Compiled::Explain(std::span<const StepWork> ranks) {
     double longest = -1;
     int64_t engine_tokens = 0;
     for (size_t r = 0; r < ranks.size(); ++r) {
-      Entry entry;
-      RankCost(s, ranks[r], &entry);
+      const double rank_seconds = PriceRank(s, ranks[r]).seconds;
       engine_tokens += ranks[r].tokens;
-      if (entry.seconds > longest) {
-        longest = entry.seconds;
+      if (rank_seconds > longest) {
+        longest = rank_seconds;
         slowest = r;
       }
     }
@@ -515,8 +670,7 @@ std::vector<StepOperator> Compiled::Explain(std::span<const StepWork> ranks) {
       }
     }
     const Host host = HostOf(s, ranks);
-    const double seconds = profile_.overlap ? std::max(listed, host.prepare + host.issue) + host.post
-                                            : host.prepare + std::max(listed, host.issue) + host.post;
+    const double seconds = SpanOf(host).Around(listed);
     OpTime rest;
     rest.seconds = seconds - listed;
     rest.bound[Index(Bound::kHost)] = rest.seconds;

@@ -36,9 +36,9 @@ class DecodeSet {
   int64_t next_kv_sum_windowed() const { return window_ == 0 ? next_kv_sum() : windowed_sum_ + growing_; }
   int64_t next_kv_max() { return seqs_ == 0 ? 0 : MaxOffset() + clock_ + 1; }
   // KV blocks the next step must allocate.
-  int64_t next_blocks() const { return residues_[static_cast<size_t>(clock_ % block_size_)]; }
+  int64_t next_blocks() const { return residues_[phase_]; }
   // The same for the step after that, when nobody joins or leaves in between.
-  int64_t blocks_after_next() const { return residues_[static_cast<size_t>((clock_ + 1) % block_size_)]; }
+  int64_t blocks_after_next() const { return residues_[phase_ + 1 == residues_.size() ? 0 : phase_ + 1]; }
   int64_t KvOf(const Member& m) const { return m.join_kv + clock_ - m.join_clock; }
   // Clock at which the next member finishes; max when empty. Stale entries make it early, never late.
   int64_t next_finish_clock() const {
@@ -92,6 +92,7 @@ class DecodeSet {
   // One decode step: every member grows by one token.
   void Advance() {
     ++clock_;
+    if (++phase_ == residues_.size()) phase_ = 0;
     kv_sum_ += seqs_;
     if (window_ > 0) {
       windowed_sum_ += growing_;
@@ -171,6 +172,7 @@ class DecodeSet {
   int64_t block_size_;
   int64_t window_;
   int64_t clock_ = 0;
+  size_t phase_ = 0;                                     // clock mod block size
   int64_t seqs_ = 0;
   int64_t kv_sum_ = 0;
   int64_t windowed_sum_ = 0;

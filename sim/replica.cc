@@ -361,14 +361,20 @@ void Replica::Preempt(Group& g, Rank& rank, uint32_t id, double* swap_seconds) {
 
 void Replica::StartStep(Lane& lane, SimTime now, double extra_seconds) {
   int64_t tokens = 0;
-  for (size_t r = 0; r < works_.size(); ++r) {
-    works_[r] = lane.groups[r].work;
-    tokens += works_[r].tokens;
+  std::span<const StepWork> works = works_;
+  if (works_.size() == 1) {
+    works = {&lane.groups[0].work, 1};
+    tokens = works[0].tokens;
+  } else {
+    for (size_t r = 0; r < works_.size(); ++r) {
+      works_[r] = lane.groups[r].work;
+      tokens += works_[r].tokens;
+    }
   }
   const size_t stages = stage_free_.size();
   SimTime end = now;
   if (tokens > 0) {
-    model_->Predict(works_, &cost_);
+    model_->Predict(works, &cost_);
     totals_.dynamic_joules += cost_.dynamic_joules;
     for (int b = 0; b < kNumBounds; ++b) totals_.bound_seconds[b] += cost_.bound_seconds[b];
   } else {

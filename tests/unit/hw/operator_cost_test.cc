@@ -156,6 +156,29 @@ TEST(OperatorCostTest, DecodeAttentionMatchesTheFormulaForUnequalLengths) {
   EXPECT_NEAR(split.launch, 80 * 8.34 * kUs, 1e-12);
 }
 
+TEST(OperatorCostTest, DecodePreparedForACountCostsTheSame) {
+  for (const char* gpu : {"a100-sxm-80gb", "h100-sxm-80gb", "h200-sxm-141gb", "l40s-48gb"}) {
+    const OperatorCosts costs = Costs(TestMachine(gpu));
+    AttentionShape shape;
+    shape.layers = 32;
+    shape.heads = 32;
+    shape.kv_heads = 8;
+    shape.head_dim = shape.v_head_dim = 128;
+    const AttentionCost attention = costs.Attention(shape);
+    for (const double seqs : {1.0, 3.0, 64.0, 100.0, 5000.0}) {
+      const AttentionCost::DecodeOfCount of = attention.DecodeOf(seqs);
+      for (const double kv : {1.0, 17.0, 4096.0, 5000.5, 2e6}) {
+        AttentionSplit plain, prepared;
+        attention.AddDecode(seqs, seqs * kv, 1.5 * kv, &plain);
+        attention.AddDecode(of, seqs * kv, 1.5 * kv, &prepared);
+        EXPECT_NEAR(prepared.seconds(), plain.seconds(), 1e-12 * plain.seconds()) << gpu << " " << seqs << " x " << kv;
+        EXPECT_NEAR(prepared.memory, plain.memory, 1e-12 * plain.seconds());
+        EXPECT_NEAR(prepared.joules, plain.joules, 1e-12 * plain.joules);
+      }
+    }
+  }
+}
+
 TEST(OperatorCostTest, AnEightBitCacheHasItsOwnFit) {
   const OperatorCosts costs = Costs(TestMachine("h100-sxm-80gb"));
   AttentionShape shape;
