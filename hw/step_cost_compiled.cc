@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <tuple>
 #include <utility>
 
 #include "models/lowering.h"
@@ -105,7 +106,16 @@ struct Stage {
   CommPath tensor, ffn, expert, pipeline;
   double launches = 0;  // kernels of a step in eager mode, attention included
   bool like_previous = false;  // costs what the stage before it costs, whatever the step
+  bool same_attention = false;  // as the stage before it
 };
+
+bool SameShapes(const std::vector<AttentionShape>& a, const std::vector<AttentionShape>& b) {
+  const auto all = [](const AttentionShape& s) {
+    return std::tuple(s.layers, s.mla, s.heads, s.kv_heads, s.head_dim, s.v_head_dim, s.mla_latent, s.mla_rope, s.window, s.chunked,
+                      s.causal, s.kv, s.compute);
+  };
+  return std::equal(a.begin(), a.end(), b.begin(), b.end(), [&](const auto& x, const auto& y) { return all(x) == all(y); });
+}
 
 class Compiled final : public CompiledStepCost {
  public:
@@ -128,6 +138,9 @@ class Compiled final : public CompiledStepCost {
  private:
   std::vector<Operator> TokenOperators(int stage, int64_t rank_tokens, int64_t engine_tokens) const;
   const CommPath* PathOf(const Stage& stage, const Operator& op) const;
+  OpTime Price(const Stage& stage, const Operator& op) const {
+    return memo_ != nullptr ? memo_->Cost(costs_, op, PathOf(stage, op)) : costs_.Cost(op, PathOf(stage, op));
+  }
   bool OnEngine(const Operator& op) const { return exchange_ && op.on_engine; }
   const Entry& RankEntry(int s, int64_t tokens);
   const Entry& EngineEntry(int s, int64_t tokens);
@@ -151,17 +164,21 @@ class Compiled final : public CompiledStepCost {
       attention.serial *= factor;
     }
   };
-  RankPrice PriceRank(int s, const StepWork& work);
+  // `attention`: what it was on the stage before, when the same work was priced there.
+  RankPrice PriceRank(int s, const StepWork& work, const AttentionSplit* attention = nullptr);
   bool PredictDecode(const StepWork& work, StepCost* cost);
   // The work of the slowest rank, and joules of all GPUs of the stage.
   void StageCost(int s, std::span<const StepWork> ranks, Entry* out);
   bool UsesGraph(const StepWork& work) const;
   int64_t Padded(const StepWork& work) const;
+  // Preparation is the first stage's, the work afterwards the last one's; every stage launches its kernels.
   struct Host {
-    double prepare = 0, issue = 0, post = 0;
+    double prepare = 0, post = 0;
+    bool graph = false, eager = false;   // some rank replays a graph, launches kernel by kernel
   };
-  Host HostOf(int s, std::span<const StepWork> ranks) const;
-  HostSpan SpanOf(const Host& host) const;
+  Host HostOf(std::span<const StepWork> ranks) const;
+  double IssueSeconds(const Host& host, int s) const;
+  HostSpan SpanOf(const Host& host, int s) const;
   // True when stages s - 1 and s hold the same kinds of layers between the same kinds of links.
   bool IsLikePrevious(int s) const;
   void Note(ProvenanceNote note, double share);
@@ -170,10 +187,12 @@ class Compiled final : public CompiledStepCost {
   ModelSpec model_;
   ParallelPlan plan_;
   OperatorCosts costs_;
+  OperatorMemo* memo_ = nullptr;
   EngineProfile profile_;
   double imbalance_;
   bool exchange_;
   std::vector<Stage> stages_;
+  std::vector<AttentionSplit> attention_;  // scratch: of each rank on the stage before
   std::vector<int32_t> graph_tokens_;  // by tokens, up to the largest graph
   // Host terms as plain seconds.
   double step_host_ = 0, sequence_host_ = 0, token_host_ = 0, launch_ = 0, graph_launch_ = 0, post_step_ = 0,
@@ -191,6 +210,7 @@ class Compiled final : public CompiledStepCost {
 };
 
 void Compiled::Build(const Machine& machine, const StepCostOptions& options) {
+  memo_ = options.memo;
   step_host_ = profile_.step_host.value();
   sequence_host_ = profile_.sequence_host.value();
   token_host_ = profile_.token_host.value();
@@ -236,6 +256,7 @@ void Compiled::Build(const Machine& machine, const StepCostOptions& options) {
     for (const AttentionShape& shape : stage.shapes) stage.launches += shape.layers;
     stages_.push_back(std::move(stage));
     stages_.back().like_previous = IsLikePrevious(s);
+    stages_.back().same_attention = s > 0 && SameShapes(stages_[static_cast<size_t>(s - 1)].shapes, stages_.back().shapes);
   }
   NoteOperators();
 }
@@ -294,7 +315,7 @@ const Entry& Compiled::RankEntry(int s, int64_t tokens) {
     entry.seconds = 0;
     if (count <= 0) return entry;
     for (const Operator& op : TokenOperators(s, count, count)) {
-      if (!OnEngine(op)) entry.Add(costs_.Cost(op, PathOf(stage, op)), op.count * factor_);
+      if (!OnEngine(op)) entry.Add(Price(stage, op), op.count * factor_);
     }
     return entry;
   });
@@ -307,7 +328,7 @@ const Entry& Compiled::EngineEntry(int s, int64_t tokens) {
     entry.seconds = 0;
     if (count <= 0) return entry;
     for (const Operator& op : TokenOperators(s, (count + plan_.dp - 1) / plan_.dp, count)) {
-      if (OnEngine(op)) entry.Add(costs_.Cost(op, PathOf(stage, op)), op.count * factor_);
+      if (OnEngine(op)) entry.Add(Price(stage, op), op.count * factor_);
     }
     return entry;
   });
@@ -320,7 +341,7 @@ const Entry& Compiled::HeadEntry(int s, int64_t rows) {
     entry.seconds = 0;
     if (count <= 0) return entry;
     for (const Operator& op : LowerHeadOperators(model_, plan_, s, count)) {
-      entry.Add(costs_.Cost(op, PathOf(stage, op)), op.count * factor_);
+      entry.Add(Price(stage, op), op.count * factor_);
     }
     return entry;
   });
@@ -365,7 +386,7 @@ const DecodeEntry& Compiled::DecodeEntryOf(int s, int64_t seqs) {
     entry.rest = RankEntry(s, Padded(work));
     if (s + 1 == stages()) entry.rest.Add(HeadEntry(s, count));
     entry.seconds = entry.rest.seconds;
-    entry.host = SpanOf(HostOf(s, {&work, 1}));
+    entry.host = SpanOf(HostOf({&work, 1}), s);
     entry.attention = DecodeAttentionOf(stage, count);
     return entry;
   });
@@ -395,7 +416,7 @@ void Compiled::AddAttention(Stage& stage, const StepWork& work, AttentionSplit* 
   }
 }
 
-[[gnu::always_inline]] inline Compiled::RankPrice Compiled::PriceRank(int s, const StepWork& work) {
+[[gnu::always_inline]] inline Compiled::RankPrice Compiled::PriceRank(int s, const StepWork& work, const AttentionSplit* known) {
   static constexpr Entry kNothing{0, 0, {}};
   Stage& stage = stages_[static_cast<size_t>(s)];
   RankPrice price;
@@ -403,14 +424,20 @@ void Compiled::AddAttention(Stage& stage, const StepWork& work, AttentionSplit* 
     price.decode = &DecodeEntryOf(s, work.tokens);
     price.tokens = &price.decode->rest;
     price.head = &kNothing;
-    const AttentionCost::DecodeOfCount* of = price.decode->attention;
-    for (const AttentionCost& attention : stage.attention) AddDecode(attention, *of++, work, &price.attention);
+    if (known == nullptr) {
+      const AttentionCost::DecodeOfCount* of = price.decode->attention;
+      for (const AttentionCost& attention : stage.attention) AddDecode(attention, *of++, work, &price.attention);
+    }
   } else {
     price.tokens = &RankEntry(s, Padded(work));
     price.head = s + 1 == stages() && work.logits_rows > 0 ? &HeadEntry(s, work.logits_rows) : &kNothing;
-    AddAttention(stage, work, &price.attention);
+    if (known == nullptr) AddAttention(stage, work, &price.attention);
   }
-  price.Scale(factor_);
+  if (known != nullptr) {
+    price.attention = *known;
+  } else {
+    price.Scale(factor_);
+  }
   price.seconds = price.tokens->seconds + price.head->seconds + price.attention.seconds();
   price.joules = price.tokens->joules + price.head->joules + price.attention.joules * factor_;
   return price;
@@ -444,7 +471,9 @@ void Compiled::StageCost(int s, std::span<const StepWork> ranks, Entry* out) {
   out->seconds = -1;
   for (const StepWork& work : ranks) {
     if (work.tokens == 0) continue;  // waits for the others
-    const RankPrice price = PriceRank(s, work);
+    AttentionSplit& attention = attention_[static_cast<size_t>(&work - ranks.data())];
+    const RankPrice price = PriceRank(s, work, stages_[static_cast<size_t>(s)].same_attention ? &attention : nullptr);
+    attention = price.attention;
     joules += price.joules;
     if (price.seconds > out->seconds) {
       out->seconds = price.seconds;
@@ -464,28 +493,28 @@ void Compiled::StageCost(int s, std::span<const StepWork> ranks, Entry* out) {
   out->joules = joules * plan_.tp;
 }
 
-Compiled::Host Compiled::HostOf(int s, std::span<const StepWork> ranks) const {
+Compiled::Host Compiled::HostOf(std::span<const StepWork> ranks) const {
   Host host;
-  const bool first = s == 0, last = s + 1 == static_cast<int>(stages_.size());
   // Each rank has its own host process; the busiest one is waited for. Those with no tokens all do the same.
   bool idle = false;
   for (const StepWork& work : ranks) {
     if (work.tokens == 0 && std::exchange(idle, true)) continue;
     const double sequences = static_cast<double>(work.decode_seqs) + static_cast<double>(work.chunks.size());
-    if (first) {
-      host.prepare = std::max(host.prepare,
-                              step_host_ + sequence_host_ * sequences + token_host_ * static_cast<double>(work.tokens));
-    }
-    const double issue = UsesGraph(work) ? graph_launch_ : launch_ * stages_[static_cast<size_t>(s)].launches;
-    host.issue = std::max(host.issue, issue);
-    if (last) host.post = std::max(host.post, post_step_ + post_sequence_ * static_cast<double>(work.logits_rows));
+    host.prepare = std::max(host.prepare, step_host_ + sequence_host_ * sequences + token_host_ * static_cast<double>(work.tokens));
+    (UsesGraph(work) ? host.graph : host.eager) = true;
+    host.post = std::max(host.post, post_step_ + post_sequence_ * static_cast<double>(work.logits_rows));
   }
   return host;
 }
 
-HostSpan Compiled::SpanOf(const Host& host) const {
-  if (profile_.overlap) return {0, host.prepare + host.issue, host.post};
-  return {host.prepare, host.issue, host.post};
+double Compiled::IssueSeconds(const Host& host, int s) const {
+  return std::max(host.graph ? graph_launch_ : 0.0, host.eager ? launch_ * stages_[static_cast<size_t>(s)].launches : 0.0);
+}
+
+HostSpan Compiled::SpanOf(const Host& host, int s) const {
+  const double prepare = s == 0 ? host.prepare : 0, post = s + 1 == stages() ? host.post : 0, issue = IssueSeconds(host, s);
+  if (profile_.overlap) return {0, prepare + issue, post};
+  return {prepare, issue, post};
 }
 
 // The step that most of a run consists of: one rank, one stage, decode alone.
@@ -521,37 +550,39 @@ void Compiled::Predict(std::span<const StepWork> ranks, StepCost* cost) {
       seen_prefill_kv_ = std::max(seen_prefill_kv_, chunk.past + chunk.tokens);
     }
   }
-  double seconds = 0, joules = 0, all_joules = 0;
-  std::array<double, kNumBounds> bound;
-  for (int s = 0; s < stages(); ++s) {
-    if (!stages_[static_cast<size_t>(s)].like_previous) {
-      HostSpan host;
-      double gpu;
-      if (ranks.size() == 1 && ranks[0].tokens > 0) {
-        const RankPrice price = PriceRank(s, ranks[0]);
-        host = price.decode != nullptr ? price.decode->host : SpanOf(HostOf(s, ranks));
-        gpu = price.seconds;
-        seconds = host.Around(gpu);
-        joules = price.joules * plan_.tp;
-        price.Bounds(seconds - gpu, &bound);
-      } else {
-        Entry entry;
-        StageCost(s, ranks, &entry);
-        host = SpanOf(HostOf(s, ranks));
-        gpu = entry.seconds;
-        seconds = host.Around(gpu);
-        joules = entry.joules;
-        bound = entry.bound;
-        bound[Index(Bound::kHost)] += seconds - gpu;
-      }
-      joules += active_watts_ * seconds;
-    }
-    cost->stage_seconds[static_cast<size_t>(s)] = seconds;
-    all_joules += joules;
-    if (s == 0) {
-      cost->bound_seconds = bound;
+  const Host host = HostOf(ranks);
+  const bool single = ranks.size() == 1 && ranks[0].tokens > 0;
+  if (attention_.size() < ranks.size()) attention_.resize(ranks.size());
+  double all_joules = 0;
+  for (int s = 0; s < stages();) {
+    const Stage& stage = stages_[static_cast<size_t>(s)];
+    std::array<double, kNumBounds> bound;
+    double seconds, joules;
+    if (single) {
+      const RankPrice price = PriceRank(s, ranks[0], stage.same_attention ? &attention_[0] : nullptr);
+      attention_[0] = price.attention;
+      seconds = (price.decode != nullptr ? price.decode->host : SpanOf(host, s)).Around(price.seconds);
+      joules = price.joules * plan_.tp;
+      price.Bounds(seconds - price.seconds, &bound);
     } else {
-      for (size_t i = 0; i < bound.size(); ++i) cost->bound_seconds[i] += bound[i];
+      Entry entry;
+      StageCost(s, ranks, &entry);
+      seconds = SpanOf(host, s).Around(entry.seconds);
+      joules = entry.joules;
+      bound = entry.bound;
+      bound[Index(Bound::kHost)] += seconds - entry.seconds;
+    }
+    joules += active_watts_ * seconds;
+    const int first = s;
+    do {
+      cost->stage_seconds[static_cast<size_t>(s++)] = seconds;
+    } while (s < stages() && stages_[static_cast<size_t>(s)].like_previous);
+    const double times = s - first;
+    all_joules += times * joules;
+    if (first == 0) {
+      for (size_t i = 0; i < bound.size(); ++i) cost->bound_seconds[i] = times * bound[i];
+    } else {
+      for (size_t i = 0; i < bound.size(); ++i) cost->bound_seconds[i] += times * bound[i];
     }
   }
   cost->dynamic_joules = all_joules;
@@ -669,8 +700,8 @@ std::vector<StepOperator> Compiled::Explain(std::span<const StepWork> ranks) {
         add(op.name, ShapeText(op), op.count, op.kernels, costs_.Cost(op, PathOf(stage, op)), op.count * factor_);
       }
     }
-    const Host host = HostOf(s, ranks);
-    const double seconds = SpanOf(host).Around(listed);
+    const Host host = HostOf(ranks);
+    const double seconds = SpanOf(host, s).Around(listed);
     OpTime rest;
     rest.seconds = seconds - listed;
     rest.bound[Index(Bound::kHost)] = rest.seconds;
@@ -678,7 +709,8 @@ std::vector<StepOperator> Compiled::Explain(std::span<const StepWork> ranks) {
     if (rest.seconds > 0) {
       add("host",
           fmt::format("{} of preparation, {} of launches, {} afterwards; what the GPU does not hide",
-                      Human(Seconds(host.prepare)), Human(Seconds(host.issue)), Human(Seconds(host.post))),
+                      Human(Seconds(s == 0 ? host.prepare : 0)), Human(Seconds(IssueSeconds(host, s))),
+                      Human(Seconds(s + 1 == stages() ? host.post : 0))),
           1, 0, rest, 1);
     }
   }
@@ -720,7 +752,7 @@ void Compiled::NoteOperators() {
       for (const Operator& op : ops) {
         const OperatorCosts::Origin origin = costs_.OriginOf(op, PathOf(stage, op));
         if (op.kind == OpKind::kGemm) measured_tokens_ = std::max(measured_tokens_, origin.max_size);
-        const double seconds = costs_.Cost(op, PathOf(stage, op)).seconds * op.count;
+        const double seconds = Price(stage, op).seconds * op.count;
         if (seconds > 0) add(origin.note, seconds);
       }
       for (size_t i = 0; i < stage.shapes.size(); ++i) {

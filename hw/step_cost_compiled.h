@@ -12,6 +12,7 @@
 #include "hw/engine_profile.h"
 #include "hw/machine.h"
 #include "hw/operator_cost.h"
+#include "hw/operator_memo.h"
 #include "hw/step_cost.h"
 #include "models/model_spec.h"
 #include "models/parallel_plan.h"
@@ -25,6 +26,8 @@ struct StepCostOptions {
   // Operator parameters loaded before (LoadOperatorParams of OperatorEntryFor the GPU), for callers that compile many
   // plans: reading them is most of the time of CompileStepCost. Null: read from the catalogue.
   std::shared_ptr<const OperatorParamSet> operators;
+  // Prices found before by models of the same machine, engine and catalogue; must outlive the model. Null: none.
+  OperatorMemo* memo = nullptr;
 };
 
 // One operator of a step, all its executions together.

@@ -55,10 +55,12 @@ Rule RuleOf(const EvaluateOptions& options) {
 bool SameWorkload(const Scenario& s) { return !s.resolved().closed_loop && s.config().metrics.warmup.value() == 0; }
 
 // Runs a scenario step by step and gives up when it can no longer beat `best`. `best` is read at the start.
-absl::StatusOr<bool> RunBounded(const Scenario& scenario, Rule rule, const Report& best, Report* report) {
+absl::StatusOr<bool> RunBounded(const Scenario& scenario, Rule rule, const Report& best, SharedPrices* prices, Report* report) {
   SIMRUN_ASSIGN_OR_RETURN(const std::unique_ptr<ArrivalSource> source,
                           MakeSource(scenario.config().workload, static_cast<uint64_t>(scenario.config().seed), scenario.base_dir()));
-  SIMRUN_ASSIGN_OR_RETURN(const std::unique_ptr<Simulation> run, Simulation::Create(scenario));
+  SimulateOptions simulate;
+  simulate.prices = prices;
+  SIMRUN_ASSIGN_OR_RETURN(const std::unique_ptr<Simulation> run, Simulation::Create(scenario, std::move(simulate)));
   const SloConfig& slo = scenario.config().slo;
   double e2e_sum = 0;
   int64_t missed = 0;
@@ -244,7 +246,7 @@ absl::StatusOr<Evaluation> Evaluate(const PlanSpace& space, const EvaluateOption
   Incumbent incumbent;
   const auto better = [&](double a, double b) { return options.objective.higher_is_better ? a > b : a < b; };
 
-  const auto evaluate = [&](size_t candidate, RunPeaks* peaks) {
+  const auto evaluate = [&](size_t candidate, SharedPrices* prices, RunPeaks* peaks) {
     PlanResult result;
     result.candidate = candidate;
     const Scenario& scenario = *space.candidates[candidate].scenario;
@@ -256,7 +258,7 @@ absl::StatusOr<Evaluation> Evaluate(const PlanSpace& space, const EvaluateOption
     absl::StatusOr<Report> report = absl::UnknownError("");
     if (bound.valid) {
       Report bounded;
-      const absl::StatusOr<bool> whole = RunBounded(scenario, rule, bound.report, &bounded);
+      const absl::StatusOr<bool> whole = RunBounded(scenario, rule, bound.report, prices, &bounded);
       if (!whole.ok()) {
         report = whole.status();
       } else {
@@ -266,6 +268,7 @@ absl::StatusOr<Evaluation> Evaluate(const PlanSpace& space, const EvaluateOption
     } else {
       SimulateOptions simulate;
       simulate.peaks = peaks;
+      simulate.prices = prices;
       simulate.intervals = false;
       report = Simulate(scenario, std::move(simulate));
     }
@@ -287,7 +290,19 @@ absl::StatusOr<Evaluation> Evaluate(const PlanSpace& space, const EvaluateOption
   };
   // Pruning stops runs early, so there each is its own.
   const std::vector<std::vector<size_t>> groups = GroupByLimits(space, todo, !may_stop);
+  // Prices of operators found by earlier runs, one set per thread.
+  std::mutex prices_mutex;
+  std::vector<std::unique_ptr<SharedPrices>> idle_prices;
   const auto work = [&](size_t g) {
+    std::unique_ptr<SharedPrices> prices;
+    {
+      const std::lock_guard<std::mutex> lock(prices_mutex);
+      if (!idle_prices.empty()) {
+        prices = std::move(idle_prices.back());
+        idle_prices.pop_back();
+      }
+    }
+    if (prices == nullptr) prices = std::make_unique<SharedPrices>();
     std::vector<PlanResult> results;
     RunPeaks peaks;
     size_t ran = 0;   // place in results of the run that `peaks` is about
@@ -302,9 +317,11 @@ absl::StatusOr<Evaluation> Evaluate(const PlanSpace& space, const EvaluateOption
         results.push_back(std::move(same));
         continue;
       }
-      results.push_back(evaluate(candidate, &peaks));
+      results.push_back(evaluate(candidate, prices.get(), &peaks));
       ran = results.size() - 1;
     }
+    const std::lock_guard<std::mutex> lock(prices_mutex);
+    idle_prices.push_back(std::move(prices));
     return results;
   };
 

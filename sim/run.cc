@@ -6,6 +6,8 @@
 
 #include <fmt/format.h>
 
+#include "base/params.h"
+#include "hw/cost/operator_params.h"
 #include "models/model_spec.h"
 #include "sim/placed_step.h"
 
@@ -26,6 +28,19 @@ absl::StatusOr<std::unique_ptr<Run>> Run::Create(const Scenario& scenario, Simul
     StepCostOptions cost_options;
     cost_options.max_tokens = r.params.limits.max_num_batched_tokens;
     cost_options.max_rows = r.params.limits.max_num_seqs;
+    if (options.prices != nullptr && r.placement.resident) {
+      // What decides the price of an operator: the machine, the kernels of the engine, and the catalogue they are from.
+      SharedPrices::Prices& shared = options.prices->Of(
+          fmt::format("{} {} {} {} {} {} {}", static_cast<const void*>(scenario.catalog().get()), r.engine.backend,
+                      r.engine.custom_all_reduce, r.engine.deepep, r.machine.gpu_count, r.machine.gpus_per_node,
+                      WriteParams(r.config.hardware).ToYaml()));
+      if (shared.operators == nullptr) {
+        SIMRUN_ASSIGN_OR_RETURN(OperatorParamSet set, LoadOperatorParams(OperatorEntryFor(r.machine.gpu), *scenario.catalog()));
+        shared.operators = std::make_shared<const OperatorParamSet>(std::move(set));
+      }
+      cost_options.operators = shared.operators;
+      cost_options.memo = &shared.memo;
+    }
     for (int i = 0; i < (r.placement.resident ? 1 : r.plan.replicas); ++i) {
       SIMRUN_ASSIGN_OR_RETURN(std::unique_ptr<CompiledStepCost> compiled, StepCostOf(r, *scenario.catalog(), cost_options, i));
       models.push_back(compiled.get());

@@ -14,6 +14,7 @@
 #include <optional>
 
 #include "absl/status/statusor.h"
+#include "hw/operator_memo.h"
 #include "hw/step_cost.h"
 #include "schedulers/batching.h"
 #include "schedulers/router.h"
@@ -42,6 +43,8 @@ struct SimulateOptions {
   const BatchingPolicy* policy = nullptr;
   std::unique_ptr<Router> router;
   RunPeaks* peaks = nullptr;   // filled by Simulate
+  // Operator prices that runs share, one run at a time; must outlive the run. The reports are the same.
+  SharedPrices* prices = nullptr;
   // Fill the report's prediction intervals. Left out anyway with parts of the caller's own, whose errors nobody
   // has measured, and by a Simulation, whose traffic is not known beforehand.
   bool intervals = true;

@@ -6,6 +6,7 @@
 #include <fstream>
 #include <map>
 #include <numeric>
+#include <ostream>
 #include <sstream>
 
 #include "base/rng.h"
@@ -488,6 +489,7 @@ struct MeasuredCase {
   double gemm;
   double decode;
 };
+void PrintTo(const MeasuredCase& c, std::ostream* out) { *out << c.dir; }
 
 class MeasuredOperatorTest : public ::testing::TestWithParam<MeasuredCase> {};
 

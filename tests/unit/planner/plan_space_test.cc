@@ -1,9 +1,11 @@
 #include "planner/plan_space.h"
 
+#include <algorithm>
 #include <cstdlib>
 #include <filesystem>
 #include <map>
 #include <numeric>
+#include <ostream>
 #include <set>
 #include <sstream>
 
@@ -243,6 +245,7 @@ struct Case {
   const char* traffic;      // creation, chat, summarisation
   const char* rate;
 };
+void PrintTo(const Case& c, std::ostream* out) { *out << c.model << " " << c.traffic << " at " << c.rate << " on " << c.hardware; }
 class Pruning : public ::testing::TestWithParam<Case> {};
 
 std::string Traffic(const Case& c) {
@@ -324,6 +327,26 @@ TEST(Evaluate, SharedRunsAreTheirOwn) {
   }
   EXPECT_GT(same, 4);
   EXPECT_GT(different, 12);
+}
+
+// Plans share the prices of operators, kept apart by machine; what is reported is what a run of its own gives.
+TEST(Evaluate, SharedPricesChangeNothing) {
+  const PlanSpace space = Space(Config("mixtral-8x7b", "{gpu: h100-sxm-80gb, count: 4}",
+                                       "search: {gpu_types: [a100-sxm-80gb, h100-sxm-80gb], weights: [bf16, fp8], power_limits: [350 W, 700 W]}\n"
+                                       "workload: {requests: 12, arrivals: {poisson: {rate: 4 /s}}, input_tokens: {uniform: {min: 50, max: 2500}}, "
+                                       "output_tokens: {uniform: {min: 5, max: 30}}}"));
+  EvaluateOptions options;
+  options.objective = *FindObjective("energy");
+  const Evaluation e = *Evaluate(space, options);
+  EXPECT_GT(e.ranked.size(), 60u);
+  std::set<double> joules;
+  for (const PlanResult& r : e.ranked) {
+    Report shared = r.report, own = *Simulate(*space.candidates[r.candidate].scenario, {.intervals = false});
+    shared.simulation.wall_s = own.simulation.wall_s = 0;
+    EXPECT_EQ(shared.ToJson(), own.ToJson());
+    joules.insert(r.objective);
+  }
+  EXPECT_GT(joules.size(), 60u);
 }
 
 TEST(Evaluate, TheUsualPlanIsTheLargestTpInANode) {

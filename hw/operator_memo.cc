@@ -1,0 +1,77 @@
+#include "hw/operator_memo.h"
+
+#include <algorithm>
+#include <bit>
+
+namespace simrun {
+namespace {
+
+uint64_t U(int64_t x) { return static_cast<uint64_t>(x); }
+uint64_t U(double x) { return std::bit_cast<uint64_t>(x); }
+uint64_t Two(int high, int low) { return uint64_t{static_cast<uint32_t>(high)} << 32 | static_cast<uint32_t>(low); }
+
+}  // namespace
+
+OpTime OperatorMemo::Cost(const OperatorCosts& costs, const Operator& op, const CommPath* path) {
+  const CommPath wires = path != nullptr ? *path : CommPath{-1, -1, -1};
+  // All of the operator but its name, count and place in the step.
+  const Key key = {U(op.m),         U(op.n),      U(op.k),
+                   U(op.tokens),    U(op.hidden), U(op.topk),
+                   U(op.experts),   U(op.inter),  U(op.imbalance),
+                   U(op.heads),     U(op.window), U(op.active_experts),
+                   U(op.flops),     U(op.bytes),  Two(op.tp, op.ep),
+                   U(op.kv_heads),  U(op.head_dim), Two(op.ranks, wires.ranks),
+                   Two(wires.ranks_per_node, wires.nodes),
+                   Two(static_cast<int>(op.kind) << 16 | static_cast<int>(op.weights) << 8 | static_cast<int>(op.activations),
+                       static_cast<int>(op.kv) << 16 | static_cast<int>(op.group) << 8 | (op.gated ? 1 : 0))};
+  uint64_t a = 0x9e3779b97f4a7c15u, b = 0xc2b2ae3d27d4eb4fu;
+  for (size_t i = 0; i < kWords; i += 2) {
+    a = (a ^ key[i]) * 0xff51afd7ed558ccdu;
+    b = (b ^ key[i + 1]) * 0xc4ceb9fe1a85ec53u;
+    a ^= a >> 32;
+    b ^= b >> 29;
+  }
+  const uint64_t hash = (a ^ std::rotl(b, 23)) | 1;
+  if (used_ * 4 >= slots_.size() * 3) Grow();
+  const size_t mask = slots_.size() - 1;
+  size_t at = (hash >> 8) & mask;
+  for (; slots_[at].hash != 0; at = (at + 1) & mask) {
+    if (slots_[at].hash == hash && slots_[at].key == key) return slots_[at].time;
+  }
+  Slot& slot = slots_[at];
+  slot.key = key;
+  slot.hash = hash;
+  slot.time = costs.Cost(op, path);
+  ++used_;
+  return slot.time;
+}
+
+void OperatorMemo::Grow() {
+  if (used_ >= kMost) {
+    for (Slot& slot : slots_) slot.hash = 0;
+    used_ = 0;
+    return;
+  }
+  std::vector<Slot> old = std::move(slots_);
+  slots_.assign(std::max<size_t>(size_t{1} << 10, old.size() * 2), Slot());
+  const size_t mask = slots_.size() - 1;
+  for (Slot& slot : old) {
+    if (slot.hash == 0) continue;
+    size_t at = (slot.hash >> 8) & mask;
+    while (slots_[at].hash != 0) at = (at + 1) & mask;
+    slots_[at] = slot;
+  }
+}
+
+SharedPrices::Prices& SharedPrices::Of(const std::string& key) {
+  const auto it = std::find_if(prices_.begin(), prices_.end(), [&](const auto& p) { return p.first == key; });
+  if (it != prices_.end()) {
+    std::rotate(prices_.begin(), it, it + 1);
+  } else {
+    if (prices_.size() == kMostKeys) prices_.pop_back();
+    prices_.emplace(prices_.begin(), key, std::make_unique<Prices>());
+  }
+  return *prices_.front().second;
+}
+
+}  // namespace simrun

@@ -1,0 +1,55 @@
+// Prices of operators found before, for callers that simulate many plans on one machine: plans that share an operator
+// share its price.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "hw/cost/operator_params.h"
+#include "hw/operator_cost.h"
+
+namespace simrun {
+
+// What OperatorCosts::Cost returned, by everything it depends on. One per OperatorCosts and thread.
+class OperatorMemo {
+ public:
+  OpTime Cost(const OperatorCosts& costs, const Operator& op, const CommPath* path);
+  size_t size() const { return used_; }
+
+  // It starts anew when it holds this many: about 60 MB.
+  static constexpr size_t kMost = size_t{3} << 16;
+
+ private:
+  static constexpr size_t kWords = 20;
+  using Key = std::array<uint64_t, kWords>;
+  struct Slot {
+    Key key;
+    uint64_t hash = 0;   // 0: free
+    OpTime time;
+  };
+  std::vector<Slot> slots_;   // open addressing; a power of two
+  size_t used_ = 0;
+  void Grow();
+};
+
+// Parameters and memos by machine and engine, for one thread at a time.
+class SharedPrices {
+ public:
+  struct Prices {
+    std::shared_ptr<const OperatorParamSet> operators;   // null until they are read
+    OperatorMemo memo;
+  };
+  // `key` must tell apart whatever OperatorCosts::Create would. Only the few keys asked for last are kept.
+  Prices& Of(const std::string& key);
+
+ private:
+  static constexpr size_t kMostKeys = 4;
+  std::vector<std::pair<std::string, std::unique_ptr<Prices>>> prices_;   // asked for last first
+};
+
+}  // namespace simrun
