@@ -227,6 +227,12 @@ std::string DescribeRegion(const std::string& name, const Catalog& catalog) {
   return "";
 }
 
+std::string DescribeErrors(const std::string& name, const Catalog& catalog) {
+  const absl::StatusOr<YamlNode> node = catalog.Load("errors", name);
+  const YamlNode* groups = node.ok() ? node->Find("groups") : nullptr;
+  return groups != nullptr ? Plural(static_cast<double>(groups->items().size()), "group") + " of measured runs" : "unreadable";
+}
+
 // ---- tables of the library ----
 
 template <class Factory>
@@ -324,6 +330,7 @@ const std::vector<NameSection>& NameSections() {
       CatalogSection("operators", "fitted kernel and collective times, by device", DescribeOperators, ExplainOperators),
       CatalogSection("power", "power of a GPU at work, by board: power in a GPU entry", DescribePower),
       CatalogSection("regions", "carbon intensity of grids: hardware.region", DescribeRegion),
+      CatalogSection("errors", "errors of measured runs, which prediction intervals rest on: all files add up", DescribeErrors),
       RegistrySection("schedulers", "which requests run in a step: scheduler.policy", BuiltInBatchingPolicies()),
       RegistrySection("routers", "which engine takes a request: scheduler.router", BuiltInRouters()),
       FixedSection("queue-orders", "order of the waiting queue: scheduler.queue_order", QueueOrders()),
