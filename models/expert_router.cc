@@ -128,10 +128,15 @@ class LawRouter final : public ExpertRouter {
     size_t draws = 0;
   };
 
+  // The compiler turns ?: on random bits into branches that no processor foresees.
+  static uint16_t Select(bool first, uint16_t a, uint16_t b) {
+    return static_cast<uint16_t>(b ^ ((a ^ b) & -static_cast<uint32_t>(first)));
+  }
+
   static uint16_t Fresh(const Alias* alias, uint64_t experts, uint32_t bits) {
     const uint64_t product = bits * experts;
     const Alias cell = alias[product >> 32];
-    return static_cast<uint32_t>(product) < cell.keep ? static_cast<uint16_t>(product >> 32) : cell.other;
+    return Select(static_cast<uint32_t>(product) < cell.keep, static_cast<uint16_t>(product >> 32), cell.other);
   }
 
   // The choices of one token. `choices` holds those of the layer before. Written without branches on random bits, which
@@ -150,14 +155,13 @@ class LawRouter final : public ExpertRouter {
       const uint32_t kind = static_cast<uint32_t>(bits >> 48);
       const uint16_t fresh = Fresh(alias, experts, static_cast<uint32_t>(bits));
       const uint16_t old = memory[j];
-      uint16_t e = kind < follow ? partner[choices[j]] : fresh;
-      const uint16_t repeated = old != kNone ? old : fresh;
-      e = kind < repeat ? repeated : e;
+      uint16_t e = Select(kind < follow, partner[choices[j]], fresh);
+      e = Select(kind < repeat, Select(old != kNone, old, fresh), e);
       while (stamp[e] == token) e = Fresh(alias, experts, static_cast<uint32_t>(bits_here.NextBits()));
       stamp[e] = token;
       ++counts[e];
       choices[j] = e;
-      memory[j] = (bits >> 32 & 0xffff) < remember ? e : old;
+      memory[j] = Select((bits >> 32 & 0xffff) < remember, e, old);
     }
     bits_ = bits_here;
   }
