@@ -21,6 +21,9 @@ struct BatchLimits {
   int64_t max_num_batched_tokens = 8192;
   int64_t block_size = 16;
   int64_t watermark_blocks = 0;   // kept free when admitting, unless nothing runs
+  // Beside decodes, prompts wait for others so many steps, or until the step would fill that share of its tokens.
+  int64_t prompt_wait_steps = 0;
+  double prompt_wait_fill = 0.9;
 };
 
 // What KV memory a request takes when it is admitted: blocks for the prompt, grown token by token, or blocks for the
@@ -37,6 +40,7 @@ struct ReplicaView {
   int64_t free_blocks = 0;                // after the blocks that the decodes of this step take
   int64_t total_blocks = 0;               // of the rank
   KvReservation reservation = KvReservation::kPrompt;
+  int64_t waited_steps = 0;               // steps in a row for which prompts were held back
 
   int64_t BlocksFor(const WaitingRequest& r) const {
     const int64_t tokens = reservation == KvReservation::kPrompt ? r.kv_tokens : r.max_kv_tokens;
@@ -50,8 +54,9 @@ struct Batch {
   bool decode = false;                    // all decodes advance by one token
   std::vector<int64_t> partial_tokens;    // prompt tokens for partial[i]; may be shorter than partial
   std::vector<int64_t> admitted_tokens;   // for the first requests of the waiting queue: prompt tokens in this step
+  bool held_back = false;                 // prompts that there is room for wait for others
   void Clear() {
-    decode = false;
+    decode = held_back = false;
     partial_tokens.clear();
     admitted_tokens.clear();
   }

@@ -51,6 +51,8 @@ struct SchedulerConfig {
   std::optional<int64_t> max_num_batched_tokens;
   std::optional<int64_t> block_size;
   std::optional<double> watermark;
+  int64_t prompt_wait_steps = 0;
+  double prompt_wait_fill = 0.9;
   std::string queue_order = "fcfs";
   std::string preemption = "recompute";
   Bytes swap_space{4.0 * 1024 * 1024 * 1024};
@@ -67,6 +69,10 @@ struct SchedulerConfig {
     v.Field("max_num_batched_tokens", max_num_batched_tokens, {.help = "most new tokens in one step: the prompt budget", .min = 1, .max = 1 << 24});
     v.Field("block_size", block_size, {.help = "tokens per KV block", .min = 1, .max = 4096});
     v.Field("watermark", watermark, {.help = "fraction of KV blocks kept free when admitting a request", .min = 0, .max = 0.9});
+    v.Field("prompt_wait_steps", prompt_wait_steps,
+            {.help = "orca: steps that prompts wait beside running sequences for more prompts (TensorRT-LLM's batch_wait_timeout_iters)", .min = 0, .max = 1 << 20});
+    v.Field("prompt_wait_fill", prompt_wait_fill,
+            {.help = "the wait ends when the step would hold this share of max_num_batched_tokens (batch_wait_max_tokens_ratio)", .min = 0, .max = 1});
     v.Field("queue_order", queue_order, {.help = "order of the waiting queue", .choices = &QueueOrderNames});
     v.Field("preemption", preemption, {.help = "what happens to a sequence whose KV blocks are taken away", .choices = &PreemptionNames});
     v.Field("swap_space", swap_space, {.help = "host memory per GPU for swapped KV blocks; when full, preemption recomputes", .min = 0});

@@ -10,7 +10,7 @@ Replica::Replica(uint32_t index, const EngineParams& params, const BatchingPolic
       params_(params),
       policy_(policy),
       whole_life_(policy.reservation() == KvReservation::kWholeLife),
-      stable_policy_(policy.stable_while_decoding()),
+      stable_policy_(policy.stable_while_decoding() && params.limits.prompt_wait_steps == 0),
       model_(model),
       metrics_(metrics),
       stage_free_(static_cast<size_t>(model->stages())),
@@ -201,6 +201,7 @@ void Replica::PlanGroup(size_t lane_index, size_t rank_index, SimTime now, doubl
     view.waiting = waiting;
     view.reservation = policy_.reservation();
     view.total_blocks = params_.kv_blocks;
+    view.waited_steps = rank.waited_steps;
     view.free_blocks = std::max<int64_t>(0, rank.free_blocks - (whole_life_ ? 0 : g.decodes.next_blocks()));
     return view;
   };
@@ -212,6 +213,7 @@ void Replica::PlanGroup(size_t lane_index, size_t rank_index, SimTime now, doubl
     g.batch.Clear();
     if (room) policy_.Plan(view_now(&no_waiting_), &g.batch);
   }
+  rank.waited_steps = g.batch.held_back ? rank.waited_steps + 1 : 0;
   SIM_CHECK(g.batch.partial_tokens.size() <= g.partial.size() && g.batch.admitted_tokens.size() <= rank.waiting.size());
   if (g.batch.decode && g.decodes.seqs() == 0) g.batch.decode = false;
   if (g.batch.decode && !whole_life_) {

@@ -154,6 +154,7 @@ class Replica {
     int64_t free_swap_blocks = 0;
     int64_t outstanding = 0;
     int64_t running = 0;                   // sequences with KV
+    int64_t waited_steps = 0;              // in a row for which the policy held prompts back
   };
 
   int64_t BlocksFor(int64_t tokens) const { return (tokens + params_.limits.block_size - 1) / params_.limits.block_size; }

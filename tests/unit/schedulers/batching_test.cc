@@ -99,6 +99,30 @@ TEST(Orca, Decisions) {
   for (const Case& c : cases) Check(c);
 }
 
+TEST(Orca, PromptsWaitForOthersBesideDecodes) {
+  const auto plan = [](int64_t decodes, int64_t waited, std::vector<int64_t> prompts) {
+    WaitingQueue queue(QueueOrder::kFcfs);
+    for (uint32_t id = 0; id < prompts.size(); ++id) queue.Push({id, id, prompts[id], prompts[id], prompts[id], 0, 0});
+    ReplicaView view;
+    view.limits = {8, 100, 10, 0, 3, 0.6};   // up to 3 steps, or until 60 of the 100 tokens are there
+    view.decode_seqs = decodes;
+    view.waiting = &queue;
+    view.free_blocks = 50;
+    view.waited_steps = waited;
+    Batch batch;
+    (*BuiltInBatchingPolicies().Find("orca"))()->Plan(view, &batch);
+    return std::pair(batch.held_back, batch.admitted_tokens);
+  };
+  using Tokens = std::vector<int64_t>;
+  EXPECT_EQ(plan(5, 0, {30}), std::pair(true, Tokens{}));
+  EXPECT_EQ(plan(5, 2, {30}), std::pair(true, Tokens{}));
+  EXPECT_EQ(plan(5, 3, {30}), std::pair(false, Tokens{30}));           // waited long enough
+  EXPECT_EQ(plan(5, 0, {30, 25}), std::pair(false, Tokens({30, 25})));   // 5 + 55 are enough
+  EXPECT_EQ(plan(5, 0, {30, 24}), std::pair(true, Tokens{}));
+  EXPECT_EQ(plan(0, 0, {30}), std::pair(false, Tokens{30}));           // nothing to wait beside
+  EXPECT_EQ(plan(5, 0, {}), std::pair(false, Tokens{}));
+}
+
 TEST(StaticBatch, Decisions) {
   const std::string p = "static";
   const Case cases[] = {
