@@ -146,7 +146,7 @@ std::vector<Family> MakeFamilies(const std::vector<OpRow>& rows) {
     }
     if (IsByteOp(row.op)) key.dtype.clear();
     if (row.op.rfind("deepep", 0) == 0) continue;                     // priced from other entries
-    if (std::any_of(std::begin(kLeftOut), std::end(kLeftOut), [&](const char* f) { return row.format == f; })) continue;
+    if (row.dtype != "w4a16" && std::any_of(std::begin(kLeftOut), std::end(kLeftOut), [&](const char* f) { return row.format == f; })) continue;
     if (row.format == "fp8" || row.format == "fp8_block") {
       const auto& [tensor, block] = scales[{row.op, row.backend}];
       if ((row.format == "fp8_block") != BlockScalesWin(tensor, block)) continue;
@@ -169,7 +169,7 @@ std::vector<Family> MakeFamilies(const std::vector<OpRow>& rows) {
   });
   std::map<std::tuple<std::string, std::string, std::string>, Family> families;
   for (auto& [key, g] : groups) {
-    const bool shared = key.op == "moe" || key.op.find("prefill") != std::string::npos || key.op.find("decode") != std::string::npos;
+    const bool shared = (key.op == "moe" && key.dtype != "w4a16") || key.op.find("prefill") != std::string::npos || key.op.find("decode") != std::string::npos;
     families[{key.op, key.backend, shared ? "" : key.dtype}].push_back(std::move(g));
   }
   std::vector<Family> out;

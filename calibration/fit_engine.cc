@@ -39,6 +39,7 @@ const std::vector<Field>& Fields() {
       {"server_step", &P::server_step, nullptr, 2e-3, nullptr, nullptr},
       {"front_end", &P::front_end, nullptr, 30e-3, &A::front_end, nullptr},
       {"front_end_token", &P::front_end_token, nullptr, 10e-6, nullptr, nullptr},
+      {"sampling_passes", nullptr, &P::sampling_passes, 100, nullptr, nullptr},
       {"gpu_time_factor", nullptr, &P::gpu_time_factor, 0.2, nullptr, &A::gpu_time_factor},
   };
   return *fields;

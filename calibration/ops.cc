@@ -209,6 +209,8 @@ using LoadKey = std::tuple<int64_t, int64_t, int64_t, int, double, bool>;
 void ReadMoe(Cells& cells, std::map<LoadKey, RankLoad>* loads, OpRow* row) {
   SetFormat(cells, row);
   row->op = "moe";
+  // Marlin widens 4-bit weights inside its own kernel; other kernels are few and differ from it.
+  if (cells.Has("kernel") && cells.Text("kernel") == "marlin") row->dtype = "w4a16";
   Operator& op = row->work;
   op.kind = OpKind::kMoe;
   op.tokens = cells.Count("tokens");

@@ -4,7 +4,7 @@
 //   gemm                          dtype m n k
 //   attn_prefill, attn_decode     dtype kv_dtype batch q_len kv_len heads kv_heads head_dim
 //   mla_prefill, mla_decode       dtype kv_dtype batch q_len kv_len heads
-//   moe                           dtype tokens hidden inter topk experts tp ep dist
+//   moe                           dtype tokens hidden inter topk experts tp ep dist [kernel]
 //   all_reduce, allreduce_custom, all_gather, reduce_scatter, alltoall, send_recv
 //                                 dtype bytes n_ranks [nodes | dev_per_node]
 //   deepep_*                      nodes hidden tokens topk experts [sms]

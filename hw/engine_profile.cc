@@ -58,6 +58,7 @@ EngineProfile ApplyEngineConfig(EngineProfile profile, const EngineConfig& confi
   Replace(config.post_step, &profile.post_step);
   Replace(config.post_sequence, &profile.post_sequence);
   Replace(config.front_end, &profile.front_end);
+  Replace(config.sampling_passes, &profile.sampling_passes);
   Replace(config.gpu_time_factor, &profile.gpu_time_factor);
   Replace(config.expert_imbalance, &profile.expert_imbalance);
   Replace(config.cpu_operator, &profile.cpu_operator);

@@ -117,6 +117,9 @@ struct EngineProfile {
   // Kernels for communication.
   bool custom_all_reduce = true;
   bool deepep = false;
+  bool streaming_decode = false;       // decode attention key by key, without tiles
+  // Passes over the fp32 logits that top-p and top-k take on the GPU (sorting, cumulated sums); 0: the largest is picked.
+  double sampling_passes = 0;
   double expert_imbalance = 0;  // load of the busiest expert-parallel rank over the mean; 0: from the model
 
   std::vector<EngineArchitecture> architectures;
@@ -139,6 +142,7 @@ struct EngineConfig {
   std::optional<bool> custom_all_reduce;
   std::optional<Seconds> step_host, sequence_host, launch, post_step, post_sequence, front_end;
   std::optional<double> gpu_time_factor;
+  std::optional<double> sampling_passes;
   std::optional<double> expert_imbalance;
   std::optional<Seconds> cpu_operator;
   std::optional<double> cpu_memory_efficiency, cpu_compute_efficiency, link_efficiency;
@@ -201,6 +205,8 @@ void EngineProfile::Describe(Visitor& v) {
   v.Field("pinned_memory", pinned_memory, {.help = "offloaded data lies in pinned host memory"});
   v.Field("custom_all_reduce", custom_all_reduce, {.help = "one-shot all-reduce kernel for small messages"});
   v.Field("deepep", deepep, {.help = "expert all-to-all by DeepEP kernels"});
+  v.Field("sampling_passes", sampling_passes, {.help = "passes over the logits that top-p and top-k take; 0: the largest is picked", .min = 0, .max = 10000});
+  v.Field("streaming_decode", streaming_decode, {.help = "decode attention walks the cache key by key instead of in tiles"});
   v.Field("expert_imbalance", expert_imbalance,
           {.help = "load of the busiest expert-parallel rank over the mean; 0: from the model", .min = 0});
   v.Field("architectures", architectures, {.help = "values that hold for one GPU architecture"});
@@ -228,6 +234,8 @@ void EngineConfig::Describe(Visitor& v) {
   v.Field("front_end", front_end, {.help = "time per request before its first step", .min = 0, .max = 1000});
   v.Field("gpu_time_factor", gpu_time_factor,
           {.help = "kernel time over the operator catalogue's, for what-if questions", .min = 0.01, .max = 100});
+  v.Field("sampling_passes", sampling_passes,
+          {.help = "passes over the logits that top-p and top-k take on the GPU (vLLM's own sampler: 120); auto: the largest is picked", .min = 0, .max = 10000});
   v.Field(
       "expert_imbalance", expert_imbalance,
       {.help = "load of the busiest expert-parallel rank over the mean; auto: from the model", .min = 1, .max = 1000});

@@ -15,6 +15,9 @@ namespace {
 constexpr double kDequantEfficiency = 0.9;
 // Share of the dense prefill efficiency at head_dim 64 and 256 (measured beside 128).
 constexpr double kHeadDim64 = 0.78, kHeadDim256 = 1.1;
+// What the last-level cache serves a multiprocessor per clock, for query heads that read the same keys one after the other
+// (assumed; microbenchmarks of A100 and H100 reach 5 to 7 TB/s).
+constexpr double kCacheBytesPerClock = 32;
 // Kernels of absorbed MLA work on tiles of at least 16 heads.
 constexpr double kMlaHeadTile = 16;
 
@@ -321,11 +324,22 @@ OperatorCosts::Choice OperatorCosts::Choose(std::string_view name, DType dtype) 
   return choice;
 }
 
+// Experts whose 4-bit weights are widened inside a kernel of its own (Marlin), where that was measured.
+OperatorCosts::Choice OperatorCosts::ChooseWeightOnly(const Operator& op) const {
+  const bool widened = BitsPerElement(op.weights) < 8 && BitsPerElement(Supported(ComputeDType(op.weights, op.activations))) >= 16;
+  const OperatorParams* p = widened ? params_->Find("moe", "w4a16", options_.backend) : nullptr;
+  if (p == nullptr || p->dtype.empty()) return {};
+  Choice choice{p, std::max(Provenance::kMeasured, p->label), ""};
+  choice.label = std::max(choice.label, p->device == params_->name ? machine_.gpu.operators_provenance : Provenance::kTransferred);
+  return choice;
+}
+
 OperatorCosts::Choice OperatorCosts::ChooseFor(const Operator& op) const {
   switch (op.kind) {
     case OpKind::kGemm:
       return Choose("gemm", Supported(ComputeDType(op.weights, op.activations)));
     case OpKind::kMoe:
+      if (const Choice choice = ChooseWeightOnly(op); choice.params != nullptr) return choice;
       return Choose("moe", Supported(ComputeDType(op.weights, op.activations)));
     default:
       return Choose(ElementwiseEntry(op.kind), op.activations);
@@ -431,13 +445,20 @@ OpTime OperatorCosts::Gemm(const Operator& op) const {
 OperatorCosts::Term OperatorCosts::MoeTerm(const Operator& op, const OperatorParams& p, double imbalance,
                                            Features* features) const {
   const DType compute = Supported(ComputeDType(op.weights, op.activations));
-  const double h = D(op.hidden), inner = D(op.inter) / op.tp, matrices = op.gated ? 3 : 2;
+  double h = D(op.hidden), inner = D(op.inter) / op.tp;
+  const double matrices = op.gated ? 3 : 2;
+  if (op.weights == DType::kMxfp4 && p.dtype == "w4a16") {
+    // vLLM fills MXFP4 weights up to the tiles of the kernel: columns to 256, inner dimensions to 128.
+    h = std::ceil(h / 256) * 256;
+    inner = std::ceil(inner / 128) * 128;
+  }
   const double rows = D(op.tokens) * D(op.topk) / op.ep;
   const double local = D(op.experts) / op.ep;
   const double active = op.active_experts > 0 ? std::min(op.active_experts, local)
                                               : std::min(rows, local * (1 - Exp(-0.7 * rows / local)));
   const double weight_bytes = BytesPerElement(op.weights);
-  const double efficiency = weight_bytes < BytesPerElement(compute) - 0.01 ? kDequantEfficiency : 1;
+  const bool dequantised = weight_bytes < BytesPerElement(compute) - 0.01 && p.dtype != "w4a16";
+  const double efficiency = dequantised ? kDequantEfficiency : 1;
   Term term;
   term.q = p.q;
   term.t0 = p.t0.value();
@@ -620,7 +641,7 @@ AttentionCost OperatorCosts::Attention(const AttentionShape& shape) const {
   for (const bool prefill : {false, true}) {
     const char* name = shape.mla ? (prefill ? "mla_prefill" : "mla_decode") : (prefill ? "prefill" : "decode");
     const OperatorParams* p = Choose(name, shape.kv).params;
-    if (p->trees.empty()) continue;
+    if (p->trees.empty() || (options_.streaming_decode && !prefill && !shape.mla)) continue;   // of another kernel
     auto grid = std::make_shared<AttentionGrid>();
     AttentionPoint point;
     point.heads = D(shape.heads), point.kv_heads = D(shape.kv_heads), point.head_dim = D(shape.head_dim);
@@ -712,8 +733,11 @@ AttentionCost OperatorCosts::AttentionFormula(const AttentionShape& shape) const
   } else {
     const double bytes_key = kv_heads * widths * kv_element, flops_key = 2 * heads * widths;
     bytes_per_key = bytes_key;
-    d.m_key = bytes_key / dm * layers;
-    d.m_seq = d.m_key * dec.kappa + heads * widths * element / dm * layers;
+    const bool apart = options_.streaming_decode && (shape.head_dim != 128 || shape.window > 0);
+    const double cache = kCacheBytesPerClock * static_cast<double>(machine_.gpu.multiprocessors) * machine_.gpu.boost_clock.value();
+    const double reads = apart ? 1 + (heads / kv_heads - 1) / std::max(1.0, cache / bandwidth_) : 1;
+    d.m_key = reads * bytes_key / dm * layers;
+    d.m_seq = (options_.streaming_decode ? 0 : d.m_key * dec.kappa) + heads * widths * element / dm * layers;
     // Decode is bound by memory on every GPU; on a device whose rates say otherwise the multiply is the floor.
     if (flops_key / peak > bytes_key / bandwidth_) {
       d.c_key = flops_key / peak * layers;

@@ -55,6 +55,9 @@ struct OperatorCostOptions {
   // is read from there, and the quantisation of a GEMM's input is an operator of its own.
   bool benchmark = false;
   bool deepep = false;            // expert all-to-all by DeepEP kernels instead of NCCL
+  // Decode attention walks the cache key by key instead of in tiles; heads of a group share what they read only with 128
+  // columns and without a window (TensorRT-LLM's masked attention beside its XQA kernel).
+  bool streaming_decode = false;
 };
 
 // Seconds of attention by resource, and joules above idle and the active floor of one GPU.
@@ -279,6 +282,7 @@ class OperatorCosts {
   Term MoeTerm(const Operator& op, const OperatorParams& p, double imbalance, Features* features) const;
   Choice Choose(std::string_view name, DType dtype) const;
   Choice ChooseFor(const Operator& op) const;
+  Choice ChooseWeightOnly(const Operator& op) const;
   CommPath PathOf(const Operator& op, const CommPath* path) const;
 
   Machine machine_;

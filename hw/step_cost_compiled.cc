@@ -145,6 +145,8 @@ class Compiled final : public CompiledStepCost {
   const Entry& RankEntry(int s, int64_t tokens);
   const Entry& EngineEntry(int s, int64_t tokens);
   const Entry& HeadEntry(int s, int64_t rows);
+  // Of the last stage, with what sampling takes beyond picking the largest.
+  std::vector<Operator> HeadOperators(int s, int64_t rows) const;
   const DecodeEntry& DecodeEntryOf(int s, int64_t seqs);
   const AttentionCost::DecodeOfCount* DecodeAttentionOf(Stage& stage, int64_t seqs);
   void AddAttention(Stage& stage, const StepWork& work, AttentionSplit* split);
@@ -334,13 +336,23 @@ const Entry& Compiled::EngineEntry(int s, int64_t tokens) {
   });
 }
 
+std::vector<Operator> Compiled::HeadOperators(int s, int64_t rows) const {
+  std::vector<Operator> ops = LowerHeadOperators(model_, plan_, s, rows);
+  for (Operator& op : ops) {
+    if (op.kind != OpKind::kSampling) continue;
+    // A pass reads and writes the logits in fp32.
+    op.bytes += profile_.sampling_passes * 8 * static_cast<double>(op.m) * static_cast<double>(op.n);
+  }
+  return ops;
+}
+
 const Entry& Compiled::HeadEntry(int s, int64_t rows) {
   Stage& stage = stages_[static_cast<size_t>(s)];
   return stage.head.Get(rows, [&](int64_t count) {
     Entry entry;
     entry.seconds = 0;
     if (count <= 0) return entry;
-    for (const Operator& op : LowerHeadOperators(model_, plan_, s, count)) {
+    for (const Operator& op : HeadOperators(s, count)) {
       entry.Add(Price(stage, op), op.count * factor_);
     }
     return entry;
@@ -696,7 +708,7 @@ std::vector<StepOperator> Compiled::Explain(std::span<const StepWork> ranks) {
     }
     if (!attention_done) add_all_attention();
     if (s + 1 == static_cast<int>(stages_.size())) {
-      for (const Operator& op : LowerHeadOperators(model_, plan_, s, work.logits_rows)) {
+      for (const Operator& op : HeadOperators(s, work.logits_rows)) {
         add(op.name, ShapeText(op), op.count, op.kernels, costs_.Cost(op, PathOf(stage, op)), op.count * factor_);
       }
     }
@@ -748,7 +760,7 @@ void Compiled::NoteOperators() {
         parts.emplace_back(std::move(note), seconds);
       };
       std::vector<Operator> ops = TokenOperators(s, tokens, tokens * plan_.dp);
-      for (const Operator& op : LowerHeadOperators(model_, plan_, s, prefill ? 1 : tokens)) ops.push_back(op);
+      for (const Operator& op : HeadOperators(s, prefill ? 1 : tokens)) ops.push_back(op);
       for (const Operator& op : ops) {
         const OperatorCosts::Origin origin = costs_.OriginOf(op, PathOf(stage, op));
         if (op.kind == OpKind::kGemm) measured_tokens_ = std::max(measured_tokens_, origin.max_size);
@@ -808,6 +820,7 @@ absl::StatusOr<OperatorCosts> OperatorCostsFor(const Machine& machine, const Eng
                                                const StepCostOptions& options) {
   OperatorCostOptions cost_options;
   cost_options.backend = profile.backend;
+  cost_options.streaming_decode = profile.streaming_decode;
   cost_options.custom_all_reduce = profile.custom_all_reduce;
   cost_options.deepep = profile.deepep;
   return options.operators != nullptr ? OperatorCosts::Create(machine, options.operators, cost_options)

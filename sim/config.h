@@ -36,7 +36,7 @@ struct PlanConfig {
                                "groups an MLP of their own; auto: tp", .min = 1, .max = 65536});
     v.Field("layers_per_stage", layers_per_stage, {.help = "layers of each pipeline stage; auto: as even as possible", .min = 1, .max = 100000});
     v.Field("weights", weights, {.help = "number format of the weights; auto: the model's own", .choices = &DTypeNames});
-    v.Field("activations", activations, {.help = "format the matrices are multiplied in; auto: fp8 for fp8 weights, else 16-bit", .choices = &DTypeNames});
+    v.Field("activations", activations, {.help = "format the matrices are multiplied in; auto: that of fp8, int8 and (with FP4 units) nvfp4 weights, else 16-bit", .choices = &DTypeNames});
     v.Field("kv_cache", kv_cache, {.help = "format of the KV cache; auto: the model's 16-bit format", .choices = &DTypeNames});
     v.Field("placement", placement, {.help = "which memory the tensors lie in, and how they are used there"});
     v.Field("experts_active", experts_active, {.help = "routed experts per token; auto: the model's", .min = 1, .max = 1e5});

@@ -177,7 +177,9 @@ ResolvedScenario Resolve(const ScenarioConfig& config, const YamlNode& root, con
     }
     plan.weights = DTypeOr(config.plan.weights, r.model.expert_dtype.value_or(r.model.native_dtype));
     const DType wide = SixteenBit(r.model.native_dtype);
-    const bool multiplies_narrow = plan.weights == DType::kFp8 || plan.weights == DType::kInt8;
+    // NVFP4 checkpoints quantise their activations too; on devices without FP4 units engines widen the weights instead.
+    const bool fp4_units = machine_ok && r.machine.gpu.peak[static_cast<size_t>(DType::kNvfp4)].value() > 0;
+    const bool multiplies_narrow = plan.weights == DType::kFp8 || plan.weights == DType::kInt8 || (plan.weights == DType::kNvfp4 && fp4_units);
     plan.activations = DTypeOr(config.plan.activations, multiplies_narrow ? plan.weights : wide);
     plan.kv_cache = DTypeOr(config.plan.kv_cache, wide);
     if (config.plan.experts_active) {
@@ -240,6 +242,8 @@ ResolvedScenario Resolve(const ScenarioConfig& config, const YamlNode& root, con
   p.limits.max_num_seqs = s.max_num_seqs.value_or(r.engine.max_num_seqs);
   p.limits.max_num_batched_tokens = s.max_num_batched_tokens.value_or(r.engine.max_num_batched_tokens);
   p.limits.block_size = s.block_size.value_or(r.engine.block_size);
+  p.limits.prompt_wait_steps = s.prompt_wait_steps;
+  p.limits.prompt_wait_fill = s.prompt_wait_fill;
   if (p.limits.max_num_batched_tokens < p.limits.max_num_seqs && (r.policy == "chunked-prefill" || r.policy == "orca")) {
     if (s.max_num_batched_tokens || s.max_num_seqs) {
       problems->Add(PlaceOf(root, "scheduler"), "scheduler.max_num_batched_tokens",

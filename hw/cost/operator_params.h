@@ -45,7 +45,7 @@ struct ResidualAnchor {
 
 struct OperatorParams {
   std::string op;                // one of OperatorNames()
-  std::string dtype;             // format of the multiply ("bf16", "fp8"); empty: any
+  std::string dtype;             // format of the multiply ("bf16", "fp8"), "w4a16" for experts with 4-bit weights widened in the kernel; empty: any
   std::string backend = "vllm";  // kernels measured: vllm, sglang, trtllm, nccl, ...
   int q = 2;                     // how the terms combine: (sum T^q)^(1/q)
   Seconds t0{0};                 // fixed time of a launch
@@ -135,7 +135,7 @@ std::string OperatorEntryFor(const GpuSpec& gpu);
 template <class Visitor>
 void OperatorParams::Describe(Visitor& v) {
   v.Field("op", op, {.help = "operator", .required = true, .choices = OperatorNames});
-  v.Field("dtype", dtype, {.help = "format of the multiply; none: any"});
+  v.Field("dtype", dtype, {.help = "format of the multiply, w4a16 for experts with 4-bit weights widened in the kernel; none: any"});
   v.Field("backend", backend, {.help = "kernels measured"});
   v.Field("q", q, {.help = "exponent that combines the terms: 1, 2 or 4", .min = 1, .max = 4});
   v.Field("t0", t0, {.help = "fixed time", .min = 0});

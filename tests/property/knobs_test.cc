@@ -42,6 +42,12 @@ hardware: {gpu: h100-sxm-80gb, gpus_per_node: 8}
 plan: {tp: 8, pp: 2}
 workload: {concurrency: 4, requests: 12, input_tokens: 4000, output_tokens: 20}
 )"},
+      {"waits", R"(
+model: llama-3.1-8b
+hardware: {gpu: h100-sxm-80gb}
+engine: {profile: trt-llm}
+workload: {concurrency: 4, requests: 40, input_tokens: {uniform: {min: 500, max: 900}}, output_tokens: {uniform: {min: 40, max: 90}}}
+)"},
       // KV memory for two sequences and a half; ten want it.
       {"tight", R"(
 model: llama-3.1-8b
@@ -220,6 +226,7 @@ std::vector<Knob> Knobs() {
       {"engine.post_sequence", "0 us", "500 us", M(Tpot), +1, "one"},
       {"engine.server", "false", "true", M(Ttft), +1, "one"},
       {"engine.front_end", "0 ms", "50 ms", M(Ttft), +1, "one"},
+      {"engine.sampling_passes", "0", "500", M(Tpot), +1, "one"},
       {"engine.gpu_time_factor", "0.5", "2", M(Tpot), +1, "one"},
       {"engine.expert_imbalance", "1", "3", M(Ttft), +1, "experts", {{"workload.input_tokens", "4000"}}},
       // scheduler
@@ -228,6 +235,9 @@ std::vector<Knob> Knobs() {
       {"scheduler.max_num_batched_tokens", "300", "8192", M(Ttft), -1, "prompts"},
       {"scheduler.block_size", "1", "256", M(KvPeak), +1, "one"},
       {"scheduler.watermark", "0", "0.6", M(Queue), +1, "tight"},
+      // Every prompt beside a decode of its neighbour waits.
+      {"scheduler.prompt_wait_steps", "0", "20", M(Ttft), +1, "waits"},
+      {"scheduler.prompt_wait_fill", "0.05", "0.9", M(Ttft), +1, "waits", {{"scheduler.prompt_wait_steps", "20"}}},
       {"scheduler.queue_order", "fcfs", "shortest-job", M(Queue), -1, "overload"},
       {"scheduler.preemption", "recompute", "swap", M(Link), +1, "tight"},
       {"scheduler.swap_space", "0 GB", "16 GB", M(Link), +1, "tight", {{"scheduler.preemption", "swap"}}},

@@ -253,6 +253,57 @@ TEST(OperatorCostTest, MlaDecodeMatchesTheFormula) {
   }
 }
 
+// TensorRT-LLM's masked attention: no tiles; query heads that cannot share a read take it from the cache.
+TEST(OperatorCostTest, StreamingDecodeReadsWhatThereIs) {
+  const Machine machine = TestMachine("h100-sxm-80gb");
+  OperatorCostOptions options;
+  options.streaming_decode = true;
+  const OperatorCosts streaming = Costs(machine, options), tiled = Costs(machine);
+  AttentionShape shape;
+  shape.layers = 1;
+  shape.heads = 32;
+  shape.kv_heads = 8;
+  shape.head_dim = shape.v_head_dim = 128;
+  const auto memory = [](const OperatorCosts& costs, const AttentionShape& s, double keys) {
+    AttentionSplit split;
+    costs.Attention(s).AddDecode(64, 64 * keys, keys, &split);
+    return split.memory;
+  };
+  // Memory grows with keys alone, but for queries and output.
+  EXPECT_GT(memory(tiled, shape, 100), 1.3 * memory(streaming, shape, 100));
+  const double shared = memory(streaming, shape, 5000) - memory(streaming, shape, 4000);
+  shape.window = 100000;
+  const double apart = memory(streaming, shape, 5000) - memory(streaming, shape, 4000);
+  const double cache = 32 * 132 * machine.gpu.boost_clock.value() / machine.gpu.memory_bandwidth.value();   // about 2.5
+  EXPECT_NEAR(apart / shared, 1 + (32.0 / 8 - 1) / cache, 0.02);
+}
+
+Operator Moe(int64_t tokens);
+
+// Marlin's kernel has an entry of its own: 0.28 of the 16-bit peak on H100, MXFP4 filled up to tiles of 256 and 128.
+TEST(OperatorCostTest, ExpertsWithWidenedWeightsHaveTheirOwnKernel) {
+  const Machine machine = TestMachine("h100-sxm-80gb");
+  const Catalog& catalog = TestCatalog();
+  auto made = OperatorCosts::Create(machine, catalog, {});
+  ASSERT_TRUE(made.ok()) << made.status();
+  const OperatorParamSet set = *LoadOperatorParams("h100", catalog);
+  const OperatorParams* p = set.Find("moe", "w4a16", "vllm");
+  ASSERT_NE(p, nullptr);
+  Operator op = Moe(8192);
+  op.hidden = 2880, op.inter = 2880, op.tp = 4, op.ep = 1, op.topk = 4;
+  op.weights = DType::kMxfp4;
+  op.activations = DType::kBf16;
+  const double rows = 8192 * 4.0, h = 3072, inner = 768, bw = machine.gpu.memory_bandwidth.value();
+  const double tc = 6 * h * inner * (rows + 128 * p->bm) / (made->Peak(DType::kBf16) * p->ec);
+  const double tm = 128 * 3 * h * inner * (4.25 / 8) / (bw * p->em);
+  const double extra = (2 * p->r2 * rows * h + 2 * rows * (h + 3 * inner)) / bw;
+  const double expected = p->t0.value() + std::sqrt(tc * tc + tm * tm) + extra;
+  EXPECT_NEAR(made->Cost(op).seconds, expected, 1e-6 * expected);
+  // int4 is not filled up.
+  op.weights = DType::kInt4;
+  EXPECT_LT(made->Cost(op).seconds, 0.95 * expected);
+}
+
 Operator Moe(int64_t tokens) {
   Operator op;
   op.kind = OpKind::kMoe;
