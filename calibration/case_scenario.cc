@@ -33,20 +33,41 @@ bool IsServed(const MeasuredCase& c) {
 struct ClosedLoopBenchmark {
   double rounds = 10;         // requests per client
   double shortest = 1;        // lengths are uniform from this share of the nominal one up to it
+  // How the server was started, where no note says so.
+  double max_num_batched_tokens = 0;    // 0: the engine's default
+  double prompt_wait_steps = 0;
+  std::string kv_cache;                 // empty: the engine's default
 };
 
 // InferenceMAX (its README and scripts, Apache-2.0): benchmark_serving.py --request-rate inf --num-prompts $((CONC * 10))
 // --max-concurrency $CONC --random-range-ratio 0.8 on three pairs of lengths; the server runs with --max-num-seqs $CONC.
+// Its servers: TensorRT-LLM with --max_num_tokens 16384 and, for 1024/1024 on fewer than 8 GPUs, batch_wait_timeout_iters
+// 20; vLLM on H200 with --kv-cache-dtype fp8, on H100 without; SGLang with --chunked-prefill-size 32768
+// (its --mem-fraction-static 0.82 is of weights and KV cache alone, about the profile's 0.88 of everything).
 // Other published runs come from genai-perf or aiperf as aiconfigurator calls them (its eval and benchmark rules,
-// Apache-2.0): --request-count 10 x concurrency, standard deviation of the lengths 0.
+// Apache-2.0): --request-count 10 x concurrency, standard deviation of the lengths 0; TensorRT-LLM's token
+// budget takes one prompt beside the running sequences.
 ClosedLoopBenchmark BenchmarkOf(const MeasuredCase& c) {
   const std::pair<double, double> lengths = {c.isl.value_or(0), c.osl.value_or(0)};
   const std::optional<std::string> stated = c.Note("length_range_ratio");
+  const bool inference_max = lengths == std::pair(1024.0, 1024.0) || lengths == std::pair(1024.0, 8192.0) || lengths == std::pair(8192.0, 1024.0);
   ClosedLoopBenchmark b;
   if (stated) {
     if (const absl::StatusOr<double> ratio = ParseNumber(*stated); ratio.ok() && *ratio > 0 && *ratio <= 1) b.shortest = *ratio;
-  } else if (lengths == std::pair(1024.0, 1024.0) || lengths == std::pair(1024.0, 8192.0) || lengths == std::pair(8192.0, 1024.0)) {
+  } else if (inference_max) {
     b.shortest = 0.8;
+  }
+  if (inference_max) {
+    if (c.engine == "trtllm") {
+      b.max_num_batched_tokens = 16384;
+      if (lengths.first == lengths.second && c.n_gpus < 8) b.prompt_wait_steps = 20;
+    } else if (c.engine == "sglang") {
+      b.max_num_batched_tokens = 32768;
+    } else if (c.engine == "vllm" && c.gpu == "h200-sxm-141gb" && c.weights_dtype == "fp8") {
+      b.kv_cache = "fp8";
+    }
+  } else if (c.engine == "trtllm") {
+    b.max_num_batched_tokens = std::ceil((std::ceil(c.load_value / c.dp) + c.isl.value_or(0) + 64) / 64) * 64;
   }
   return b;
 }
@@ -225,13 +246,21 @@ absl::StatusOr<CaseScenario> ScenarioOfCase(const MeasuredCase& c, const std::st
     }
     const double clients_per_rank = std::ceil(c.load_value / c.dp);
     if (!c.Note("max_num_seqs")) set("scheduler.max_num_seqs", Number(clients_per_rank));
-    // Their TensorRT-LLM servers are started with --max_num_tokens for one prompt beside the running sequences:
-    // concurrency + input length + 64, rounded up to 64 (InferenceMAX scripts).
-    if (c.engine == "trtllm" && !c.Note("max_num_batched_tokens")) {
-      set("scheduler.max_num_batched_tokens", Number(std::ceil((clients_per_rank + *c.isl + 64) / 64) * 64));
+    if (benchmark.max_num_batched_tokens > 0 && !c.Note("max_num_batched_tokens")) {
+      set("scheduler.max_num_batched_tokens", Number(benchmark.max_num_batched_tokens));
+    }
+    if (benchmark.prompt_wait_steps > 0) set("scheduler.prompt_wait_steps", Number(benchmark.prompt_wait_steps));
+    if (!benchmark.kv_cache.empty() && c.kv_dtype.empty()) {
+      set("plan.kv_cache", Text(benchmark.kv_cache));
+      assumptions.push_back(fmt::format("KV cache format not stated: {}, as the benchmark starts its servers", benchmark.kv_cache));
     }
   } else if (c.load_kind == "saturated_batch") {
     SIMRUN_RETURN_IF_ERROR(lengths(256));
+    // Chat and reasoning tasks sample as the model's generation settings say, with top-p or top-k, in vLLM's own sampler.
+    if (c.engine == "vllm" && c.Note("task")) {
+      set("engine.sampling_passes", YamlNode::Scalar("120"));
+      assumptions.push_back("tokens sampled with top-p");
+    }
     // The mean running batch was measured: as many clients keep it full.
     set("workload.concurrency", Number(c.load_value));
     set("workload.requests", Number(ClosedLoopRequests(c, c.load_value, 20)));
@@ -273,6 +302,12 @@ absl::StatusOr<CaseScenario> ScenarioOfCase(const MeasuredCase& c, const std::st
   return CaseScenario{*std::move(scenario), std::move(assumptions)};
 }
 
+// The A100 table of TensorRT-LLM 0.6 gives the throughput of one GPU: the rows it shares with 0.5 and 0.7 are an exact
+// half, quarter and eighth of theirs on 2, 4 and 8 GPUs.
+static double GpusOfThroughput(const MeasuredCase& c) {
+  return c.engine == "trtllm" && c.engine_version == "0.6.0" && c.gpu == "a100-sxm-80gb" ? c.n_gpus : 1;
+}
+
 std::optional<double> PredictedValue(const MeasuredCase& c, const MeasuredValue& v, const Report& r) {
   const bool batch = c.load_kind == "static_batch" || c.load_kind == "single_sequence";
   const auto latency = [&](const LatencySummary& s) -> std::optional<double> {
@@ -312,13 +347,16 @@ std::optional<double> PredictedValue(const MeasuredCase& c, const MeasuredValue&
     if (v.metric == "throughput_out") return rate * r.throughput.output_tokens_per_s / r.throughput.requests_per_s;
     if (v.metric == "throughput_total") return rate * (r.throughput.output_tokens_per_s + r.throughput.input_tokens_per_s) / r.throughput.requests_per_s;
     if (v.metric == "request_rate") return rate;
+    const double watts = (r.energy.by_component.at("gpu_active") + r.energy.by_component.at("gpu_idle")) / seconds;
+    if (v.metric == "energy_per_request") return watts / rate;
+    if (v.metric == "energy_per_out_token") return watts / rate * r.throughput.requests_per_s / r.throughput.output_tokens_per_s;
   }
   // Rates of a served system are those after the start; a batch job is measured from end to end.
   if (IsServed(c) && v.metric == "throughput_out") return r.throughput.output_tokens_per_s;
   if (IsServed(c) && v.metric == "throughput_total") return r.throughput.output_tokens_per_s + r.throughput.input_tokens_per_s;
   if (IsServed(c) && v.metric == "request_rate") return r.throughput.requests_per_s;
   const double outputs = static_cast<double>(r.requests.output_tokens);
-  if (v.metric == "throughput_out") return outputs / seconds;
+  if (v.metric == "throughput_out") return outputs / seconds / GpusOfThroughput(c);
   if (v.metric == "throughput_total") return (outputs + static_cast<double>(r.requests.input_tokens)) / seconds;
   if (v.metric == "request_rate") return static_cast<double>(r.requests.completed) / seconds;
   // Meters read the GPU boards, not the host.

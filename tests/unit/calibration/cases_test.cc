@@ -128,16 +128,42 @@ TEST(ScenarioOfCase, StartsClosedLoopsAsTheirBenchmarksDo) {
     EXPECT_EQ(w.ramp_up.value(), 0) << "all clients at once";
     EXPECT_EQ(w.input_tokens->uniform->min, 819) << "InferenceMAX: 0.8 of the nominal length";
     EXPECT_EQ(w.output_tokens->uniform->max, 1024);
-    EXPECT_EQ(s.resolved().params.limits.max_num_batched_tokens, 1152) << "16 + 1024 + 64 rounded up to 64";
+    EXPECT_EQ(s.resolved().params.limits.max_num_batched_tokens, 16384) << "as InferenceMAX starts TensorRT-LLM";
+    EXPECT_EQ(s.resolved().params.limits.prompt_wait_steps, 20);
     EXPECT_EQ(s.resolved().plan.kv_cache, DType::kFp8);
   }
+  c.isl = 1000;
+  EXPECT_EQ(scenario().resolved().params.limits.max_num_batched_tokens, 1088) << "16 + 1000 + 64 rounded up to 64";
+  EXPECT_EQ(scenario().resolved().params.limits.prompt_wait_steps, 0);
+  c.isl = 1024;
+  c.engine = "vllm";
+  EXPECT_EQ(scenario().resolved().plan.kv_cache, DType::kBf16);
+  c.gpu = "h200-sxm-141gb";
+  EXPECT_EQ(scenario().resolved().plan.kv_cache, DType::kFp8) << "--kv-cache-dtype fp8 on H200 alone";
+  c.gpu = "h100-sxm-80gb";
   c.osl = 256;
   c.values[0].notes = {{"gemm_quant", "fp8_block"}};
-  c.engine = "vllm";
   const Scenario s = scenario();
   EXPECT_EQ(s.config().workload.input_tokens->fixed, 1024) << "genai-perf: equal lengths";
   EXPECT_EQ(s.resolved().params.limits.max_num_batched_tokens, 8192) << "the engine's default";
   EXPECT_NE(s.resolved().plan.kv_cache, DType::kFp8);
+}
+
+// NVFP4 checkpoints quantise activations; without FP4 units the weights are widened and multiplied in 16 bits.
+TEST(ScenarioOfCase, MultipliesNvfp4WhereTheDeviceCan) {
+  MeasuredCase c;
+  c.model = "llama-3.1-8b";
+  c.weights_dtype = "nvfp4";
+  c.engine = "vllm";
+  c.load_kind = "static_batch";
+  c.load_value = 1;
+  c.isl = c.osl = 100;
+  for (const auto& [gpu, activations] : {std::pair("b200-sxm-180gb", DType::kNvfp4), std::pair("h100-sxm-80gb", DType::kBf16)}) {
+    c.gpu = gpu;
+    const auto made = ScenarioOfCase(c, "", BuiltIn());
+    ASSERT_TRUE(made.ok()) << made.status();
+    EXPECT_EQ(made->scenario.resolved().plan.activations, activations) << gpu;
+  }
 }
 
 TEST(ScenarioOfCase, TakesTheShareOfFreeMemoryOfTensorRtLlm) {
