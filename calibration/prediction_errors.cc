@@ -102,7 +102,9 @@ std::vector<IntervalCoverage> CoverageOf(const std::vector<LedgerRow>& rows) {
     for (const LedgerRow& r : rows) {
       if (Counts(r)) by_kind[kind(r)].push_back(&r);
     }
-    for (const auto& [name, members] : by_kind) {
+    for (const auto& entry : by_kind) {
+      const std::string& name = entry.first;
+      const std::vector<const LedgerRow*>& members = entry.second;
       const ErrorLedger others(GroupsOf(rows, [&](const LedgerRow& r) { return kind(r) != name; }));
       std::map<std::tuple<std::string, std::string, std::string>, std::optional<RatioInterval>> known;
       for (const LedgerRow* r : members) {
