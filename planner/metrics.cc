@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <utility>
 #include <cmath>
 
 #include <fmt/format.h>
@@ -94,9 +95,19 @@ absl::StatusOr<const Metric*> FindMetric(std::string_view name) {
       }
     }
   }
-  std::vector<std::string> names;
-  for (const Metric& m : Metrics()) names.push_back(m.name);
-  return absl::NotFoundError(fmt::format("unknown metric \"{}\"; {}", name, NameHint(name, names)));
+  // Names may be given without their unit; so may those that were nearly hit.
+  std::vector<std::string> names, without_unit;
+  for (const Metric& m : Metrics()) {
+    names.push_back(m.name);
+    for (const std::string_view unit : kUnits) {
+      if (!unit.empty() && m.name.ends_with(unit)) without_unit.push_back(m.name.substr(0, m.name.size() - unit.size()));
+    }
+  }
+  std::string hint = NameHint(name, names);
+  if (hint.find("did you mean") == std::string::npos) {
+    if (std::string shorter = NameHint(name, without_unit); shorter.find("did you mean") != std::string::npos) hint = std::move(shorter);
+  }
+  return absl::NotFoundError(fmt::format("unknown metric \"{}\"; {}", name, hint));
 }
 
 std::vector<size_t> ParetoFront(const std::vector<std::vector<double>>& points, const std::vector<bool>& higher_is_better) {

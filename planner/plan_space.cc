@@ -49,9 +49,16 @@ YamlNode* Section(YamlNode* root, const std::string& key) {
 }
 
 // The scenario without what the search decides.
-YamlNode Stripped(const YamlNode& root) {
+YamlNode Stripped(const YamlNode& root, const SearchConfig& search) {
   YamlNode out = root;
   Erase(&out, "search");
+  if (YamlNode* plan = Section(&out, "plan"); plan != nullptr && !search.placements.empty()) {
+    if (YamlNode* placement = Section(plan, "placement"); placement != nullptr) {
+      Erase(placement, "rules");
+    } else {
+      Erase(plan, "placement");   // short for a policy or rules
+    }
+  }
   if (YamlNode* plan = Section(&out, "plan"); plan != nullptr) {
     for (const char* key : {"tp", "pp", "dp", "ep", "replicas", "ffn_tp", "layers_per_stage"}) Erase(plan, key);
   }
@@ -156,14 +163,17 @@ std::vector<Axis> Axes(const SearchConfig& s) {
     for (const int64_t n : in) out.push_back(fmt::format("{}", n));
     return out;
   };
-  std::vector<std::string> watts;
+  std::vector<std::string> watts, clocks;
+  for (const PerSecond c : s.clocks) clocks.push_back(fmt::format("{:.10g} MHz", c.value() / 1e6));
   for (const Watts w : s.power_limits) watts.push_back(FormatQuantityText(w.value(), DimensionOf(w)));
   return {{"plan.weights", s.weights},
           {"plan.kv_cache", s.kv_cache},
           {"scheduler.policy", s.policies},
           {"scheduler.max_num_seqs", numbers(s.max_num_seqs)},
           {"scheduler.max_num_batched_tokens", numbers(s.max_num_batched_tokens)},
-          {"hardware.power_limit", watts}};
+          {"plan.placement.policy", s.placements},
+          {"hardware.power_limit", watts},
+          {"hardware.gpu_clock", clocks}};
 }
 
 // Splits of the layers over the stages beside the even one: the last stage, which has the LM head, holds 1, 2, ... layers
@@ -217,14 +227,22 @@ int64_t PlanSpace::Count(Obstacle o) const {
 
 SearchConfig ReadSearch(const YamlNode& root, Problems* problems) {
   SearchConfig search;
-  if (const YamlNode* node = root.Find("search"); node != nullptr) ReadParams(*node, "search", problems, &search);
+  const YamlNode* node = root.Find("search");
+  if (node == nullptr) return search;
+  ReadParams(*node, "search", problems, &search);
+  if (!node->IsMap()) return search;
+  for (const YamlNode::Entry& e : node->entries()) {
+    if (e.value.IsSequence() && e.value.items().empty()) {
+      problems->Add(e.value.location(), "search." + e.key, "is empty", "an axis needs at least one value; leave it out to keep the scenario's own");
+    }
+  }
   return search;
 }
 
 absl::StatusOr<PlanSpace> Enumerate(const YamlNode& root, const std::string& base_dir, std::shared_ptr<const Catalog> catalog,
                                     const SearchConfig& search, int threads) {
   if (catalog == nullptr) catalog = std::make_shared<const Catalog>(BuiltInCatalog());
-  const YamlNode base = Stripped(root);
+  const YamlNode base = Stripped(root, search);
   ScenarioConfig config;
   Problems problems;
   ReadParams(base, "", &problems, &config);
@@ -359,6 +377,13 @@ absl::StatusOr<PlanSpace> Enumerate(const YamlNode& root, const std::string& bas
     space.candidates[i] = std::move(c);
     return true;
   }, [] { return true; });
+
+  // A placement that leaves everything on the GPU is the gpu plan once more.
+  if (std::find(search.placements.begin(), search.placements.end(), "gpu") != search.placements.end()) {
+    std::erase_if(space.candidates, [](const Candidate& c) {
+      return c.feasible() && c.scenario->config().plan.placement.policy != "gpu" && c.scenario->resolved().placement.resident;
+    });
+  }
 
   // What stands in the way of every plan is wrong with the scenario, not with the plans.
   if (!space.candidates.empty() && space.Count(Obstacle::kSetting) > 0 && space.Count(Obstacle::kNone) + space.Count(Obstacle::kMemory) == 0) {

@@ -9,6 +9,8 @@
 //     max_num_batched_tokens: [2048, 8192]
 //     policies: [chunked-prefill]
 //     power_limits: [500 W, 700 W]
+//     clocks: [1200 MHz, 1980 MHz]                   # hardware.gpu_clock
+//     placements: [gpu, auto]     # plan.placement.policy; one that leaves everything on the GPU is the gpu plan again, and left out
 //     separate_ffn: true          # dense models: also plans whose attention and MLP are split in different ways
 //     uneven_layers: true         # also plans whose last stages, which have the LM head, hold fewer layers
 //     gpu_types: [h100-sxm-80gb, h200-sxm-141gb]     # or node_types
@@ -25,6 +27,7 @@
 #include "base/params.h"
 #include "base/units.h"
 #include "base/yaml.h"
+#include "hw/placement.h"
 #include "models/dtype.h"
 #include "models/model_spec.h"
 #include "schedulers/config.h"
@@ -41,9 +44,10 @@ struct SearchConfig {
   bool separate_ffn = false;
   bool uneven_layers = false;
   bool tp_across_nodes = false;
-  std::vector<std::string> weights, kv_cache, policies, gpu_types, node_types;
+  std::vector<std::string> weights, kv_cache, policies, gpu_types, node_types, placements;
   std::vector<int64_t> max_num_seqs, max_num_batched_tokens;
   std::vector<Watts> power_limits;
+  std::vector<PerSecond> clocks;
   template <class V>
   void Describe(V& v) {
     v.Field("gpus", gpus, {.help = "GPUs to use; auto: all of the hardware", .min = 1, .max = 65536});
@@ -58,6 +62,8 @@ struct SearchConfig {
     v.Field("max_num_batched_tokens", max_num_batched_tokens, {.help = "values of scheduler.max_num_batched_tokens", .min = 1, .max = 1 << 24});
     v.Field("policies", policies, {.help = "values of scheduler.policy", .choices = &BatchingPolicyNames});
     v.Field("power_limits", power_limits, {.help = "values of hardware.power_limit", .min = 0, .above_min = true});
+    v.Field("clocks", clocks, {.help = "values of hardware.gpu_clock", .min = 0, .above_min = true, .example = "1410 MHz"});
+    v.Field("placements", placements, {.help = "values of plan.placement.policy: whether tensors may lie outside GPU memory", .choices = &PlacementPolicyNames});
     v.Field("gpu_types", gpu_types, {.help = "GPUs from the catalogue, instead of the scenario's"});
     v.Field("node_types", node_types, {.help = "nodes from the catalogue, instead of the scenario's"});
   }

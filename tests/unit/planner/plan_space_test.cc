@@ -236,6 +236,7 @@ TEST(PlanSpace, AScenarioThatIsWrongWhateverThePlanIsAnError) {
   EXPECT_THAT(fails(Config("llama-3.1-8b", "{gpu: h100-sxm-80gb}")), HasSubstr("how many GPUs to use"));
   EXPECT_THAT(fails(Config("llama-3.1-8b", "{node: dgx-h100}", "search: {gpus: 16}")), HasSubstr("16 GPUs, but the hardware has 8"));
   EXPECT_THAT(fails(Config("llama-3.1-8b", "{node: dgx-h100}", "search: {weight: [fp8]}")), HasSubstr("did you mean \"weights\"?"));
+  EXPECT_THAT(fails(Config("llama-3.1-8b", "{node: dgx-h100}", "search: {weights: []}")), HasSubstr("search.weights: is empty"));
   EXPECT_THAT(fails(Config("llama-3.1-8b", "{node: dgx-h100}", "workload: {requests: 5}")), HasSubstr("workload"));
 }
 
@@ -355,6 +356,73 @@ TEST(Evaluate, TheUsualPlanIsTheLargestTpInANode) {
   EXPECT_EQ(usual.tp, 8);
   EXPECT_EQ(usual.pp, 2);
   EXPECT_EQ(usual.replicas, 1);
+}
+
+// A lower clock or power limit slows prompts down and takes less energy for them; each is an axis of its own.
+TEST(Evaluate, ClocksAndPowerLimitsAreAxes) {
+  const std::string traffic = "workload: {requests: 40, arrivals: {poisson: {rate: 1 /s}}, input_tokens: 4000, output_tokens: 4}\n";
+  for (const auto& [axis, setting] : {std::pair("clocks: [1000 MHz, 1980 MHz]", "hardware.gpu_clock"),
+                                      std::pair("power_limits: [300 W, 700 W]", "hardware.power_limit")}) {
+    const PlanSpace space = Space(Config("llama-3.1-8b", "{gpu: h100-sxm-80gb, count: 1}", traffic + "search: {" + axis + "}"));
+    ASSERT_EQ(space.candidates.size(), 2u);
+    EXPECT_THAT(space.varied, ElementsAre(setting));
+    EvaluateOptions options;
+    options.objective = *FindObjective("latency");
+    const Evaluation fast = *Evaluate(space, options);
+    EXPECT_EQ(fast.ranked[0].candidate, 1u) << axis;
+    EXPECT_LT(fast.ranked[0].objective, 0.9 * fast.ranked[1].objective) << axis;
+    const auto working = [](const Report& r) { return r.energy.by_component.at("gpu_active"); };
+    EXPECT_LT(working(fast.ranked[1].report), working(fast.ranked[0].report)) << axis;
+  }
+}
+
+// 140 GB of weights on one GPU of 80 GB: only with part of them in host memory. With tp 4 both are the same plan.
+TEST(PlanSpace, PlacementsHelpWhereTheModelDoesNotFit) {
+  const auto config = [](int gpus) {
+    return Config("llama-3.1-70b", fmt::format("{{gpu: h100-sxm-80gb, count: {}}}", gpus),
+                  "workload: {static_batch: 2, requests: 2, input_tokens: 100, output_tokens: 4}\nsearch: {placements: [gpu, auto]}");
+  };
+  const PlanSpace one = Space(config(1));
+  ASSERT_EQ(one.candidates.size(), 2u);
+  EXPECT_EQ(one.candidates[0].obstacle, Obstacle::kMemory);
+  ASSERT_TRUE(one.candidates[1].feasible()) << one.candidates[1].reason;
+  EXPECT_THAT(one.candidates[1].settings, ::testing::Contains(Pair("plan.placement.policy", "auto")));
+  EvaluateOptions options;
+  options.objective = *FindObjective("throughput");
+  const Evaluation e = *Evaluate(one, options);
+  ASSERT_EQ(e.ranked.size(), 1u);
+  EXPECT_GT(e.ranked[0].objective, 0);
+  for (const Candidate& c : Space(config(4)).candidates) {
+    if (c.tp != 4) continue;
+    EXPECT_THAT(c.settings, ::testing::Contains(Pair("plan.placement.policy", "gpu")));
+  }
+}
+
+// Grams of CO2 per output token: energy times the intensity of the region's grid, and so the order of energy.
+TEST(Evaluate, RanksByCarbon) {
+  const PlanSpace space = Space(Config("llama-3.1-8b", "{gpu: h100-sxm-80gb, count: 4, region: aws-us-east-1}",
+                                       "workload: {requests: 40, arrivals: {poisson: {rate: 4 /s}}, input_tokens: 500, output_tokens: 50}"));
+  EvaluateOptions options;
+  options.objective = *FindObjective("carbon");
+  options.pareto = {*FindObjective("carbon"), *FindObjective("latency")};
+  const Evaluation e = *Evaluate(space, options);
+  ASSERT_GT(e.ranked.size(), 3u);
+  const Report& best = e.ranked[0].report;
+  const double grams_per_joule = best.energy.carbon_g / best.energy.total.value();
+  EXPECT_GT(grams_per_joule, 10 / 3.6e6);     // grids lie between 10 and 1000 g/kWh
+  EXPECT_LT(grams_per_joule, 1000 / 3.6e6);
+  for (size_t i = 0; i < e.ranked.size(); ++i) {
+    const Report& r = e.ranked[i].report;
+    EXPECT_NEAR(e.ranked[i].objective, grams_per_joule * r.energy.per_output_token.value(), 1e-9 * e.ranked[i].objective);
+    EXPECT_LE(e.ranked[i > 0 ? i - 1 : 0].objective, e.ranked[i].objective);
+  }
+  EXPECT_EQ(e.front.front(), 0u);
+  double latency = best.e2e.mean.value();
+  for (size_t i = 1; i < e.front.size(); ++i) {   // along the front what costs more carbon is faster
+    const double next = e.ranked[e.front[i]].report.e2e.mean.value();
+    EXPECT_LT(next, latency);
+    latency = next;
+  }
 }
 
 TEST(Evaluate, RanksByTheObjectiveAndFindsTheFront) {

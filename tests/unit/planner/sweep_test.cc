@@ -320,6 +320,7 @@ TEST(Metrics, NamesAreFoundWithAndWithoutTheirUnit) {
   EXPECT_EQ((*FindMetric("ttft.p99_s"))->value(r), 0.25);
   EXPECT_EQ((*FindMetric("ttft.p99"))->value(r), 0.25);
   EXPECT_THAT(std::string(FindMetric("ttfft.p99_s").status().message()), HasSubstr("did you mean \"ttft.p99_s\"?"));
+  EXPECT_THAT(std::string(FindMetric("ttfx.p95").status().message()), HasSubstr("did you mean \"ttft.p95\"?"));
 }
 
 TEST(Metrics, ParetoFrontKeepsWhatNothingBeats) {
