@@ -46,6 +46,14 @@ std::optional<std::string> ReadFile(const std::string& path) {
   return text.str();
 }
 
+// kDone, or the failure said.
+int WriteFile(const std::string& path, const std::string& text, Terminal terminal) {
+  std::ofstream file(path);
+  file << text;
+  file.close();
+  return file ? kDone : FailWith(kRunFailed, fmt::format("{}: cannot be written", path), terminal.err);
+}
+
 // Writes or checks the accuracy page.
 int PageCommand(const ValidateCommandOptions& options, const std::string& fresh, Terminal terminal) {
   if (!options.check.empty()) {
@@ -68,11 +76,7 @@ int PageCommand(const ValidateCommandOptions& options, const std::string& fresh,
   if (const std::optional<std::string> before = ReadFile(options.page)) {
     for (const std::string& w : CheckAccuracyPage(*before, fresh).worse) fmt::print(terminal.err, "worse: {}\n", w);
   }
-  std::ofstream file(options.page);
-  file << fresh;
-  file.close();
-  if (!file) return FailWith(kRunFailed, fmt::format("{}: cannot be written", options.page), terminal.err);
-  return kDone;
+  return WriteFile(options.page, fresh, terminal);
 }
 
 }  // namespace
@@ -107,16 +111,10 @@ int ValidateCommand(const ValidateCommandOptions& options, Terminal terminal) {
     rows = Validate(cases, *catalog, validate);
   }
   if (!options.out.empty()) {
-    std::ofstream file(options.out);
-    file << LedgerCsv(rows);
-    file.close();
-    if (!file) return FailWith(kRunFailed, fmt::format("{}: cannot be written", options.out), terminal.err);
+    if (const int rc = WriteFile(options.out, LedgerCsv(rows), terminal); rc != kDone) return rc;
   }
   if (!options.errors.empty()) {
-    std::ofstream file(options.errors);
-    file << ErrorsYaml(ErrorGroupsOf(rows));
-    file.close();
-    if (!file) return FailWith(kRunFailed, fmt::format("{}: cannot be written", options.errors), terminal.err);
+    if (const int rc = WriteFile(options.errors, ErrorsYaml(ErrorGroupsOf(rows)), terminal); rc != kDone) return rc;
   }
   if (!options.page.empty() || !options.check.empty()) {
     const absl::StatusOr<std::string> page = AccuracyPage(cases, rows, *catalog);

@@ -19,6 +19,7 @@ constexpr double kPriorCampaigns = 3;
 
 struct Key {
   std::string_view load, engine, profile, gpu;
+  friend bool operator==(const Key&, const Key&) = default;
 };
 
 // From the nearest group to the widest.
@@ -26,9 +27,7 @@ std::vector<Key> Levels(const Key& run) {
   return {run, {run.load, run.engine, "", ""}, {run.load, "", "", ""}, {"", "", "", ""}};
 }
 
-bool IsGroup(const ErrorGroup& g, const Key& key) {
-  return g.load == key.load && g.engine == key.engine && g.profile == key.profile && g.gpu == key.gpu;
-}
+Key KeyOf(const ErrorGroup& g) { return {g.load, g.engine, g.profile, g.gpu}; }
 
 std::string BasisOf(const Key& key, int64_t values, int64_t campaigns) {
   std::string text = fmt::format("{} measured values of {}", values, campaigns == 1 ? "one campaign" : fmt::format("{} campaigns", campaigns));
@@ -80,10 +79,7 @@ absl::StatusOr<ErrorLedger> ErrorLedger::Load(const Catalog& catalog, std::strin
         return node == nullptr ? std::string_view() : std::string_view(node->text());
       };
       const Key key{text("load"), text("engine"), text("profile"), text("gpu")};
-      const bool bears = std::any_of(levels.begin(), levels.end(), [&](const Key& l) {
-        return l.load == key.load && l.engine == key.engine && l.profile == key.profile && l.gpu == key.gpu;
-      });
-      if (!bears) continue;
+      if (std::find(levels.begin(), levels.end(), key) == levels.end()) continue;
       ErrorGroup group;
       Problems problems;
       ReadParams(item, "groups", &problems, &group);
@@ -110,7 +106,7 @@ std::optional<RatioInterval> ErrorLedger::Ratio(std::string_view metric, std::st
     int64_t campaigns = 0;
     std::vector<const ErrorGroup*> level;
     for (const ErrorGroup& g : groups_) {
-      if (g.metric != metric || !IsGroup(g, levels[i])) continue;
+      if (g.metric != metric || !(KeyOf(g) == levels[i])) continue;
       values += static_cast<double>(g.values);
       campaigns += g.campaigns;
       level.push_back(&g);

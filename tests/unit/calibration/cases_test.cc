@@ -10,6 +10,7 @@
 #include "calibration/validate.h"
 #include "sim/resolved.h"
 #include "sim/simulation.h"
+#include "tests/support/cases.h"
 
 namespace simrun {
 namespace {
@@ -76,17 +77,8 @@ TEST(EngineProfileFor, TakesTheLongestListedPrefix) {
 }
 
 TEST(ScenarioOfCase, DescribesLoadsSettingsAndLibraryCalls) {
-  MeasuredCase c;
-  c.model = "llama-3-8b";
-  c.weights_dtype = "fp16";
-  c.engine = "vllm";
-  c.engine_version = "0.6.0";
-  c.gpu = "h100-sxm-80gb";
+  MeasuredCase c = StaticBatchCase("llama-3-8b", "fp16", 8, 100, 10);
   c.n_gpus = c.dp = 2;
-  c.load_kind = "static_batch";
-  c.load_value = 8;
-  c.isl = 100;
-  c.osl = 10;
   c.values.push_back({"e2e", "mean", "s", "static-batch", 1.0, {{"num_gpu_blocks", "500"}, {"eager", "1"}}});
   auto batch = ScenarioOfCase(c, "", BuiltIn());
   ASSERT_TRUE(batch.ok()) << batch.status();
@@ -151,13 +143,7 @@ TEST(ScenarioOfCase, StartsClosedLoopsAsTheirBenchmarksDo) {
 
 // NVFP4 checkpoints quantise activations; without FP4 units the weights are widened and multiplied in 16 bits.
 TEST(ScenarioOfCase, MultipliesNvfp4WhereTheDeviceCan) {
-  MeasuredCase c;
-  c.model = "llama-3.1-8b";
-  c.weights_dtype = "nvfp4";
-  c.engine = "vllm";
-  c.load_kind = "static_batch";
-  c.load_value = 1;
-  c.isl = c.osl = 100;
+  MeasuredCase c = StaticBatchCase("llama-3.1-8b", "nvfp4", 1, 100, 100);
   for (const auto& [gpu, activations] : {std::pair("b200-sxm-180gb", DType::kNvfp4), std::pair("h100-sxm-80gb", DType::kBf16)}) {
     c.gpu = gpu;
     const auto made = ScenarioOfCase(c, "", BuiltIn());

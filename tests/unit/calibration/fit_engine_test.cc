@@ -6,6 +6,7 @@
 #include "base/params.h"
 #include "calibration/validate.h"
 #include "sim/scenario.h"
+#include "tests/support/cases.h"
 
 namespace simrun {
 namespace {
@@ -15,17 +16,8 @@ using ::testing::HasSubstr;
 std::vector<MeasuredCase> Cases() {
   std::vector<MeasuredCase> cases;
   for (const double batch : {1, 8, 32, 64}) {
-    MeasuredCase c;
+    MeasuredCase c = StaticBatchCase("llama-3-8b", "fp16", batch, 128, 64);
     c.id = "b" + std::to_string(static_cast<int>(batch));
-    c.model = "llama-3-8b";
-    c.weights_dtype = "fp16";
-    c.engine = "vllm";
-    c.engine_version = "0.6.0";
-    c.gpu = "h100-sxm-80gb";
-    c.load_kind = "static_batch";
-    c.load_value = batch;
-    c.isl = 128;
-    c.osl = 64;
     MeasuredValue v;
     v.metric = "tpot";
     v.statistic = "mean";
