@@ -83,7 +83,7 @@ struct PowerEntry {
   std::string description, provenance, rates = "own";
   Sourced<Watts> tdp, idle_power, active, compute, memory, link;
   Sourced<Seconds> ramp;
-  Sourced<double> ceiling, voltage_floor, dram_share;
+  Sourced<double> attention, ceiling, voltage_floor, dram_share;
   template <class Visitor>
   void Describe(Visitor& v) {
     v.Field("aliases", aliases, {.help = "other names"});
@@ -99,6 +99,7 @@ struct PowerEntry {
     v.Field("active", active, {.help = "above idle while the engine works", .required = true});
     v.Field("compute", compute, {.help = "above that at the datasheet FLOP/s", .required = true});
     v.Field("memory", memory, {.help = "above that at the datasheet bytes/s", .required = true});
+    v.Field("attention", attention, {.help = "compute and memory watts of attention kernels, times", .required = true});
     v.Field("link", link, {.help = "above that while GPUs exchange data", .required = true});
     v.Field("ramp", ramp, {.help = "kernels as short as this draw half", .required = true});
     v.Field("ceiling", ceiling, {.help = "of the power limit, where the controller settles", .required = true});
@@ -398,6 +399,7 @@ absl::StatusOr<PowerSpec> LoadPower(std::string_view name, Watts tdp, Watts idle
       const PowerEntry entry, LoadEntry<PowerEntry>("power", name, catalog, [](const PowerEntry& e, auto fail) {
         if (!(e.tdp.value > e.idle_power.value)) fail("tdp", "must be above idle_power");
         if (!(e.ceiling.value > 0 && e.ceiling.value <= 1)) fail("ceiling", "must be above 0 and at most 1");
+        if (!(e.attention.value > 0)) fail("attention", "must be above 0");
         if (e.voltage_floor.value > 1) fail("voltage_floor", "must be at most 1");
         if (e.dram_share.value > 1) fail("dram_share", "must be at most 1");
       }));
@@ -408,6 +410,7 @@ absl::StatusOr<PowerSpec> LoadPower(std::string_view name, Watts tdp, Watts idle
   p.memory = entry.memory.value * scale;
   p.link = entry.link.value * scale;
   p.ramp = entry.ramp.value;
+  p.attention = entry.attention.value;
   p.ceiling = entry.ceiling.value;
   p.voltage_floor = entry.voltage_floor.value;
   p.dram_share = entry.dram_share.value;

@@ -34,11 +34,12 @@ std::string_view ScaleUpTopologyName(ScaleUpTopology t);  // "switch", "mesh", "
 // Power of a GPU while it works (hw/power.h), scaled to the board: hw/catalog/power/<name>.yaml.
 struct PowerSpec {
   Watts active{0};     // above idle while the engine works
-  Watts compute{0};    // above that at the datasheet FLOP/s; grows with the root of the achieved share
+  Watts compute{0};    // above that at the datasheet FLOP/s; proportional to the achieved share
   Watts memory{0};     // above that at the datasheet bytes/s; proportional
   Watts link{0};       // above that while GPUs exchange data
   Seconds ramp{0};     // kernels as short as this draw half
   double ceiling = 1;  // of the power limit: where the board's own controller settles
+  double attention = 1;        // energy of a FLOP and a byte in attention kernels over that elsewhere
   double voltage_floor = 0.5;  // core voltage at the lowest clock, extrapolated to 0, over that at boost
   double dram_share = 0.4;     // of the memory watts that does not fall with the core voltage
   bool own_rates = true;       // operator times were measured under this board's power limit

@@ -132,19 +132,24 @@ std::vector<double> TreeFactors(const OperatorParams& p, const std::vector<doubl
   return sums;
 }
 
-// Measured time at `bytes` over the formula's, which is continued at the ends of the curve.
-double CurveFactor(const OperatorParams& p, const OperatorCurve& curve, double bytes, double formula, double bandwidth) {
+// What the last-level cache holds of the previous kernel's output can be read faster than memory.
+double RowMemorySeconds(const OperatorParams& p, double bytes, double bandwidth, double l2) {
+  const double cached = p.em > 1 ? std::min(bytes, l2) : bytes;
+  return cached / (bandwidth * p.em) + (bytes - cached) / bandwidth;
+}
+
+// Measured time at `bytes` over the formula's, both with the memory of the device that was measured: a faster memory
+// shortens what the formula says. Beyond the ends of the curve the ratio stays.
+double CurveFactor(const OperatorParams& p, const OperatorCurve& curve, double bytes, double bandwidth, double l2) {
+  if (p.measured_bandwidth.value() > 0) bandwidth = p.measured_bandwidth.value();
   const std::vector<double>& x = curve.at;
-  const auto at_end = [&](double end, double time) {
-    const double t0 = p.t0.value(), tm = end / (bandwidth * p.em);
-    const double n = p.q == 1 ? t0 + tm : p.q == 2 ? std::sqrt(t0 * t0 + tm * tm) : std::sqrt(std::sqrt(t0 * t0 * t0 * t0 + tm * tm * tm * tm));
-    return n > 0 ? time / n : 1.0;
-  };
-  if (bytes <= x.front()) return at_end(x.front(), curve.time.front().value());
-  if (bytes >= x.back()) return at_end(x.back(), curve.time.back().value());
-  const size_t hi = static_cast<size_t>(std::upper_bound(x.begin(), x.end(), bytes) - x.begin());
-  const double w = (Ln(bytes) - Ln(x[hi - 1])) / (Ln(x[hi]) - Ln(x[hi - 1]));
-  return Exp((1 - w) * Ln(curve.time[hi - 1].value()) + w * Ln(curve.time[hi].value())) / std::max(formula, 1e-12);
+  const double at = std::clamp(bytes, x.front(), x.back());
+  const size_t hi = std::clamp<size_t>(static_cast<size_t>(std::upper_bound(x.begin(), x.end(), at) - x.begin()), 1, x.size() - 1);
+  const double w = (Ln(at) - Ln(x[hi - 1])) / (Ln(x[hi]) - Ln(x[hi - 1]));
+  const double time = Exp((1 - w) * Ln(curve.time[hi - 1].value()) + w * Ln(curve.time[hi].value()));
+  const double t0 = p.t0.value(), tm = RowMemorySeconds(p, at, bandwidth, l2);
+  const double formula = p.q == 1 ? t0 + tm : p.q == 2 ? std::sqrt(t0 * t0 + tm * tm) : std::sqrt(std::sqrt(t0 * t0 * t0 * t0 + tm * tm * tm * tm));
+  return time / std::max(formula, 1e-12);
 }
 
 double D(int64_t x) { return static_cast<double>(x); }
@@ -505,9 +510,7 @@ OperatorCosts::Term OperatorCosts::RowTerm(const Operator& op, const OperatorPar
   Term term;
   term.q = p.q;
   term.bytes = op.bytes;
-  // What the last-level cache holds of the previous kernel's output can be read faster than memory.
-  const double cached = p.em > 1 ? std::min(op.bytes, machine_.gpu.l2.value()) : op.bytes;
-  term.memory = cached / (bandwidth_ * p.em) + (op.bytes - cached) / bandwidth_;
+  term.memory = RowMemorySeconds(p, op.bytes, bandwidth_, machine_.gpu.l2.value());
   // N_q of the fixed time and the transfer, so that launch takes its share of a combined term.
   term.serial = p.t0.value();
   if (op.kind == OpKind::kQuantize && (features != nullptr || !p.trees.empty())) {
@@ -515,9 +518,9 @@ OperatorCosts::Term OperatorCosts::RowTerm(const Operator& op, const OperatorPar
     if (features != nullptr) *features = f;
     term.factor = TreeFactor(p, f);
   }
-  if (!p.curves.empty()) term.factor *= CurveFactor(p, p.curves.front(), op.bytes, PartsOf(term, p).seconds, bandwidth_);
+  if (!p.curves.empty()) term.factor *= CurveFactor(p, p.curves.front(), op.bytes, bandwidth_, machine_.gpu.l2.value());
   if (!p.anchors.empty()) term.factor *= ResidualFactor(p, {op.bytes});
-  if (cached < op.bytes || p.em > 1) term.bytes = std::max(0.0, op.bytes - cached);
+  if (p.em > 1) term.bytes = std::max(0.0, op.bytes - machine_.gpu.l2.value());
   return term;
 }
 
@@ -767,8 +770,8 @@ AttentionCost OperatorCosts::AttentionFormula(const AttentionShape& shape) const
   for (AttentionCost::Terms* terms : {&p, &d, &x}) {
     terms->launches = layers;
     // Prompts keep the multipliers busy, generated tokens the memory.
-    PowerModel::Work usual{1, terms->ec, 0};
-    if (terms == &d) usual = {1, d.em * d.flops_per_byte_time, d.em};
+    PowerModel::Work usual{1, terms->ec, 0, true};
+    if (terms == &d) usual = {1, d.em * d.flops_per_byte_time, d.em, true};
     terms->power = power_.At(usual);
     const double speed = terms->power.speed;
     terms->t0 /= speed;

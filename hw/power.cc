@@ -32,19 +32,19 @@ double PowerModel::ClockFor(double compute, double memory, double room, double h
 }
 
 PowerModel::Setting PowerModel::At(const Work& work) const {
-  Setting s{1, compute_, memory_, room_};
+  const double factor = work.attention ? spec_.attention : 1;
+  Setting s{1, factor * compute_, factor * memory_, room_};
   if (!limited() || work.seconds <= 0) return s;
   const double duty = work.seconds / (work.seconds + ramp_);
-  const double compute = duty * compute_ * std::sqrt(std::min(1.0, work.compute / work.seconds));
-  const double memory = duty * memory_ * std::min(1.0, work.memory / work.seconds);
+  const double compute = duty * s.compute * std::min(1.0, work.compute / work.seconds);
+  const double memory = duty * s.memory * std::min(1.0, work.memory / work.seconds);
   const double measured = ClockFor(compute, memory, measured_room_, 1);
   const double clock = std::min(measured, ClockFor(compute, memory, room_, lock_));
   s.speed = clock / measured;
   const double v2 = Volts(clock) * Volts(clock);
-  // The same operations as at the measured clock, each at the energy of the new voltage; Joules() takes the root of the
-  // longer time.
-  s.compute = compute_ * measured * v2 * std::sqrt(s.speed);
-  s.memory = memory_ * MemoryShare(v2);
+  // The same operations as at the measured clock, each at the energy of the new voltage.
+  s.compute *= measured * v2;
+  s.memory *= MemoryShare(v2);
   return s;
 }
 

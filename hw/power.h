@@ -1,9 +1,10 @@
 // GPU power.
 //
-//     P = idle + active + duty (pc sqrt(uc) + pm um),   at most ceiling x limit
+//     P = idle + active + duty a (pc uc + pm um),   at most ceiling x limit
 // idle: nothing to do. active: on top while the engine works, whatever runs: context resident, clocks up; it is drawn
 // in the gaps between kernels too. uc, um: achieved FLOP/s and bytes/s over the datasheet rates; duty = t / (t + ramp)
-// of a kernel of t seconds. Parameters come from hw/catalog/power (PowerSpec); a GPU that was not measured takes those
+// of a kernel of t seconds. So a FLOP and a byte cost the same energy whatever bounds the kernel; in attention a times
+// that (scaling, exponentials, rows padded to a matrix tile), elsewhere a = 1. Parameters come from hw/catalog/power (PowerSpec); a GPU that was not measured takes those
 // of a relative, scaled by TDP - idle.
 //
 // Clock f (over the boost clock) and core voltage V = v0 + (1 - v0) f (over the voltage at boost): energy of the
@@ -32,6 +33,7 @@ class PowerModel {
   // A kernel at the rates of the catalogue: its time, and the time its FLOPs and bytes would take at the datasheet rates.
   struct Work {
     double seconds = 0, compute = 0, memory = 0;
+    bool attention = false;
   };
   // What a kernel runs at under the limit and the locked clock: speed over the one it was measured at (compute, serial
   // and launch time grow by 1 / speed), and the watts of its compute and memory part, per unit of utilisation.
@@ -44,7 +46,7 @@ class PowerModel {
   // Joules above idle and active of a kernel of `seconds` with FLOPs and bytes as in Work, `launches` kernels together.
   [[gnu::always_inline]] double Joules(const Setting& s, double seconds, double compute, double memory, double launches = 1) const {
     const double duty = seconds / (seconds + ramp_ * launches + kTiny);
-    const double joules = duty * (s.compute * std::sqrt(std::min(compute, seconds) * seconds) + s.memory * std::min(memory, seconds));
+    const double joules = duty * (s.compute * std::min(compute, seconds) + s.memory * std::min(memory, seconds));
     return std::min(joules, s.room * seconds);
   }
 

@@ -136,6 +136,7 @@ absl::StatusOr<OperatorParamSet> LoadOperatorParams(std::string_view name, const
     }
     for (OperatorParams& p : file.operators) {
       p.device = canonical;
+      p.measured_bandwidth = file.reference.memory_bandwidth;
       p.label = ParseProvenance(p.provenance);
       if (depth > 0) p.label = std::max(p.label, Provenance::kTransferred);
       set.entries.push_back(std::move(p));

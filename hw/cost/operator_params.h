@@ -80,6 +80,7 @@ struct OperatorParams {
   // Set by LoadOperatorParams.
   Provenance label = Provenance::kAssumed;
   std::string device;  // catalogue entry it comes from
+  BytesPerSecond measured_bandwidth{0};  // datasheet rate of the memory it was measured with; 0: not stated
   std::vector<ResidualTrees> trees;  // of `residuals`
 
   template <class Visitor>

@@ -203,7 +203,7 @@ TEST(BuildMachineTest, MistakesNameThePlaceAndTheCure) {
       {"{node: dgx-h100, gpus_per_node: 4}", {"hardware.gpus_per_node: is set by the node"}},
       {"{gpu: h100, gpu_clock: 2100 MHz}", {"hardware.gpu_clock: 2100 MHz is out of range; h100-sxm-80gb runs at 297 to 1980 MHz"}},
       {"{gpu: h100, gpu_clock: 100 MHz}", {"hardware.gpu_clock: 100 MHz is out of range"}},
-      {"{gpu: h100, power_limit: 60 W}", {"hardware.power_limit: 60 W is not above the 75 W"}},
+      {"{gpu: h100, power_limit: 60 W}", {"hardware.power_limit: 60 W is not above the 118 W"}},
   };
   for (const Case& c : cases) {
     const auto problems = Bad(c.yaml);

@@ -32,16 +32,26 @@ TEST(PowerTest, IsTheFormula) {
   const PowerModel power(Board());
   for (auto [t, uc, um] : std::vector<std::array<double, 3>>{{1e-5, 0.1, 0.3}, {1e-3, 0.2, 0.05}, {1e-4, 0.0, 0.8}}) {
     const double duty = t / (t + kRamp);
-    EXPECT_NEAR(JoulesOf(power, {t, uc * t, um * t}), t * duty * (kCompute * std::sqrt(uc) + kMemory * um), 1e-9 * t);
+    EXPECT_NEAR(JoulesOf(power, {t, uc * t, um * t}), t * duty * (kCompute * uc + kMemory * um), 1e-9 * t);
   }
   // Never above the ceiling of the board.
   EXPECT_NEAR(JoulesOf(power, {1, 1, 1}), kCeiling * 700 - 100 - kActive, 1e-9);
   EXPECT_EQ(JoulesOf(power, {0, 0, 0}), 0);
 }
 
+TEST(PowerTest, AttentionKernelsDrawMoreForTheSameWork) {
+  GpuSpec board = Board();
+  const PowerModel::Work other{1e-3, 1e-4, 5e-4};
+  PowerModel::Work attention = other;
+  attention.attention = true;
+  EXPECT_EQ(JoulesOf(PowerModel(board), attention), JoulesOf(PowerModel(board), other));
+  board.power.attention = 1.3;
+  EXPECT_NEAR(JoulesOf(PowerModel(board), attention) / JoulesOf(PowerModel(board), other), 1.3, 1e-12);
+}
+
 TEST(PowerTest, EntriesScaleWithTheRangeOfTheBoard) {
-  const PowerSpec same = *LoadPower("h200", Watts(700), Watts(75), TestCatalog());
-  const PowerSpec half = *LoadPower("h200", Watts(350), Watts(37.5), TestCatalog());
+  const PowerSpec same = *LoadPower("h200", Watts(700), Watts(122), TestCatalog());
+  const PowerSpec half = *LoadPower("h200", Watts(350), Watts(61), TestCatalog());
   EXPECT_EQ(same.provenance, Provenance::kCalibrated);
   EXPECT_EQ(half.provenance, Provenance::kTransferred);
   EXPECT_NEAR(half.memory / same.memory, 0.5, 1e-12);
@@ -58,8 +68,8 @@ TEST(PowerTest, ALimitLowersTheClockOfKernelsThatDrawMore) {
   const double room = kCeiling * 400 - 100 - kActive;   // 252 W
   const PowerModel::Work light{1, 0, 0.5}, heavy{1, 0.7, 0};
   EXPECT_EQ(power.At(light).speed, 1);   // 200 W
-  // 600 sqrt(0.7) = 502 W at full clock; f V^2 with V = 0.5 + 0.5 f.
-  const double demand = kCompute * std::sqrt(0.7) * 1 / (1 + kRamp);
+  // 600 x 0.7 = 420 W at full clock; f V^2 with V = 0.5 + 0.5 f.
+  const double demand = kCompute * 0.7 / (1 + kRamp);
   const double f = power.At(heavy).speed;
   EXPECT_NEAR(demand * f * std::pow(0.5 + 0.5 * f, 2), room, 1e-3 * room);
   // It runs 1 / f times as long at the limit.
@@ -81,7 +91,7 @@ TEST(PowerTest, ALockedClockSlowsComputeAndSavesEnergy) {
 }
 
 TEST(PowerTest, AKernelAtTheCeilingWasMeasuredBelowTheBoostClock) {
-  // 600 sqrt(0.9) + 400 x 0.5 = 769 W do not fit into 546 W: the board lowered the clock already when it was measured.
+  // 600 x 0.9 + 400 x 0.5 = 740 W do not fit into 546 W: the board lowered the clock already when it was measured.
   const PowerModel::Work heavy{1, 0.9, 0.5};
   const double at_boost = PowerModel(Board(), std::nullopt, PerSecond(2e9)).At(heavy).speed;
   EXPECT_EQ(at_boost, 1);
