@@ -15,7 +15,7 @@
 namespace simrun {
 
 struct TreeFitOptions {
-  int trees = 200;            // at most: see TreesWorthKeeping
+  int trees = 400;            // at most: see TreesWorthKeeping
   int depth = 5;
   int edges = 60;             // per feature, at most 64
   double rate = 0.4;

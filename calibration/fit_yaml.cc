@@ -116,8 +116,8 @@ std::string Entry(const OperatorParams& p) {
     for (size_t i = 0; i < p.curves.size(); ++i) {
       const OperatorCurve& c = p.curves[i];
       std::vector<std::string> at, times;
-      for (const double x : c.at) at.push_back(fmt::format("{:.6g}", x));
-      for (const Seconds t : c.time) times.push_back(Micro(t));
+      for (const double x : c.at) at.push_back(fmt::format("{:.4g}", x));
+      for (const Seconds t : c.time) times.push_back(fmt::format("{:.4g} us", t.value() * 1e6));
       out += fmt::format("{}{{key: {:.6g},\n", i == 0 ? "" : ",\n       ", c.key);
       out += Wrapped(at, "        at: [", "          ") + "],\n" + Wrapped(times, "        time: [", "          ") + "]}";
     }
@@ -143,9 +143,10 @@ std::string Entry(const OperatorParams& p) {
         continue;
       }
       for (const std::string& r : t.range) range += (range.empty() ? "" : ", ") + Quoted(r);
-      out += fmt::format("{}{{{}{}depth: {}, range: [{}],\n", i == 0 ? "" : ",\n       ",
+      out += fmt::format("{}{{{}{}depth: {}, {}range: [{}],\n", i == 0 ? "" : ",\n       ",
                          t.of.empty() ? "" : fmt::format("of: {}, ", t.of),
-                         t.weight == 1 ? "" : fmt::format("weight: {:.4g}, ", t.weight), t.depth, range);
+                         t.weight == 1 ? "" : fmt::format("weight: {:.4g}, ", t.weight), t.depth,
+                         t.count > 0 ? fmt::format("count: {}, ", t.count) : "", range);
       out += "        features: " + Folded(t.features, "          ") + ",\n";
       out += "        trees: " + Folded(t.trees, "          ") + "}";
     }

@@ -9,12 +9,13 @@
 
 #include "base/rng.h"
 #include "base/status.h"
+#include "hw/cost/tree_text.h"
 
 namespace simrun {
 namespace {
 
-constexpr std::string_view kAlphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
-constexpr int kMaxDepth = 8;
+constexpr int kMaxDepth = 8, kMostTrees = 4096;
+constexpr size_t kWord = 58;   // characters of packed text between spaces, where a file may break the line
 constexpr double kLn2 = 0.6931471805599453;
 
 std::vector<std::string_view> Words(std::string_view text) {
@@ -140,7 +141,7 @@ absl::StatusOr<ResidualTrees> ResidualTrees::Parse(const ResidualTable& table, s
   };
   std::array<int, 256> value;
   value.fill(-1);
-  for (size_t i = 0; i < kAlphabet.size(); ++i) value[static_cast<unsigned char>(kAlphabet[i])] = static_cast<int>(i);
+  for (size_t i = 0; i < kBase64.size(); ++i) value[static_cast<unsigned char>(kBase64[i])] = static_cast<int>(i);
   const auto digit = [&value](char c) { return value[static_cast<unsigned char>(c)]; };
   std::vector<size_t> used;
   const std::vector<std::string_view> words = Words(table.features);
@@ -174,15 +175,26 @@ absl::StatusOr<ResidualTrees> ResidualTrees::Parse(const ResidualTable& table, s
     out.ranges.push_back(range);
   }
   std::vector<int> codes;
-  codes.reserve(table.trees.size());
-  for (const char c : table.trees) {
-    if (c == ' ' || c == '\n' || c == '\t' || c == '\r') continue;
-    const int v = digit(c);
-    if (v < 0) return Bad(fmt::format("'{}' is no base-64 character", c));
-    codes.push_back(v);
-  }
   const size_t leaves = size_t{1} << table.depth;
-  const size_t length = 2 * static_cast<size_t>(table.depth) + 2 + (leaves + 1) / 2;
+  TreeAlphabet alphabet;
+  alphabet.depth = table.depth;
+  for (const size_t f : used) alphabet.edges.push_back(static_cast<int>(out.edges[f].codes.size()));
+  const size_t length = alphabet.length();
+  if (table.count > 0) {
+    if (table.count > kMostTrees) return Bad(fmt::format("{} trees are more than {}", table.count, kMostTrees));
+    if (alphabet.edges.empty() || std::count(alphabet.edges.begin(), alphabet.edges.end(), 0) > 0) return Bad("trees need features with edges");
+    absl::StatusOr<std::vector<int>> unpacked = UnpackTrees(table.trees, static_cast<size_t>(table.count), alphabet);
+    if (!unpacked.ok()) return Bad(std::string(unpacked.status().message()));
+    codes = *std::move(unpacked);
+  }
+  if (table.count == 0) {
+    for (const char c : table.trees) {
+      if (c == ' ' || c == '\n' || c == '\t' || c == '\r') continue;
+      const int v = digit(c);
+      if (v < 0) return Bad(fmt::format("'{}' is no base-64 character", c));
+      codes.push_back(v);
+    }
+  }
   if (codes.size() % length != 0) return Bad(fmt::format("{} characters are no whole number of trees of {}", codes.size(), length));
   for (size_t at = 0; at < codes.size();) {
     Tree tree;
@@ -223,29 +235,39 @@ ResidualTable ResidualTrees::ToTable(std::span<const std::string_view> names) co
       index[f].push_back(next);
       if (!asked[f][e]) continue;
       ++next;
-      text += kAlphabet[static_cast<size_t>(edges[f].codes[e] / 64)];
-      text += kAlphabet[static_cast<size_t>(edges[f].codes[e] % 64)];
+      text += kBase64[static_cast<size_t>(edges[f].codes[e] / 64)];
+      text += kBase64[static_cast<size_t>(edges[f].codes[e] % 64)];
     }
     if (next == 0) continue;
     slot[f] = used++;
     table.features += fmt::format("{}{} {} {} {}", table.features.empty() ? "" : " / ", names[f], edges[f].low, edges[f].high, text);
   }
+  std::vector<int> values;
   for (size_t t = 0; t < trees_.size(); ++t) {
     for (const Split& s : trees_[t].splits) {
-      table.trees += kAlphabet[static_cast<size_t>(slot[s.feature])];
-      table.trees += kAlphabet[static_cast<size_t>(index[s.feature][s.edge])];
+      values.push_back(slot[s.feature]);
+      values.push_back(index[s.feature][s.edge]);
     }
-    table.trees += kAlphabet[static_cast<size_t>(codes_[t] / 64)];
-    table.trees += kAlphabet[static_cast<size_t>(codes_[t] % 64)];
+    values.push_back(codes_[t] / 64);
+    values.push_back(codes_[t] % 64);
     const double scale = LeafScale(codes_[t]);
-    const std::vector<double>& values = trees_[t].leaves;
-    for (size_t i = 0; i < values.size(); i += 2) {
-      const size_t second = i + 1 < values.size() ? NearestLevel(values[i + 1] / scale) : 0;
-      table.trees += kAlphabet[NearestLevel(values[i] / scale) * 8 + second];
+    const std::vector<double>& leaves = trees_[t].leaves;
+    for (size_t i = 0; i < leaves.size(); i += 2) {
+      const size_t second = i + 1 < leaves.size() ? NearestLevel(leaves[i + 1] / scale) : 0;
+      values.push_back(static_cast<int>(NearestLevel(leaves[i] / scale) * 8 + second));
     }
-    table.trees += ' ';
   }
-  if (!table.trees.empty()) table.trees.pop_back();
+  TreeAlphabet alphabet;
+  alphabet.depth = depth;
+  for (size_t f = 0; f < edges.size(); ++f) {
+    const int named = static_cast<int>(std::count(asked[f].begin(), asked[f].end(), true));
+    if (named > 0) alphabet.edges.push_back(named);
+  }
+  table.count = static_cast<int>(trees_.size());
+  if (table.count > 0) {
+    const std::string packed = PackTrees(values, alphabet);
+    for (size_t at = 0; at < packed.size(); at += kWord) table.trees += (at > 0 ? " " : "") + packed.substr(at, kWord);
+  }
   for (const Range& r : ranges) table.range.push_back(fmt::format("{} {} {}", names[static_cast<size_t>(r.feature)], r.low, r.high));
   return table;
 }

@@ -4,8 +4,9 @@
 // Every tree asks the same question at all nodes of a level (an oblivious tree), so a tree of depth d is d pairs
 // (feature, edge) and 2^d leaves. A leaf is one of eight levels between -1 and 1 times the tree's scale, +-2^(-code/64):
 // later trees make up for the rounding. As text, of the base-64 alphabet A-Z a-z 0-9 - _, a pair is two characters, the
-// scale two (code and sign) and two leaves one; white space is ignored. A tree of depth 5 is 28 characters. The edges of a
-// feature are two characters each, in 4095ths of the way from its lowest to its highest edge.
+// scale two (code and sign) and two leaves one; white space is ignored. A tree of depth 5 is 28 characters. Written files
+// pack that into about 20 (tree_text.h) and say how many trees there are. The edges of a feature are two characters each,
+// in 4095ths of the way from its lowest to its highest edge.
 //
 // Away from the measurements the correction fades: it is divided by 1 + (octaves outside the measured range)^2.
 #pragma once
@@ -29,6 +30,7 @@ struct ResidualTable {
   std::string same_as;            // format whose entry for this operator and backend holds the trees; empty: here
   double weight = 1;              // multiplies the correction; below 1 for trees of another device
   int depth = 0;
+  int count = 0;                  // of packed trees; 0: plain
   std::string features;           // "m 0 15 CVEA / n 5 16 H_": used features, lowest and highest edge, edges
   std::string trees;
   std::vector<std::string> range; // "m 0 15": measured range of a feature
@@ -38,8 +40,9 @@ struct ResidualTable {
     v.Field("same_as", same_as, {.help = "format whose entry for this operator and backend holds the trees; none: here"});
     v.Field("weight", weight, {.help = "multiplies the correction", .min = 0, .max = 2});
     v.Field("depth", depth, {.help = "questions per tree", .min = 0, .max = 8});
+    v.Field("count", count, {.help = "number of trees when they are packed; 0: plain", .min = 0});
     v.Field("features", features, {.help = "features used: name, lowest and highest edge, edges in base 64; / between features"});
-    v.Field("trees", trees, {.help = "trees in base 64: per level a feature and an edge, then scale and leaves"});
+    v.Field("trees", trees, {.help = "trees in base 64: per level a feature and an edge, then scale and leaves; packed when `count` is given"});
     v.Field("range", range, {.help = "feature, lowest and highest measured value"});
   }
 };

@@ -6,7 +6,9 @@
 #include <array>
 #include <cmath>
 
+#include "base/rng.h"
 #include "hw/cost/features.h"
+#include "hw/cost/tree_text.h"
 #include "hw/operator_cost.h"
 #include "tests/unit/hw/cost_fixture.h"
 
@@ -65,12 +67,73 @@ TEST(ResidualTreesTest, TextReadsBackToTheSameTrees) {
   const ResidualTable table = trees.ToTable(kNames);
   // Only what is asked about is written.
   EXPECT_EQ(table.features, "m 1 5 QA");   // 1024 = 16 x 64
-  EXPECT_EQ(table.trees.size(), 2u + 2u + 1u);   // the question, the scale, two leaves in one character
+  EXPECT_EQ(table.count, 1);
   const auto back = ResidualTrees::Parse(table, kNames);
   ASSERT_TRUE(back.ok()) << back.status();
   for (const double m : {0.0, 2.0, 2.001, 7.0, 12.5}) {
     EXPECT_NEAR(back->Eval(std::array{m, 0.0}), trees.Eval(std::array{m, 0.0}), 1e-7);
   }
+}
+
+TEST(ResidualTreesTest, PlainTextReadsToTheSameTrees) {
+  const ResidualTrees trees = OneTree();
+  ResidualTable table = trees.ToTable(kNames);
+  // The question: first feature, first edge; the scale of 2^-(107/64); leaves of levels 2 and 7.
+  const int code = ResidualTrees::LeafScaleCode(kScale);
+  table.count = 0;
+  table.trees = {'A', 'A', kBase64[static_cast<size_t>(code / 64)], kBase64[static_cast<size_t>(code % 64)], kBase64[2 * 8 + 7]};
+  const auto plain = ResidualTrees::Parse(table, kNames);
+  ASSERT_TRUE(plain.ok()) << plain.status();
+  for (const double m : {0.0, 2.001, 12.5}) EXPECT_NEAR(plain->Eval(std::array{m, 0.0}), trees.Eval(std::array{m, 0.0}), 1e-7);
+}
+
+TEST(TreeTextTest, RandomTreesComeBack) {
+  Rng rng(5, "tree text");
+  for (int round = 0; round < 200; ++round) {
+    TreeAlphabet alphabet;
+    alphabet.depth = static_cast<int>(rng.Below(7));
+    const size_t features = 1 + rng.Below(28), trees = rng.Below(60);
+    for (size_t f = 0; f < features; ++f) alphabet.edges.push_back(static_cast<int>(1 + rng.Below(64)));
+    std::vector<int> values;
+    for (size_t t = 0; t < trees; ++t) {
+      for (int level = 0; level < alphabet.depth; ++level) {
+        values.push_back(static_cast<int>(rng.Below(features)));
+        values.push_back(static_cast<int>(rng.Below(static_cast<uint64_t>(alphabet.edges[static_cast<size_t>(values.back())]))));
+      }
+      values.push_back(static_cast<int>(rng.Below(64)));
+      values.push_back(static_cast<int>(rng.Below(64)));
+      for (int i = 0; i < 1 << alphabet.depth; i += 2) values.push_back(alphabet.depth == 0 ? 8 * static_cast<int>(rng.Below(8)) : static_cast<int>(rng.Below(64)));
+    }
+    const std::string text = PackTrees(values, alphabet);
+    const auto back = UnpackTrees(text, trees, alphabet);
+    ASSERT_TRUE(back.ok()) << back.status();
+    EXPECT_EQ(*back, values);
+    if (trees < 2) continue;
+    // A changed, lost or added character is noticed, but for one in 4096.
+    std::string bad = text;
+    bad[rng.Below(bad.size() - 8)] ^= 1;
+    if (bad.find_first_not_of(kBase64) == std::string::npos) {
+      EXPECT_FALSE(UnpackTrees(bad, trees, alphabet).ok());
+    }
+    EXPECT_FALSE(UnpackTrees(text + "zzzzzzzz", trees, alphabet).ok());
+    EXPECT_FALSE(UnpackTrees(text.substr(0, text.size() / 2), trees, alphabet).ok());
+  }
+}
+
+TEST(TreeTextTest, WhatIsUsualTakesFewCharacters) {
+  // 100 trees of depth 5 whose leaves are zero but for one: 16 characters of leaves become less than three.
+  TreeAlphabet alphabet;
+  alphabet.depth = 5;
+  alphabet.edges = {4, 4};
+  std::vector<int> values;
+  for (int t = 0; t < 100; ++t) {
+    for (int level = 0; level < 5; ++level) values.push_back((t + level) % 2), values.push_back((t * 3 + level) % 4);
+    values.push_back(20), values.push_back(7);
+    for (int i = 0; i < 16; ++i) values.push_back(i == t % 16 ? 3 * 8 + 7 : 3 * 8 + 3);
+  }
+  // Ten bits of features and edges in one and a half, a scale in next to none, leaves log2 32 and what says that the
+  // others are zero: 5 x 3 + 32 x 0.2 bits.
+  EXPECT_LT(PackTrees(values, alphabet).size(), 100u * 28 / 5);
 }
 
 TEST(ResidualTreesTest, ManyPointsGiveWhatEachGives) {
@@ -100,9 +163,14 @@ TEST(ResidualTreesTest, BadTextIsAnError) {
   EXPECT_THAT(error([](ResidualTable& t) { t.features = "m 5 1 QA"; }), ::testing::HasSubstr("lowest"));
   EXPECT_THAT(error([](ResidualTable& t) { t.features = "m 1 5 QA n"; }), ::testing::HasSubstr("between features"));
   EXPECT_THAT(error([](ResidualTable& t) { t.features = "m 1 5 QA / m 1 5 QA"; }), ::testing::HasSubstr("stands twice"));
-  EXPECT_THAT(error([](ResidualTable& t) { t.trees += "A"; }), ::testing::HasSubstr("whole number of trees"));
   EXPECT_THAT(error([](ResidualTable& t) { t.trees[0] = '!'; }), ::testing::HasSubstr("base-64"));
-  EXPECT_THAT(error([](ResidualTable& t) { t.trees[1] = 'C'; }), ::testing::HasSubstr("not listed"));
+  EXPECT_THAT(error([](ResidualTable& t) { t.count = 2; }), ::testing::HasSubstr("lost or changed"));
+  EXPECT_THAT(error([](ResidualTable& t) { t.count = 1 << 20; }), ::testing::HasSubstr("more than"));
+  EXPECT_THAT(error([](ResidualTable& t) { t.features.clear(); }), ::testing::HasSubstr("features with edges"));
+  // Plain trees.
+  EXPECT_THAT(error([](ResidualTable& t) { t.count = 0, t.trees = "AAAAAA"; }), ::testing::HasSubstr("whole number of trees"));
+  EXPECT_THAT(error([](ResidualTable& t) { t.count = 0, t.trees = "A!AAA"; }), ::testing::HasSubstr("base-64"));
+  EXPECT_THAT(error([](ResidualTable& t) { t.count = 0, t.trees = "ACAAA"; }), ::testing::HasSubstr("not listed"));
   EXPECT_THAT(error([](ResidualTable& t) { t.range = {"m 3 1"}; }), ::testing::HasSubstr("range"));
 }
 
