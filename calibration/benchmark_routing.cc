@@ -16,16 +16,17 @@ RankLoad Balanced(const BenchmarkRouting& r) {
   const int64_t local = std::max<int64_t>(1, r.experts / r.ep), stride = (r.experts + r.topk - 1) / r.topk;
   const double rows = static_cast<double>(r.tokens) * static_cast<double>(r.topk);
   // Every expert gets the same once the pattern has gone round.
-  if (r.tokens >= r.experts) return {rows / r.ep, static_cast<double>(local)};
+  if (r.tokens >= r.experts) return {rows / r.ep, static_cast<double>(local), rows / r.ep / static_cast<double>(local)};
   RankLoad load;
-  std::vector<bool> hit(static_cast<size_t>(local), false);
+  std::vector<double> counts(static_cast<size_t>(local), 0.0);
   for (int64_t t = 0; t < r.tokens; ++t) {
     for (int64_t i = 0; i < r.topk; ++i) {
       const int64_t expert = (r.tokens >= stride ? t + i * stride : t * stride / r.tokens + i * stride) % r.experts;
       if (expert >= local) continue;
       load.rows += 1;
-      if (!hit[static_cast<size_t>(expert)]) load.active += 1;
-      hit[static_cast<size_t>(expert)] = true;
+      double& count = counts[static_cast<size_t>(expert)];
+      if (count == 0) load.active += 1;
+      load.peak = std::max(load.peak, count += 1);
     }
   }
   return load;
@@ -89,7 +90,10 @@ RankLoad PowerLaw(const BenchmarkRouting& r, uint64_t draw) {
   RankLoad busiest;
   for (size_t rank = 0; rank < ranks; ++rank) {
     RankLoad load;
-    for (size_t i = rank * local; i < (rank + 1) * local; ++i) load.rows += counts[i], load.active += counts[i] > 0 ? 1 : 0;
+    for (size_t i = rank * local; i < (rank + 1) * local; ++i) {
+      load.rows += counts[i], load.active += counts[i] > 0 ? 1 : 0;
+      load.peak = std::max(load.peak, counts[i]);
+    }
     if (rank == 0 || load.rows > busiest.rows) busiest = load;
   }
   return busiest;
@@ -104,9 +108,11 @@ RankLoad LoadOfTimedRank(const BenchmarkRouting& routing) {
     const RankLoad one = PowerLaw(routing, static_cast<uint64_t>(draw));
     mean.rows += one.rows;
     mean.active += one.active;
+    mean.peak += one.peak;
   }
   mean.rows /= kDraws;
   mean.active /= kDraws;
+  mean.peak /= kDraws;
   return mean;
 }
 

@@ -18,8 +18,8 @@ struct BenchmarkRouting {
   bool leftover_to_popular = false;
 };
 
-// Of the timed rank: rows, and experts with at least one.
-struct RankLoad { double rows = 0, active = 0; };
+// Of the timed rank: rows, experts with at least one, and rows of its busiest expert.
+struct RankLoad { double rows = 0, active = 0, peak = 0; };
 // Mean over draws where routing is random. Preconditions: all counts >= 1, ep <= experts.
 RankLoad LoadOfTimedRank(const BenchmarkRouting& routing);
 

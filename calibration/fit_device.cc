@@ -23,8 +23,7 @@ namespace {
 constexpr size_t kEnoughForTrees = 150;   // rows; below, trees of other devices
 constexpr size_t kEnoughForCurves = 12;
 constexpr int kTreesOfSmallKernels = 60;  // that take little of a step
-constexpr double kWorth = 0.03;           // trees are left out that lower the error by less than this share
-constexpr double kCurveTolerance = 0.02;
+constexpr double kWorth = 0.01;           // trees are left out that lower the error by less than this share
 constexpr double kUnusable = 0.6;         // mean error above which rows contradict one another
 constexpr double kBorrowSpread = 0.35;    // of the weight of another device's trees
 // Formats whose measurements show the host instead of the kernel, or mix kernels.
@@ -41,7 +40,7 @@ struct Group {
   std::vector<const OpRow*> rows;
   std::string problem;
 };
-// Groups whose corrections are fitted together: formats of one operator that share their kernels.
+// Groups whose corrections are fitted together: formats of one operator that share their kernels, related collectives.
 using Family = std::vector<Group>;
 
 bool IsCollectiveOp(const std::string& op) {
@@ -50,6 +49,9 @@ bool IsCollectiveOp(const std::string& op) {
   }
   return false;
 }
+// Collectives whose curves are smoothed together: protocols of one library, or versions of one kernel.
+bool IsSmoothedTogether(const std::string& op) { return IsCollectiveOp(op) && op != "p2p" && op != "network_p2p"; }
+bool EndsEager(const std::string& backend) { return backend.size() > 6 && backend.substr(backend.size() - 6) == "-eager"; }
 bool IsOldProfile(const std::string& backend) { return backend == "apex" || backend == "vidur" || backend == "llmservingsim-v0"; }
 bool IsByteOp(const std::string& op) {
   for (const char* name : {"norm", "add", "activation", "rope", "embedding", "sampling"}) {
@@ -140,7 +142,7 @@ std::vector<Family> MakeFamilies(const std::vector<OpRow>& rows) {
       if (row.path.nodes > 1 && row.op != "network_p2p") continue;   // priced from its parts
       const std::string& label = labels[{row.op, row.backend}][row.version];
       if (!label.empty()) {
-        const bool eager = row.backend.size() > 6 && row.backend.substr(row.backend.size() - 6) == "-eager";
+        const bool eager = EndsEager(row.backend);
         key.backend = row.backend.substr(0, row.backend.size() - (eager ? 6 : 0)) + "-" + label + (eager ? "-eager" : "");
       }
     }
@@ -170,7 +172,11 @@ std::vector<Family> MakeFamilies(const std::vector<OpRow>& rows) {
   std::map<std::tuple<std::string, std::string, std::string>, Family> families;
   for (auto& [key, g] : groups) {
     const bool shared = (key.op == "moe" && key.dtype != "w4a16") || key.op.find("prefill") != std::string::npos || key.op.find("decode") != std::string::npos;
-    families[{key.op, key.backend, shared ? "" : key.dtype}].push_back(std::move(g));
+    if (IsSmoothedTogether(key.op)) {
+      families[{key.op == "custom_all_reduce" || key.op == "all_to_all" ? key.op : "collectives", "", ""}].push_back(std::move(g));
+    } else {
+      families[{key.op, key.backend, shared ? "" : key.dtype}].push_back(std::move(g));
+    }
   }
   std::vector<Family> out;
   for (auto& [key, f] : families) out.push_back(std::move(f));
@@ -235,17 +241,18 @@ class FamilyFit {
       if (IsCollectiveOp(group.key.op)) {
         m.start.link = group.key.op == "network_p2p" ? base.machine.network.kind : base.machine.scale_up.kind;
       }
-      curves_ = (IsCollectiveOp(group.key.op) || IsByteOp(group.key.op)) && group.rows.size() >= kEnoughForCurves;
+      m.curves = (IsCollectiveOp(group.key.op) || IsByteOp(group.key.op)) && group.rows.size() >= kEnoughForCurves;
       members_.push_back(std::move(m));
     }
     featured_ = !FeatureNames(family.front().key.op).empty();
+    joint_ = IsSmoothedTogether(family.front().key.op);
   }
 
   bool has_formula() const { return !members_.front().prior.parameters.empty(); }
 
   // One entry per member; members without rows keep `warm`, or stay at the prior. `warm`: start from these.
   absl::StatusOr<std::vector<OperatorParams>> Fit(const Rows& rows, const std::vector<OperatorParams>* warm,
-                                                  std::vector<std::vector<FittedParameter>>* parameters) const {
+                                                  std::vector<std::vector<FittedParameter>>* parameters) {
     std::vector<OperatorParams> out;
     for (size_t i = 0; i < members_.size(); ++i) {
       FormulaFitOptions options;
@@ -260,7 +267,7 @@ class FamilyFit {
       SIMRUN_ASSIGN_OR_RETURN(FormulaFit fit, FitFormula(base_.machine, base_.set, start, members_[i].prior, rows[i], options));
       if (parameters != nullptr) parameters->push_back(fit.parameters);
       OperatorParams p = std::move(fit.params);
-      if (curves_) {
+      if (members_[i].curves && !joint_) {
         std::vector<CurvePoint> points;
         for (const OpRow* row : rows[i]) {
           points.push_back({IsCollectiveOp(row->op) ? static_cast<double>(row->path.ranks) : 0, row->work.bytes, row->seconds});
@@ -270,6 +277,7 @@ class FamilyFit {
       out.push_back(std::move(p));
     }
     if (featured_) SIMRUN_RETURN_IF_ERROR(AddTrees(rows, &out));
+    if (joint_) SIMRUN_RETURN_IF_ERROR(AddJointCurves(rows, &out));
     return out;
   }
 
@@ -295,7 +303,36 @@ class FamilyFit {
     std::vector<OperatorParams> others;
     FormulaPrior prior;
     OperatorParams start;
+    bool curves = false;
   };
+
+  absl::Status AddJointCurves(const Rows& rows, std::vector<OperatorParams>* entries) {
+    std::vector<size_t> members;
+    std::vector<CurveTask> tasks;
+    for (size_t i = 0; i < entries->size(); ++i) {
+      if (rows[i].empty() || !members_[i].curves) continue;
+      const OpRow& any = *rows[i].front();
+      SIMRUN_ASSIGN_OR_RETURN(OperatorPricer pricer, OperatorPricer::Create(base_.machine, WithEntry(base_.set, (*entries)[i]),
+                                                                            (*entries)[i].backend, {any}));
+      CurveTask task;
+      for (const OpRow* row : rows[i]) task.points.push_back({static_cast<double>(row->path.ranks), row->work.bytes, row->seconds});
+      // What all-to-alls send leaves out the part a rank keeps.
+      const bool own_part = any.op == "all_to_all";
+      task.kind = any.op + (EndsEager(any.backend) ? " launched one by one" : "");
+      task.buffer_over_size = [own_part](double ranks) { return own_part ? ranks / (ranks - 1) : 1.0; };
+      task.formula = [pricer = std::move(pricer), any](double ranks, double bytes) {
+        OpRow row = any;
+        row.path.ranks = row.path.ranks_per_node = row.work.ranks = static_cast<int>(ranks);
+        row.work.bytes = bytes;
+        return pricer.Price(row).seconds.value_or(0);
+      };
+      members.push_back(i);
+      tasks.push_back(std::move(task));
+    }
+    std::vector<std::vector<OperatorCurve>> curves = FitJointCurves(tasks, &covariance_);
+    for (size_t t = 0; t < members.size(); ++t) (*entries)[members[t]].curves = std::move(curves[t]);
+    return absl::OkStatus();
+  }
 
   absl::Status AddTrees(const Rows& rows, std::vector<OperatorParams>* entries) const {
     std::vector<TreeSample> samples;
@@ -365,7 +402,8 @@ class FamilyFit {
   const DeviceBase& base_;
   const CalibrationOptions& options_;
   std::vector<Member> members_;
-  bool curves_ = false, featured_ = false;
+  CurveCovariance covariance_;   // of the first fit, kept for the parts of the cross-validation
+  bool featured_ = false, joint_ = false;
 };
 
 std::string SourceText(const std::vector<const OpRow*>& rows) {
@@ -432,7 +470,7 @@ absl::Status FitFamily(const DeviceBase& base, const Catalog& catalog, const Cal
     reports->push_back(std::move(report));
   }
   if (family.empty()) return absl::OkStatus();
-  const FamilyFit fit(base, catalog, options, family);
+  FamilyFit fit(base, catalog, options, family);
   const size_t members = family.size();
   std::vector<OperatorReport> found(members);
   FamilyFit::Rows rows(members);
@@ -548,73 +586,6 @@ bool Replaces(const OperatorParams& fresh, const OperatorParams& old) {
 }
 
 }  // namespace
-
-std::vector<OperatorCurve> FitCurves(const std::vector<CurvePoint>& points) {
-  std::map<double, std::map<double, std::vector<double>>> by_key;
-  for (const CurvePoint& p : points) {
-    if (p.size > 0 && p.seconds > 0) by_key[p.key][p.size].push_back(std::log(p.seconds));
-  }
-  std::vector<OperatorCurve> curves;
-  for (auto& [key, sizes] : by_key) {
-    // Sizes closer than a few per cent share a knot, so that noise does not become slope.
-    std::vector<std::pair<double, double>> knots;   // log size, log time
-    std::vector<double> near_x, near_y;
-    const auto flush = [&] {
-      if (near_y.empty()) return;
-      std::sort(near_y.begin(), near_y.end());
-      double x = 0;
-      for (const double v : near_x) x += v;
-      knots.emplace_back(x / static_cast<double>(near_x.size()), near_y[near_y.size() / 2]);
-      near_x.clear();
-      near_y.clear();
-    };
-    const double step = sizes.size() > 40 ? 0.35 : 0.03;
-    for (auto& [size, times] : sizes) {
-      const double x = std::log(size);
-      if (!near_x.empty() && x - near_x.front() > step) flush();
-      for (const double t : times) near_x.push_back(x), near_y.push_back(t);
-    }
-    flush();
-    if (knots.size() < 2) continue;
-    // More bytes never take less time: neighbours that say otherwise are noise and meet at their mean.
-    std::vector<std::pair<double, size_t>> level;   // mean log time, knots
-    for (const auto& [x, y] : knots) {
-      level.emplace_back(y, 1);
-      while (level.size() > 1 && level[level.size() - 2].first > level.back().first) {
-        const auto [high, more] = level.back();
-        level.pop_back();
-        auto& [low, count] = level.back();
-        low = (low * static_cast<double>(count) + high * static_cast<double>(more)) / static_cast<double>(count + more);
-        count += more;
-      }
-    }
-    size_t next = 0;
-    for (const auto& [y, count] : level) {
-      for (size_t i = 0; i < count; ++i) knots[next++].second = y;
-    }
-    // Greedily drop the knot that a straight line replaces best.
-    while (knots.size() > 2) {
-      size_t best = 0;
-      double least = kCurveTolerance;
-      for (size_t i = 1; i + 1 < knots.size(); ++i) {
-        const auto& [x0, y0] = knots[i - 1];
-        const auto& [x1, y1] = knots[i + 1];
-        const double line = y0 + (y1 - y0) * (knots[i].first - x0) / (x1 - x0);
-        if (std::fabs(line - knots[i].second) < least) least = std::fabs(line - knots[i].second), best = i;
-      }
-      if (best == 0) break;
-      knots.erase(knots.begin() + static_cast<std::ptrdiff_t>(best));
-    }
-    OperatorCurve curve;
-    curve.key = key;
-    for (const auto& [x, y] : knots) {
-      curve.at.push_back(std::round(std::exp(x)));
-      curve.time.push_back(Seconds(std::exp(y)));
-    }
-    curves.push_back(std::move(curve));
-  }
-  return curves;
-}
 
 absl::StatusOr<DeviceBase> LoadDeviceBase(const std::string& base, const Catalog& catalog) {
   DeviceBase out;

@@ -2,7 +2,8 @@
 //
 // Per operator, format and kernels: parameters of the formula (fit_formula.h), then, with enough rows, trees for what the
 // formula leaves (fit_trees.h); with few rows, the trees of the devices that resemble it most, weighted by how well they
-// explain those rows. Collectives, exchanges and kernels bound by bytes get curves over their size instead. Errors are of
+// explain those rows. Collectives, messages and kernels bound by bytes get curves over their size instead (fit_curves.h),
+// those of one library's collectives or one kernel's versions smoothed together. Errors are of
 // rows the fit had not seen: five parts by row, and again five parts by weight or head shape.
 #pragma once
 
@@ -13,6 +14,7 @@
 
 #include "absl/status/statusor.h"
 #include "base/catalog.h"
+#include "calibration/fit_curves.h"
 #include "calibration/fit_formula.h"
 #include "calibration/fit_trees.h"
 #include "calibration/ops.h"
@@ -62,10 +64,5 @@ absl::StatusOr<Calibration> Calibrate(const DeviceBase& base, const std::vector<
 
 // The file as YAML with lines of at most 120 columns; reads back to the same values up to the digits written.
 std::string OperatorFileYaml(const OperatorFile& file, const std::string& comment);
-
-// Log-log curves through measured (size, time) points, one per rank count, without points that a straight line between
-// their neighbours replaces to within two per cent.
-struct CurvePoint { double key = 0, size = 0, seconds = 0; };
-std::vector<OperatorCurve> FitCurves(const std::vector<CurvePoint>& points);
 
 }  // namespace simrun

@@ -245,6 +245,8 @@ void ReadMoe(Cells& cells, std::map<LoadKey, RankLoad>* loads, OpRow* row) {
   op.active_experts = std::max(1e-3, load->second.active);
   // The busiest rank is what was timed.
   op.imbalance = std::max(1.0, load->second.rows / mean);
+  const double experts = std::max(1.0, static_cast<double>(op.experts) / op.ep);
+  op.skew = std::max(1.0, load->second.peak * experts / std::max(1.0, load->second.rows));
 }
 
 void ReadCollective(Cells& cells, const char* entry, OpKind kind, OpRow* row) {

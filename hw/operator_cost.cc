@@ -339,9 +339,19 @@ OperatorCosts::Choice OperatorCosts::ChooseWeightOnly(const Operator& op) const 
   return choice;
 }
 
+// Multiplies in a format the device has no units for, where it was measured how its kernels widen that format.
+OperatorCosts::Choice OperatorCosts::ChooseWidened(const Operator& op) const {
+  const DType asked = ComputeDType(op.weights, op.activations);
+  if (Supported(asked) == asked) return {};
+  const OperatorParams* p = params_->Find("gemm", DTypeName(asked), options_.backend);
+  if (p == nullptr || p->dtype != DTypeName(asked) || p->device != params_->name) return {};
+  return {p, std::max({Provenance::kMeasured, p->label, machine_.gpu.operators_provenance}), ""};
+}
+
 OperatorCosts::Choice OperatorCosts::ChooseFor(const Operator& op) const {
   switch (op.kind) {
     case OpKind::kGemm:
+      if (const Choice choice = ChooseWidened(op); choice.params != nullptr) return choice;
       return Choose("gemm", Supported(ComputeDType(op.weights, op.activations)));
     case OpKind::kMoe:
       if (const Choice choice = ChooseWeightOnly(op); choice.params != nullptr) return choice;
@@ -417,8 +427,9 @@ OperatorCosts::Term OperatorCosts::GemmTerm(const Operator& op, const OperatorPa
   const double weight_bytes = BytesPerElement(op.weights);
   const bool narrow = BitsPerElement(compute) < 16;
   const double input_bytes = narrow ? BytesPerElement(op.activations) : wide;
-  // Weights narrower than the multiply are widened on the fly.
-  const bool dequantised = weight_bytes < BytesPerElement(compute) - 0.01;
+  // Weights narrower than the multiply are widened on the fly; where that was measured the entry's rates contain it.
+  const bool measured = compute != ComputeDType(op.weights, op.activations) && p.dtype == DTypeName(ComputeDType(op.weights, op.activations));
+  const bool dequantised = weight_bytes < BytesPerElement(compute) - 0.01 && !measured;
   const double efficiency = dequantised ? kDequantEfficiency : 1;
   Term term;
   term.q = p.q;
@@ -431,7 +442,7 @@ OperatorCosts::Term OperatorCosts::GemmTerm(const Operator& op, const OperatorPa
   term.memory = term.bytes / (bandwidth_ * Capped(p.em) * efficiency);
   if (options_.benchmark) term.memory *= Rereading(p, term.bytes);
   term.serial = p.k0 > 0 ? p.d.value() * k / (k + p.k0) : p.d.value() * k / 1024;
-  if (p.eq > 0 && narrow) term.extra = 3 * m * k / (bandwidth_ * Capped(p.eq));
+  if (p.eq > 0 && (narrow || measured)) term.extra = 3 * m * k / (bandwidth_ * Capped(p.eq));
   if (features != nullptr || !p.trees.empty()) {
     const Features f = GemmFeatures({m, n, k}, PartsOf(term, p), machine_.gpu.multiprocessors);
     if (features != nullptr) *features = f;
@@ -481,7 +492,7 @@ OperatorCosts::Term OperatorCosts::MoeTerm(const Operator& op, const OperatorPar
     MoePoint point;
     point.tokens = D(op.tokens), point.hidden = h, point.inter = inner, point.topk = D(op.topk);
     point.experts = D(op.experts), point.tp = op.tp, point.ep = op.ep;
-    point.active = active, point.imbalance = imbalance;
+    point.active = active, point.imbalance = imbalance, point.skew = op.skew;
     // Weights that are widened first run through the kernel of the wider format.
     point.weight_bytes = std::max(weight_bytes, BytesPerElement(compute));
     const Features f = MoeFeatures(point, PartsOf(term, p), machine_.gpu.multiprocessors);
@@ -812,7 +823,10 @@ OperatorCosts::Origin OperatorCosts::OriginOf(const Operator& op, const CommPath
     origin.note.part += fmt::format(" {}", DTypeName(compute));
     if (compute != asked)
       choice.why += fmt::format("{}{} not supported", choice.why.empty() ? "" : "; ", DTypeName(asked));
-    if (BytesPerElement(op.weights) < BytesPerElement(compute) - 0.01) {
+    if (BytesPerElement(op.weights) < BytesPerElement(compute) - 0.01 && choice.params != nullptr && choice.params->dtype == DTypeName(asked) &&
+        compute != asked) {
+      choice.why += "; widened as measured";
+    } else if (BytesPerElement(op.weights) < BytesPerElement(compute) - 0.01) {
       origin.note.part += fmt::format(", {} weights", DTypeName(op.weights));
       choice.label = Provenance::kAssumed;
       choice.why += fmt::format("{}widening weights costs {:.0f} % (assumed)", choice.why.empty() ? "" : "; ",

@@ -283,6 +283,7 @@ class OperatorCosts {
   Choice Choose(std::string_view name, DType dtype) const;
   Choice ChooseFor(const Operator& op) const;
   Choice ChooseWeightOnly(const Operator& op) const;
+  Choice ChooseWidened(const Operator& op) const;
   CommPath PathOf(const Operator& op, const CommPath* path) const;
 
   Machine machine_;

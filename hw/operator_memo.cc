@@ -20,7 +20,7 @@ OpTime OperatorMemo::Cost(const OperatorCosts& costs, const Operator& op, const 
                    U(op.experts),   U(op.inter),  U(op.imbalance),
                    U(op.heads),     U(op.window), U(op.active_experts),
                    U(op.flops),     U(op.bytes),  Two(op.tp, op.ep),
-                   U(op.kv_heads),  U(op.head_dim), Two(op.ranks, wires.ranks),
+                   U(op.skew),      Two(static_cast<int>(op.kv_heads), static_cast<int>(op.head_dim)), Two(op.ranks, wires.ranks),
                    Two(wires.ranks_per_node, wires.nodes),
                    Two(static_cast<int>(op.kind) << 16 | static_cast<int>(op.weights) << 8 | static_cast<int>(op.activations),
                        static_cast<int>(op.kv) << 16 | static_cast<int>(op.group) << 8 | (op.gated ? 1 : 0))};

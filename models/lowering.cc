@@ -248,6 +248,8 @@ void AddMoe(const ModelSpec& model, const ParallelPlan& plan, double count, int6
   op.ep = plan.ep;
   op.gated = model.mlp.gated;
   op.imbalance = ExpertImbalance(m.experts, m.top_k, plan.ep, all, m.popularity_cv);
+  // The busiest expert is the busiest of as many ranks as there are experts.
+  op.skew = std::max(1.0, ExpertImbalance(m.experts, m.top_k, static_cast<int>(m.experts), all, m.popularity_cv) / op.imbalance);
   const double local = static_cast<double>(m.experts) / plan.ep;
   op.active_experts =
       std::max(std::min(1.0, local), local * ActiveExpertShare(m.experts, m.top_k, all, m.popularity_cv));

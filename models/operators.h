@@ -53,6 +53,7 @@ struct Operator {
   bool gated = true;                          // kMoe: three matrices per expert instead of two
   double imbalance = 1;                       // kMoe: load of the busiest ep rank over the mean, >= 1
   double active_experts = 0;                  // kMoe: experts of one ep rank that get at least one token
+  double skew = 1;                            // kMoe: load of the busiest expert over the mean of its rank's, >= 1
   int64_t heads = 0, kv_heads = 0, head_dim = 0;  // attention, per GPU
   int64_t window = 0;                             // attention: sliding window, 0 = full
   int ranks = 1;                                  // collectives

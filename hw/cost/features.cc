@@ -35,9 +35,9 @@ constexpr std::array<std::string_view, 22> kGemm = {
 constexpr std::array<std::string_view, 21> kAttention = {
     "sequences", "queries", "keys",      "heads",  "kv_heads", "group",   "head_dim", "kv_bytes", "compute", "memory", "serial",
     "time",      "rows",    "blocks",    "fill",   "tiles",    "tiles_fill", "pad",   "splits",   "kv_size", "seq_heads"};
-constexpr std::array<std::string_view, 26> kMoe = {
+constexpr std::array<std::string_view, 28> kMoe = {
     "tokens", "hidden", "inter",  "topk",   "experts", "local", "ep",      "tp",      "rows",    "rows/expert", "active", "spread", "imbalance",
-    "compute", "memory", "serial", "time", "waves16", "waves64", "waves128", "fill64", "pad16",  "pad64",  "weights", "imbalanced_rows", "weight_bytes"};
+    "compute", "memory", "serial", "time", "waves16", "waves64", "waves128", "fill64", "pad16",  "pad64",  "weights", "imbalanced_rows", "weight_bytes", "skew", "peak_rows"};
 constexpr std::array<std::string_view, 7> kRow = {"rows", "width", "size", "compute", "memory", "serial", "time"};
 
 }  // namespace
@@ -101,7 +101,8 @@ Features MoeFeatures(const MoePoint& p, const FormulaParts& parts, double multip
   }
   w.AddShares(parts);
   for (const double x : {Log2(waves(16)), Log2(waves(64)), Log2(waves(128)), Unfilled(waves(64)), Blocks(each, 16) * 16 / each,
-                         Blocks(each, 64) * 64 / each, Log2(active * p.hidden * p.inter), Log2(rows * p.imbalance), p.weight_bytes}) {
+                         Blocks(each, 64) * 64 / each, Log2(active * p.hidden * p.inter), Log2(rows * p.imbalance), p.weight_bytes, Log2(p.skew),
+                         Log2(rows * p.imbalance / local * p.skew)}) {
     w.Add(x);
   }
   return w.values;

@@ -33,6 +33,7 @@ struct MoePoint {
   double tokens = 0, hidden = 0, inter = 0, topk = 0, experts = 0;   // inter: of one rank
   double tp = 1, ep = 1;
   double active = 0, imbalance = 1;                                  // local experts with tokens
+  double skew = 1;                                                   // of the busiest local expert over their mean
   double weight_bytes = 2;                                           // of one element
 };
 std::span<const std::string_view> MoeFeatureNames();

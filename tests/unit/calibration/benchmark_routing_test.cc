@@ -12,6 +12,7 @@ TEST(BenchmarkRoutingTest, BalancedTokensMeetEveryRankAlike) {
   const RankLoad load = LoadOfTimedRank({1024, 128, 8, 16, 0, false});
   EXPECT_EQ(load.rows, 512);
   EXPECT_EQ(load.active, 8);
+  EXPECT_EQ(load.peak, 64);   // all alike
 }
 
 TEST(BenchmarkRoutingTest, BalancedTokensFewerThanExpertsAreCounted) {
@@ -23,6 +24,7 @@ TEST(BenchmarkRoutingTest, BalancedTokensFewerThanExpertsAreCounted) {
   const RankLoad sixteen = LoadOfTimedRank({16, 128, 8, 8, 0, false});
   EXPECT_EQ(sixteen.rows, 16);
   EXPECT_EQ(sixteen.active, 16);
+  EXPECT_EQ(sixteen.peak, 1);
 }
 
 TEST(BenchmarkRoutingTest, LeftoversOfOneTokenGoToOneRankOrToAll) {
@@ -46,12 +48,15 @@ TEST(BenchmarkRoutingTest, PowerLawLoadsLieBetweenEvenAndEverything) {
         EXPECT_LE(load.rows, rows * 1.001);
         EXPECT_LE(load.active, std::min(load.rows + 1e-9, 128.0 / ep));
         EXPECT_GE(load.active, std::min(1.0, load.rows));
+        EXPECT_GE(load.peak, load.rows / load.active * 0.999);   // the busiest expert has at least the mean
+        EXPECT_LE(load.peak, static_cast<double>(tokens));       // a token chooses an expert once
       }
     }
   }
   // All rows stay when there is one rank.
   EXPECT_NEAR(LoadOfTimedRank({1000, 128, 8, 1, 1.2, false}).rows, 8000, 1e-6);
-  // A steeper law is less even.
+  // A steeper law is less even, between ranks and within one.
+  EXPECT_GT(LoadOfTimedRank({4096, 128, 8, 1, 1.2, false}).peak, 1.2 * LoadOfTimedRank({4096, 128, 8, 1, 1.01, false}).peak);
   EXPECT_GT(LoadOfTimedRank({4096, 128, 8, 8, 2, false}).rows, LoadOfTimedRank({4096, 128, 8, 8, 1.01, false}).rows);
 }
 

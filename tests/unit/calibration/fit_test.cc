@@ -8,6 +8,7 @@
 #include <fstream>
 
 #include "base/rng.h"
+#include "calibration/fit_curves.h"
 #include "calibration/fit_device.h"
 #include "calibration/fit_formula.h"
 #include "calibration/fit_trees.h"
@@ -147,6 +148,53 @@ TEST(FitCurvesTest, TimesDoNotFallWithSize) {
   EXPECT_TRUE(std::is_sorted(curves[0].time.begin(), curves[0].time.end(), [](Seconds a, Seconds b) { return a.value() < b.value() - 1e-15; }));
   // 9 and 4 us meet at their geometric mean.
   EXPECT_NEAR(curves[0].time[1].value(), 6e-6, 1e-10);
+}
+
+TEST(FitJointCurvesTest, APointThatWasNotMeasuredIsKnownFromRelatives) {
+  // Two operators whose library changes protocol between 512 KB and 1 MB: the time jumps to three times the formula. The
+  // second, twice as slow, was not measured from 128 KB to 4 MB: a line through its own points would have no jump.
+  const auto formula = [](double, double size) { return 5e-6 + size / 100e9; };
+  const auto time = [&](double size) { return formula(8, size) * (size < 768e3 ? 1 : 3); };
+  CurveTask first, second;
+  first.kind = "all_gather", second.kind = "reduce_scatter";
+  first.buffer_over_size = second.buffer_over_size = [](double) { return 1.0; };
+  first.formula = second.formula = formula;
+  for (double size = 1024; size <= 1 << 26; size *= 2) {
+    for (const double ranks : {4.0, 8.0}) first.points.push_back({ranks, size, time(size)});
+    if (size < 100e3 || size > 5e6) second.points.push_back({8, size, 2 * time(size)});
+  }
+  CurveCovariance covariance;
+  const auto curves = FitJointCurves({first, second}, &covariance);
+  EXPECT_TRUE(covariance.known);
+  ASSERT_EQ(curves.size(), 2u);
+  EXPECT_EQ(curves[0].size(), 2u);      // 4 and 8 ranks
+  ASSERT_EQ(curves[1].size(), 1u);
+  const OperatorCurve& joint = curves[1][0];
+  EXPECT_EQ(joint.key, 8);
+  const auto at = [](const OperatorCurve& curve, double size) {
+    const size_t i = static_cast<size_t>(std::upper_bound(curve.at.begin(), curve.at.end(), size * 1.001) - curve.at.begin());
+    if (i == curve.at.size()) return curve.time.back().value();
+    const double w = std::log(size / curve.at[i - 1]) / std::log(curve.at[i] / curve.at[i - 1]);
+    return std::exp((1 - w) * std::log(curve.time[i - 1].value()) + w * std::log(curve.time[i].value()));
+  };
+  for (const double size : {262144.0, 524288.0, 1048576.0, 2097152.0}) EXPECT_NEAR(at(joint, size) / (2 * time(size)), 1, 0.2) << size;
+  // Alone, the second has a slope where there is a step.
+  CurveCovariance alone;
+  const OperatorCurve own = FitJointCurves({second}, &alone)[0][0];
+  EXPECT_GT(at(own, 524288), 1.5 * 2 * time(524288));
+}
+
+TEST(FitJointCurvesTest, ManyPointsAreFollowed) {
+  CurveTask task;
+  task.kind = "all_reduce";
+  task.buffer_over_size = [](double) { return 1.0; };
+  task.formula = [](double, double size) { return 4e-6 + size / 300e9; };
+  for (double size = 1024; size <= 1 << 24; size *= 2) task.points.push_back({2, size, 1.3 * task.formula(2, size)});
+  CurveCovariance covariance;
+  const OperatorCurve curve = FitJointCurves({task}, &covariance)[0][0];
+  for (size_t i = 0; i < curve.at.size(); ++i) {
+    EXPECT_NEAR(curve.time[i].value() / (1.3 * task.formula(2, curve.at[i])), 1, 0.02);
+  }
 }
 
 TEST(CalibrateTest, WritesAnEntryThatReadsBackToTheSameTimes) {

@@ -1,5 +1,8 @@
 #include "hw/operator_cost.h"
 
+#include <gmock/gmock.h>
+
+#include <algorithm>
 #include <cmath>
 #include <cstdlib>
 #include <filesystem>
@@ -7,6 +10,7 @@
 #include <map>
 #include <numeric>
 #include <ostream>
+#include <span>
 #include <sstream>
 
 #include "base/rng.h"
@@ -335,6 +339,41 @@ Operator Moe(int64_t tokens) {
   op.experts = 128;
   op.ep = 8;
   return op;
+}
+
+TEST(OperatorCostTest, AFormatWithoutUnitsIsPricedAsItsWideningWasMeasured) {
+  const Machine machine = TestMachine("arc-b60-24gb");   // no FP8 units
+  const auto made = OperatorCosts::Create(machine, TestCatalog(), {});
+  ASSERT_TRUE(made.ok()) << made.status();
+  Operator op = Gemm(4096, 8192, 8192);
+  const double wide = made->Cost(op).seconds;
+  op.weights = op.activations = DType::kFp8;
+  EXPECT_EQ(made->Supported(DType::kFp8), DType::kBf16);
+  const OperatorCosts::Origin origin = made->OriginOf(op);
+  EXPECT_EQ(origin.note.provenance, Provenance::kCalibrated);
+  EXPECT_THAT(origin.note.detail, ::testing::HasSubstr("widened as measured"));
+  EXPECT_GT(made->Cost(op).seconds, 0.8 * wide);   // no faster units
+  // Without that measurement: the kernel of the wider format, at nine tenths of its rates.
+  OperatorParamSet set = *LoadOperatorParams("b60", TestCatalog());
+  std::erase_if(set.entries, [](const OperatorParams& p) { return p.op == "gemm" && p.dtype == "fp8"; });
+  const auto assumed = OperatorCosts::Create(machine, std::make_shared<const OperatorParamSet>(set), {});
+  ASSERT_TRUE(assumed.ok()) << assumed.status();
+  EXPECT_EQ(assumed->OriginOf(op).note.provenance, Provenance::kAssumed);
+  EXPECT_NE(assumed->Cost(op).seconds, made->Cost(op).seconds);
+}
+
+TEST(OperatorCostTest, TheBusiestExpertIsWhatCorrectionsCanSee) {
+  const auto made = OperatorCosts::Create(TestMachine("a100-sxm-80gb"), TestCatalog(), {});
+  ASSERT_TRUE(made.ok()) << made.status();
+  const std::span<const std::string_view> names = MoeFeatureNames();
+  const size_t skew = static_cast<size_t>(std::find(names.begin(), names.end(), "skew") - names.begin());
+  ASSERT_LT(skew, names.size());
+  Operator op = Moe(4096);
+  op.ep = 1;
+  op.active_experts = 128;
+  EXPECT_EQ(made->Probe(op).features[skew], 0);
+  op.skew = 8;
+  EXPECT_NEAR(made->Probe(op).features[skew], 3, 1e-9);   // octaves
 }
 
 TEST(OperatorCostTest, MoeMatchesTheFormula) {

@@ -184,6 +184,20 @@ TEST(Lowering, AttentionReplicasExchangeTokens) {
   EXPECT_DOUBLE_EQ(One(two, "moe_all_gather").bytes, t * 7168.0 * 2);
 }
 
+TEST(Lowering, TheBusiestExpertOfARankIsKnown) {
+  ModelSpec m = Model("qwen3-30b-a3b");
+  const int64_t t = 4096;
+  m.moe->popularity_cv = 0;
+  // 256 choices per expert, Poisson: the largest of 128 lies 2.6 standard deviations of 6 % above the mean.
+  EXPECT_NEAR(One(LowerTokenOperators(m, Plan(1), 0, t, t), "experts").skew, 1 + 2.6 / 16, 0.03);
+  m.moe->popularity_cv = 0.8;
+  const Operator one = One(LowerTokenOperators(m, Plan(1), 0, t, t), "experts");
+  EXPECT_GT(one.skew, 3);
+  // The busiest rank of eight holds the busiest expert and has a higher mean.
+  const Operator eight = One(LowerTokenOperators(m, Plan(8, 1, 1, 8), 0, t, t), "experts");
+  EXPECT_NEAR(eight.skew * eight.imbalance, one.skew, 1e-9);
+}
+
 TEST(Lowering, FewTokensReadFewExperts) {
   const ModelSpec m = Model("qwen3-30b-a3b");
   const Operator one = One(LowerTokenOperators(m, Plan(1), 0, 1, 1), "experts");
