@@ -181,6 +181,8 @@ absl::StatusOr<CaseScenario> ScenarioOfCase(const MeasuredCase& c, const std::st
   copy("max_model_len", "scheduler.max_model_len");
   copy("block_size", "scheduler.block_size");
   copy("kv_block_size", "scheduler.block_size");
+  copy("hash_block", "workload.hash_block");
+  if (const auto caching = c.Note("prefix_cache")) set("scheduler.prefix_caching", YamlNode::Scalar(*caching == "1" ? "true" : "false"));
   // Offloading engines: the host, and what is kept where.
   if (const auto host = c.Note("host")) {
     // "2x_Xeon_Gold_6454S"

@@ -208,6 +208,17 @@ std::string SummaryText(const Scenario& scenario, const Report& r) {
                                     Human(r.memory.weights), Human(r.memory.activations), Human(r.memory.reserve),
                                     Human(r.memory.gpu), NumberText(r.memory.kv_capacity_tokens),
                                     PercentText(r.memory.kv_peak_fraction)));
+  if (const Report::PrefixCache& c = r.prefix_cache; c.used) {
+    std::string text = fmt::format("{} of prompt tokens were cached ({} of {}), {} evicted", PercentText(c.hit_rate),
+                                   CountText(static_cast<double>(c.cached_tokens)), CountText(static_cast<double>(c.looked_up_tokens)),
+                                   Plural(static_cast<double>(c.evicted_blocks), "block"));
+    if (c.hit_requests > 0 && c.hit_requests < r.ttft.count) {
+      text += fmt::format("; mean TTFT {} of the {} that found something, {} of the {}", Human(c.hit_ttft),
+                          Plural(static_cast<double>(c.hit_requests), "request"), Human(c.miss_ttft),
+                          Plural(static_cast<double>(r.ttft.count - c.hit_requests), "other"));
+    }
+    out += Line("Prefix cache", text);
+  }
   for (const Report::Memory::Tier& t : r.memory.tiers) {
     out += Line("", fmt::format("{}: {} weights and at most {} KV cache of {} per engine", t.name, Human(t.weights), Human(t.kv_peak), Human(t.capacity)));
   }

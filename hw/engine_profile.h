@@ -81,6 +81,7 @@ struct EngineProfile {
   int64_t max_num_batched_tokens = 2048;
   int64_t block_size = 16;
   double watermark = 0.01;
+  bool prefix_caching = false;
 
   // Memory of a GPU: utilisation x size - weights - activations - reserve is left for KV blocks.
   double gpu_memory_utilization = 0.9;
@@ -171,6 +172,7 @@ void EngineProfile::Describe(Visitor& v) {
           {.help = "default of scheduler.max_num_batched_tokens", .min = 1});
   v.Field("block_size", block_size, {.help = "tokens per KV block", .min = 1});
   v.Field("watermark", watermark, {.help = "fraction of KV blocks kept free when admitting", .min = 0, .max = 0.9});
+  v.Field("prefix_caching", prefix_caching, {.help = "default of scheduler.prefix_caching"});
   v.Field("gpu_memory_utilization", gpu_memory_utilization,
           {.help = "share of GPU memory the engine takes", .min = 0, .max = 1, .above_min = true});
   v.Field("runtime_reserve", runtime_reserve, {.help = "memory per GPU for context, graphs and buffers", .min = 0});

@@ -57,7 +57,8 @@ bool SameWorkload(const Scenario& s) { return !s.resolved().closed_loop && s.con
 // Runs a scenario step by step and gives up when it can no longer beat `best`. `best` is read at the start.
 absl::StatusOr<bool> RunBounded(const Scenario& scenario, Rule rule, const Report& best, SharedPrices* prices, Report* report) {
   SIMRUN_ASSIGN_OR_RETURN(const std::unique_ptr<ArrivalSource> source,
-                          MakeSource(scenario.config().workload, static_cast<uint64_t>(scenario.config().seed), scenario.base_dir()));
+                          MakeSource(scenario.config().workload, static_cast<uint64_t>(scenario.config().seed), scenario.base_dir(),
+                                     scenario.resolved().params.prefix_caching));
   SimulateOptions simulate;
   simulate.prices = prices;
   SIMRUN_ASSIGN_OR_RETURN(const std::unique_ptr<Simulation> run, Simulation::Create(scenario, std::move(simulate)));
@@ -94,6 +95,7 @@ absl::StatusOr<bool> RunBounded(const Scenario& scenario, Rule rule, const Repor
     s.input = Tokens(static_cast<double>(a.input_tokens));
     s.output = Tokens(static_cast<double>(a.output_tokens));
     s.priority = a.priority;
+    s.text = a.text;
     if (a.deadline != SimTime::Infinite()) s.deadline = a.deadline.seconds();
     SIMRUN_RETURN_IF_ERROR(run->Submit(s).status());
   }
@@ -114,6 +116,8 @@ absl::StatusOr<bool> RunBounded(const Scenario& scenario, Rule rule, const Repor
 bool LimitsNeverMattered(const ResolvedScenario& ran, const RunPeaks& peaks, const Report& report, const ResolvedScenario& other) {
   static constexpr std::array<std::string_view, 3> kPolicies = {"chunked-prefill", "prefill-first", "orca"};
   if (std::find(kPolicies.begin(), kPolicies.end(), ran.policy) == kPolicies.end()) return false;
+  // What is left of old prompts depends on the size of the cache.
+  if (report.prefix_cache.evicted_blocks > 0) return false;
   // Tiers outside GPU memory are reported by how full they were.
   if (!ran.memory.tiers.empty() || !other.memory.tiers.empty()) return false;
   if (ran.warnings != other.warnings || report.requests.rejected > 0 || report.requests.preemptions > 0) return false;

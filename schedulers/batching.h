@@ -30,6 +30,17 @@ struct BatchLimits {
 // longest it can become (never preempted).
 enum class KvReservation { kPrompt, kWholeLife };
 
+// What waiting requests find of their prompts in the KV memory of their rank (prefix caching).
+class PrefixLookup {
+ public:
+  struct Found {
+    int64_t tokens = 0;         // leading tokens that need not be computed; fewer than the prompt has
+    int64_t blocks_in_use = 0;  // blocks of these that running sequences hold, so that they take no free ones
+  };
+  virtual ~PrefixLookup() = default;
+  virtual Found Find(const WaitingRequest& request) const = 0;
+};
+
 // One attention rank of an engine, between two steps.
 struct ReplicaView {
   BatchLimits limits;
@@ -41,11 +52,24 @@ struct ReplicaView {
   int64_t total_blocks = 0;               // of the rank
   KvReservation reservation = KvReservation::kPrompt;
   int64_t waited_steps = 0;               // steps in a row for which prompts were held back
+  const PrefixLookup* prefixes = nullptr; // null: every prompt is computed whole
 
-  int64_t BlocksFor(const WaitingRequest& r) const {
-    const int64_t tokens = reservation == KvReservation::kPrompt ? r.kv_tokens : r.max_kv_tokens;
-    return (tokens + limits.block_size - 1) / limits.block_size;
+  // What admitting a request takes: prompt tokens to compute, and free blocks.
+  struct Need {
+    int64_t tokens = 0, blocks = 0;
+  };
+  Need NeedOf(const WaitingRequest& r) const {
+    const int64_t kv = reservation == KvReservation::kPrompt ? r.kv_tokens : r.max_kv_tokens;
+    Need need{r.prompt_tokens, (kv + limits.block_size - 1) / limits.block_size};
+    // A sequence that was swapped out has no prompt left and brings its own blocks back.
+    if (prefixes != nullptr && r.prompt_tokens > 0) {
+      const PrefixLookup::Found found = prefixes->Find(r);
+      need.tokens -= found.tokens;
+      need.blocks -= found.blocks_in_use;
+    }
+    return need;
   }
+  int64_t BlocksFor(const WaitingRequest& r) const { return NeedOf(r).blocks; }
   int64_t running() const { return decode_seqs + held_seqs + static_cast<int64_t>(partial.size()); }
 };
 
@@ -53,7 +77,7 @@ struct ReplicaView {
 struct Batch {
   bool decode = false;                    // all decodes advance by one token
   std::vector<int64_t> partial_tokens;    // prompt tokens for partial[i]; may be shorter than partial
-  std::vector<int64_t> admitted_tokens;   // for the first requests of the waiting queue: prompt tokens in this step
+  std::vector<int64_t> admitted_tokens;   // for the first requests of the waiting queue: prompt tokens in this step, at most those left
   bool held_back = false;                 // prompts that there is room for wait for others
   void Clear() {
     decode = held_back = false;

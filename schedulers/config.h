@@ -53,6 +53,7 @@ struct SchedulerConfig {
   std::optional<double> watermark;
   int64_t prompt_wait_steps = 0;
   double prompt_wait_fill = 0.9;
+  std::optional<bool> prefix_caching;
   std::string queue_order = "fcfs";
   std::string preemption = "recompute";
   Bytes swap_space{4.0 * 1024 * 1024 * 1024};
@@ -73,6 +74,8 @@ struct SchedulerConfig {
             {.help = "orca: steps that prompts wait beside running sequences for more prompts (TensorRT-LLM's batch_wait_timeout_iters)", .min = 0, .max = 1 << 20});
     v.Field("prompt_wait_fill", prompt_wait_fill,
             {.help = "the wait ends when the step would hold this share of max_num_batched_tokens (batch_wait_max_tokens_ratio)", .min = 0, .max = 1});
+    v.Field("prefix_caching", prefix_caching,
+            {.help = "prompts that begin as others did (hash_ids of a trace, workload.shared_prefix) find those KV blocks; auto: the engine profile's"});
     v.Field("queue_order", queue_order, {.help = "order of the waiting queue", .choices = &QueueOrderNames});
     v.Field("preemption", preemption, {.help = "what happens to a sequence whose KV blocks are taken away", .choices = &PreemptionNames});
     v.Field("swap_space", swap_space, {.help = "host memory per GPU for swapped KV blocks; when full, preemption recomputes", .min = 0});

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <utility>
 #include <vector>
 
 #include "sim/event_queue.h"
@@ -30,7 +31,7 @@ class ArrivalQueue {
     const uint32_t slot = queue_.Top().payload;
     queue_.Pop();
     free_.push_back(slot);
-    return arrivals_[slot];
+    return std::move(arrivals_[slot]);
   }
 
  private:

@@ -28,9 +28,13 @@ void Cluster::set_observer(EngineObserver* observer) {
   for (auto& replica : replicas_) replica->set_observer(observer);
 }
 
-std::span<const ReplicaLoad> Cluster::Loads() {
+std::span<const ReplicaLoad> Cluster::Loads(const Arrival& arrival) {
   if (router_->needs_load()) {
-    for (size_t i = 0; i < replicas_.size(); ++i) loads_[i] = replicas_[i]->load();
+    const bool cached = router_->needs_cached_tokens();
+    for (size_t i = 0; i < replicas_.size(); ++i) {
+      loads_[i] = replicas_[i]->load();
+      if (cached) loads_[i].cached_tokens = replicas_[i]->CachedTokens(arrival);
+    }
   }
   return loads_;
 }
@@ -53,7 +57,7 @@ absl::Status Cluster::RunOpenLoop() {
     size_t target = 0;
     if (router_->needs_load()) {
       for (size_t i = 0; i < replicas_.size(); ++i) advance(i, now);
-      target = router_->Route(Loads());
+      target = router_->Route(Loads(arrival));
     } else {
       if (replicas_.size() > 1) target = router_->Route(loads_);
       advance(target, now);
@@ -130,7 +134,7 @@ absl::Status Cluster::AdvanceTo(SimTime limit) {
       }
       while (front_end_.NextTime() <= now) {
         const Arrival arrival = front_end_.Pop();
-        const uint32_t target = static_cast<uint32_t>(replicas_.size() == 1 ? 0 : router_->Route(Loads()));
+        const uint32_t target = static_cast<uint32_t>(replicas_.size() == 1 ? 0 : router_->Route(Loads(arrival)));
         if (replicas_[target]->Enqueue(arrival)) {
           Touch(target);
         } else {

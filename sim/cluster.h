@@ -50,7 +50,7 @@ class Cluster {
   SimTime VisibleAt(const Arrival& a) const {
     return a.at + params_.front_end + SimTime::FromTicks(params_.front_end_token.ticks() * a.input_tokens);
   }
-  std::span<const ReplicaLoad> Loads();
+  std::span<const ReplicaLoad> Loads(const Arrival& arrival);
   void Touch(uint32_t replica);
 
   ClusterParams params_;

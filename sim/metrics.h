@@ -22,6 +22,7 @@ struct RequestRecord {
   SimTime queue;          // start of the first step that works on it - arrival
   int32_t preemptions = 0;
   uint32_t replica = 0;
+  int64_t cached_tokens = 0;   // of the prompt, found in the prefix cache when first admitted
 };
 
 // Why a request was turned away.
@@ -78,6 +79,10 @@ class RunMetrics {
     measured_input_tokens_ += r.input_tokens;
     measured_output_tokens_ += r.output_tokens;
     ttft_.Add(r.ttft);
+    if (r.cached_tokens > 0) {
+      ++cached_requests_;
+      cached_ttft_ += r.ttft.seconds();
+    }
     e2e_.Add(r.e2e);
     queue_.Add(r.queue);
     if (r.output_tokens > 1) tpot_.Add(r.tpot);
@@ -107,6 +112,9 @@ class RunMetrics {
   int64_t measured_input_tokens() const { return measured_input_tokens_; }
   int64_t measured_output_tokens() const { return measured_output_tokens_; }
   int64_t attained() const { return attained_; }
+  // Requests that found a part of their prompts cached, and the sum of their TTFTs.
+  int64_t cached_requests() const { return cached_requests_; }
+  Seconds cached_ttft() const { return cached_ttft_; }
   SimTime first_arrival() const { return first_arrival_; }
   SimTime last_arrival() const { return last_arrival_; }
   SimTime last_completion() const { return last_completion_; }
@@ -120,6 +128,8 @@ class RunMetrics {
   int64_t arrived_ = 0, completed_ = 0, input_tokens_ = 0, output_tokens_ = 0;
   int64_t measured_arrivals_ = 0, measured_refused_ = 0, measured_completed_ = 0;
   int64_t measured_input_tokens_ = 0, measured_output_tokens_ = 0, attained_ = 0;
+  int64_t cached_requests_ = 0;
+  Seconds cached_ttft_;
   std::array<int64_t, kNumRefusals> refused_{};
   SimTime first_arrival_, last_arrival_, last_completion_;
 };

@@ -32,6 +32,18 @@ int64_t Replica::blocks_in_use() const {
   return used;
 }
 
+int64_t Replica::evicted_blocks() const {
+  int64_t evicted = 0;
+  for (const Rank& rank : ranks_) evicted += rank.prefixes != nullptr ? rank.prefixes->evictions() : 0;
+  return evicted;
+}
+
+int64_t Replica::cached_blocks() const {
+  int64_t cached = 0;
+  for (const Rank& rank : ranks_) cached += rank.prefixes != nullptr ? rank.prefixes->named() : 0;
+  return cached;
+}
+
 uint32_t Replica::NewRequest() {
   if (free_ids_.empty()) {
     requests_.emplace_back();
@@ -41,6 +53,33 @@ uint32_t Replica::NewRequest() {
   free_ids_.pop_back();
   requests_[id] = Request();
   return id;
+}
+
+size_t Replica::LeastLoadedRank() const {
+  size_t rank = 0;
+  for (size_t r = 1; r < ranks_.size(); ++r) {
+    if (ranks_[r].outstanding < ranks_[rank].outstanding) rank = r;
+  }
+  return rank;
+}
+
+void Replica::StartPrefixCaching() {
+  // Requests that are there already have nothing in common with others.
+  for (Rank& rank : ranks_) rank.prefixes = std::make_unique<PrefixCache>(rank.free_blocks);
+  prompts_.resize(requests_.size());
+  for (size_t id = 0; id < requests_.size(); ++id) {
+    const Request& r = requests_[id];
+    prompts_[id].sequence.names = BlockNames(nullptr, r.input, r.id, params_.limits.block_size);
+  }
+  totals_.looks_up_prefixes = true;
+}
+
+int64_t Replica::CachedTokens(const Arrival& arrival) {
+  Rank& rank = ranks_[LeastLoadedRank()];
+  if (rank.prefixes == nullptr || arrival.text == nullptr) return 0;
+  SyncPrefixes(rank);
+  const int64_t block = params_.limits.block_size;
+  return rank.prefixes->Find(BlockNames(arrival.text, arrival.input_tokens, arrival.id, block), arrival.input_tokens).blocks * block;
 }
 
 void Replica::UpdateNextEvent() {
@@ -64,10 +103,8 @@ bool Replica::Enqueue(const Arrival& arrival) {
     if (observer_ != nullptr) observer_->OnRefuse(arrival, why);
     return false;
   }
-  size_t rank = 0;
-  for (size_t r = 1; r < ranks_.size(); ++r) {
-    if (ranks_[r].outstanding < ranks_[rank].outstanding) rank = r;
-  }
+  const size_t rank = LeastLoadedRank();
+  if (params_.prefix_caching && arrival.text != nullptr && ranks_[0].prefixes == nullptr) StartPrefixCaching();
   const uint32_t id = NewRequest();
   Request& r = requests_[id];
   r.id = arrival.id;
@@ -80,6 +117,10 @@ bool Replica::Enqueue(const Arrival& arrival) {
   r.priority = arrival.priority;
   r.rank = static_cast<uint16_t>(rank);
   r.state = State::kWaiting;
+  if (ranks_[rank].prefixes != nullptr) {
+    if (prompts_.size() <= id) prompts_.resize(id + 1);
+    prompts_[id] = {{BlockNames(arrival.text, r.input, r.id, params_.limits.block_size), {}, 0}, -1};
+  }
   ranks_[rank].waiting.Push({id, r.order, r.prompt, r.prompt, max_kv, r.priority, r.deadline.ticks()});
   totals_.peak_outstanding = std::max(totals_.peak_outstanding, ++ranks_[rank].outstanding);
   totals_.longest = std::max(totals_.longest, max_kv + 1);
@@ -172,6 +213,21 @@ void Replica::FillDecodeWork(Group& g, int64_t prefill_rows, int64_t prefill_tok
   w.chunks = g.chunks;
 }
 
+// What the waiting requests of one rank find in its cache.
+class Replica::RankPrefixes final : public PrefixLookup {
+ public:
+  RankPrefixes(const PrefixCache* cache, const std::vector<Prompt>& prompts) : cache_(cache), prompts_(prompts) {}
+  Found Find(const WaitingRequest& r) const override {
+    const BlockNames& names = prompts_[r.id].sequence.names;
+    const PrefixCache::Found found = cache_->Find(names, r.prompt_tokens);
+    return {found.blocks * names.block_size(), found.in_use};
+  }
+
+ private:
+  const PrefixCache* cache_;
+  const std::vector<Prompt>& prompts_;
+};
+
 void Replica::PlanGroup(size_t lane_index, size_t rank_index, SimTime now, double* swap_seconds, bool* steady) {
   Group& g = lanes_[lane_index].groups[rank_index];
   Rank& rank = ranks_[rank_index];
@@ -184,6 +240,7 @@ void Replica::PlanGroup(size_t lane_index, size_t rank_index, SimTime now, doubl
     FillDecodeWork(g, 0, 0);
     return;
   }
+  const RankPrefixes prefixes(rank.prefixes.get(), prompts_);
   const auto view_now = [&](const WaitingQueue* waiting) {
     ReplicaView view;
     view.limits = params_.limits;
@@ -202,6 +259,10 @@ void Replica::PlanGroup(size_t lane_index, size_t rank_index, SimTime now, doubl
     view.reservation = policy_.reservation();
     view.total_blocks = params_.kv_blocks;
     view.waited_steps = rank.waited_steps;
+    if (rank.prefixes != nullptr) {
+      SyncPrefixes(rank);
+      view.prefixes = &prefixes;
+    }
     view.free_blocks = std::max<int64_t>(0, rank.free_blocks - (whole_life_ ? 0 : g.decodes.next_blocks()));
     return view;
   };
@@ -216,6 +277,15 @@ void Replica::PlanGroup(size_t lane_index, size_t rank_index, SimTime now, doubl
   rank.waited_steps = g.batch.held_back ? rank.waited_steps + 1 : 0;
   SIM_CHECK(g.batch.partial_tokens.size() <= g.partial.size() && g.batch.admitted_tokens.size() <= rank.waiting.size());
   if (g.batch.decode && g.decodes.seqs() == 0) g.batch.decode = false;
+  if (rank.prefixes != nullptr && !g.batch.admitted_tokens.empty()) {
+    // What the policy counted on is theirs before anything else takes free blocks.
+    SyncPrefixes(rank);
+    WaitingQueue::Cursor c(rank.waiting);
+    for (size_t i = 0; i < g.batch.admitted_tokens.size(); ++i, c.Next()) {
+      const WaitingRequest& w = c.request();
+      if (w.prompt_tokens > 0) rank.free_blocks -= rank.prefixes->Take(&prompts_[w.id].sequence, w.prompt_tokens);
+    }
+  }
   if (g.batch.decode && !whole_life_) {
     rank.free_blocks -= g.decodes.next_blocks();
     NotePeak(rank);
@@ -228,6 +298,7 @@ void Replica::PlanGroup(size_t lane_index, size_t rank_index, SimTime now, doubl
     if (tokens == 0) continue;
     g.chunk_ids.push_back(id);
     g.chunks.push_back({tokens, r.prefilled});
+    if (rank.prefixes != nullptr) rank.prefixes->Name(&prompts_[id].sequence, r.prefilled + tokens, false);
   }
   for (const int64_t tokens : g.batch.admitted_tokens) Admit(lane_index, rank_index, tokens, now, swap_seconds);
   SIM_CHECK(rank.free_blocks >= 0);  // or the policy admitted more than there is room for
@@ -266,7 +337,28 @@ void Replica::Admit(size_t lane_index, size_t rank_index, int64_t tokens, SimTim
     totals_.swapped_blocks += r.blocks;
   }
   r.blocks = BlocksFor(whole_life_ ? w.max_kv_tokens : w.kv_tokens);
-  rank.free_blocks -= r.blocks;
+  r.prefilled = 0;
+  int64_t new_blocks = r.blocks;
+  if (rank.prefixes != nullptr && r.state != State::kSwapped) {
+    Prompt& prompt = prompts_[w.id];
+    // Beside what the policy counted on there may be blocks of requests ahead of it in this step: they are computed by the
+    // time that its attention reads them.
+    SyncPrefixes(rank);
+    rank.free_blocks -= rank.prefixes->Take(&prompt.sequence, r.prompt);
+    const auto cached_blocks = static_cast<int64_t>(prompt.sequence.blocks.size());
+    new_blocks -= cached_blocks;
+    r.prefilled = cached_blocks * params_.limits.block_size;
+    tokens = std::min(tokens, r.prompt - r.prefilled);
+    if (prompt.cached < 0) {
+      prompt.cached = r.prefilled;
+      totals_.looked_up_tokens += r.prompt;
+      totals_.cached_tokens += r.prefilled;
+    } else {
+      totals_.resumed_tokens += r.prefilled;
+    }
+    rank.prefixes->Name(&prompt.sequence, r.prefilled + tokens, false);
+  }
+  rank.free_blocks -= new_blocks;
   NotePeak(rank);
   if (r.state == State::kSwapped) {
     r.state = State::kDecode;
@@ -274,12 +366,11 @@ void Replica::Admit(size_t lane_index, size_t rank_index, int64_t tokens, SimTim
     return;
   }
   r.state = State::kPrefill;
-  r.prefilled = 0;
   g.partial.push_back(w.id);
-  g.partial_left.push_back(r.prompt);
+  g.partial_left.push_back(r.prompt - r.prefilled);
   if (tokens > 0) {
     g.chunk_ids.push_back(w.id);
-    g.chunks.push_back({tokens, 0});
+    g.chunks.push_back({tokens, r.prefilled});
   }
 }
 
@@ -319,11 +410,12 @@ void Replica::Preempt(Group& g, Rank& rank, uint32_t id, double* swap_seconds) {
   ++r.preemptions;
   ++totals_.preemptions;
   const int64_t blocks = BlocksHeld(g, r);
-  rank.free_blocks += blocks;
-  bool swapped = false;
-  int64_t kv = 0;
+  const bool swapped = r.state == State::kDecode && params_.preemption == Preemption::kSwap && rank.free_swap_blocks >= blocks;
+  const int64_t kv = r.state == State::kDecode ? g.decodes.KvOf(r.member) : r.prefilled;
+  // Until they are taken, its blocks save it computing them again.
+  if (rank.prefixes != nullptr && !swapped) rank.prefixes->Name(&prompts_[id].sequence, kv, true);
+  ReleaseBlocks(g, id);
   if (r.state == State::kDecode) {
-    kv = g.decodes.KvOf(r.member);
     if (r.member.join_clock == g.decodes.clock()) {
       // Its last token is not one of the last decode step: take it out of the list that says so.
       for (Group::Joined& j : g.joined) {
@@ -338,8 +430,7 @@ void Replica::Preempt(Group& g, Rank& rank, uint32_t id, double* swap_seconds) {
     }
     g.decodes.Remove(r.member);
     r.member = {};  // or a swapped-in sequence could be taken for the one whose entry is still in the finish heap
-    if (params_.preemption == Preemption::kSwap && rank.free_swap_blocks >= blocks) {
-      swapped = true;
+    if (swapped) {
       rank.free_swap_blocks -= blocks;
       *swap_seconds += static_cast<double>(blocks) * params_.swap_seconds_per_block;
       totals_.swapped_blocks += blocks;
@@ -502,7 +593,7 @@ int Replica::CompleteGroup(Group& g, size_t lane_index, SimTime now) {
   if (g.held > 0 && g.held == static_cast<int64_t>(g.members.size())) {
     while (!g.members.empty()) {
       const uint32_t id = g.members.back();
-      ranks_[requests_[id].rank].free_blocks += BlocksHeld(g, requests_[id]);
+      ReleaseBlocks(g, id);
       g.decodes.Remove(requests_[id].member);
       FreeRequest(g, id);
     }
@@ -516,6 +607,18 @@ int64_t Replica::BlocksHeld(const Group& g, const Request& r) const {
   return r.state == State::kDecode || r.state == State::kHeld ? BlocksFor(g.decodes.KvOf(r.member)) : 0;
 }
 
+void Replica::ReleaseBlocks(const Group& g, uint32_t id) {
+  const Request& r = requests_[id];
+  Rank& rank = ranks_[r.rank];
+  const int64_t blocks = BlocksHeld(g, r);
+  if (rank.prefixes == nullptr) {
+    rank.free_blocks += blocks;
+    return;
+  }
+  SyncPrefixes(rank);
+  rank.free_blocks += rank.prefixes->Leave(&prompts_[id].sequence, blocks);
+}
+
 void Replica::RemoveMember(Group& g, uint32_t id) {
   const uint32_t position = requests_[id].position;
   g.members[position] = g.members.back();
@@ -526,6 +629,7 @@ void Replica::RemoveMember(Group& g, uint32_t id) {
 
 void Replica::FreeRequest(Group& g, uint32_t id) {
   RemoveMember(g, id);
+  if (ranks_[requests_[id].rank].prefixes != nullptr) prompts_[id] = {};
   requests_[id].state = State::kFree;
   free_ids_.push_back(id);
 }
@@ -543,6 +647,7 @@ void Replica::FinishRequest(Group& g, uint32_t id, SimTime now) {
   if (r.output > 1) record.tpot = SimTime::FromTicks(((now - r.first_token).ticks() + (r.output - 1) / 2) / (r.output - 1));
   record.preemptions = r.preemptions;
   record.replica = index_;
+  if (ranks_[r.rank].prefixes != nullptr) record.cached_tokens = std::max<int64_t>(0, prompts_[id].cached);
   metrics_->OnFinished(record, now);
   --load_.running;
   --ranks_[r.rank].outstanding;
@@ -550,7 +655,7 @@ void Replica::FinishRequest(Group& g, uint32_t id, SimTime now) {
     r.state = State::kHeld;
     ++g.held;
   } else {
-    ranks_[r.rank].free_blocks += BlocksHeld(g, r);
+    ReleaseBlocks(g, id);
     if (r.state == State::kDecode) g.decodes.Remove(r.member);
     FreeRequest(g, id);
   }

@@ -120,6 +120,18 @@ std::string Report::ToBinary() const {
     l->set_bytes(link.bytes);
     l->set_utilization(link.utilization);
   }
+  if (prefix_cache.used) {
+    proto::PrefixCache* c = out.mutable_prefix_cache();
+    c->set_looked_up_tokens(static_cast<double>(prefix_cache.looked_up_tokens));
+    c->set_cached_tokens(static_cast<double>(prefix_cache.cached_tokens));
+    c->set_hit_rate(prefix_cache.hit_rate);
+    c->set_resumed_tokens(static_cast<double>(prefix_cache.resumed_tokens));
+    c->set_evicted_blocks(static_cast<double>(prefix_cache.evicted_blocks));
+    c->set_cached_blocks(static_cast<double>(prefix_cache.cached_blocks));
+    c->set_hit_requests(static_cast<double>(prefix_cache.hit_requests));
+    c->set_hit_ttft_mean_s(prefix_cache.hit_ttft.value());
+    c->set_miss_ttft_mean_s(prefix_cache.miss_ttft.value());
+  }
   if (!placement.objective.empty()) {
     proto::PlacementSearch* search = out.mutable_placement();
     search->set_objective(placement.objective);
@@ -265,6 +277,13 @@ absl::StatusOr<Report> Report::FromBinary(std::string_view bytes) {
   r.placement.candidates = in.placement().candidates();
   for (const std::string& rule : in.placement().rules()) r.placement.rules.push_back(rule);
   for (const auto& [tier, gain] : in.placement().gain_per_gib()) r.placement.marginal.push_back({tier, gain});
+  if (in.has_prefix_cache()) {
+    const proto::PrefixCache& c = in.prefix_cache();
+    r.prefix_cache = {true, static_cast<int64_t>(c.looked_up_tokens()), static_cast<int64_t>(c.cached_tokens()), c.hit_rate(),
+                      static_cast<int64_t>(c.resumed_tokens()), static_cast<int64_t>(c.evicted_blocks()),
+                      static_cast<int64_t>(c.cached_blocks()), static_cast<int64_t>(c.hit_requests()),
+                      Seconds(c.hit_ttft_mean_s()), Seconds(c.miss_ttft_mean_s())};
+  }
   r.experts.policy = in.experts().policy();
   r.experts.cache = in.experts().cache();
   r.experts.prefetch = in.experts().prefetch();

@@ -69,6 +69,16 @@ struct Report {
     double bytes = 0;                             // carried, all engines
     double utilization = 0;                       // of its rate, over the run
   };
+  struct PrefixCache {
+    bool used = false;                            // the engine looked for prompts that begin alike
+    int64_t looked_up_tokens = 0;                 // prompt tokens of the requests that were started
+    int64_t cached_tokens = 0;                    // of these, found in the cache
+    double hit_rate = 0;                          // their share
+    int64_t resumed_tokens = 0;                   // found by preempted requests when they came back
+    int64_t evicted_blocks = 0, cached_blocks = 0;   // content given up, and there at the end
+    int64_t hit_requests = 0;                     // requests that found anything
+    Seconds hit_ttft, miss_ttft;                  // mean TTFT of those, and of the others
+  } prefix_cache;
   std::vector<Link> links;                        // and memories, of plans with tensors outside GPU memory
   struct Experts {
     std::string policy, cache, prefetch;          // empty policy: not followed one by one

@@ -255,6 +255,7 @@ ResolvedScenario Resolve(const ScenarioConfig& config, const YamlNode& root, con
     }
   }
   if (const absl::StatusOr<QueueOrder> order = ParseQueueOrder(s.queue_order); order.ok()) p.queue_order = *order;
+  p.prefix_caching = s.prefix_caching.value_or(r.engine.prefix_caching);
   p.preemption = s.preemption == "swap" ? Preemption::kSwap : Preemption::kRecompute;
   p.lanes = static_cast<int>(s.micro_batches.value_or(plan.pp));
   p.ranks = plan.dp;

@@ -86,6 +86,13 @@ void Run::FillEngineUse(SimTime span, Report* report) const {
     tokens += t.prefill_tokens + t.decode_tokens;
     peak_blocks = std::max(peak_blocks, t.peak_blocks);
     report->requests.preemptions += t.preemptions;
+    Report::PrefixCache& cache = report->prefix_cache;
+    cache.used = cache.used || t.looks_up_prefixes;
+    cache.looked_up_tokens += t.looked_up_tokens;
+    cache.cached_tokens += t.cached_tokens;
+    cache.resumed_tokens += t.resumed_tokens;
+    cache.evicted_blocks += replica->evicted_blocks();
+    cache.cached_blocks += replica->cached_blocks();
     report->simulation.fast_forwarded += static_cast<double>(t.fast_forwarded);
   }
   report->simulation.iterations = static_cast<double>(steps);
@@ -111,6 +118,13 @@ void Run::FillEngineUse(SimTime span, Report* report) const {
       if (peak.value() <= 0) peak = r.machine.gpu.peak[static_cast<int>(wide)];
     }
     if (peak.value() > 0) u.mfu = flops / (peak.value() * engine_time * r.plan.gpus_per_engine());
+  }
+  if (Report::PrefixCache& cache = report->prefix_cache; cache.used) {
+    if (cache.looked_up_tokens > 0) cache.hit_rate = static_cast<double>(cache.cached_tokens) / static_cast<double>(cache.looked_up_tokens);
+    cache.hit_requests = metrics_.cached_requests();
+    const auto hits = static_cast<double>(cache.hit_requests), all = static_cast<double>(metrics_.ttft().count());
+    if (hits > 0) cache.hit_ttft = metrics_.cached_ttft() / hits;
+    if (all > hits) cache.miss_ttft = (metrics_.ttft().Sum() - metrics_.cached_ttft()) / (all - hits);
   }
   if (steps > 0) u.mean_batch = static_cast<double>(tokens) / static_cast<double>(steps);
 

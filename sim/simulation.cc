@@ -45,7 +45,7 @@ absl::StatusOr<Report> Simulate(const Scenario& scenario, SimulateOptions option
   const Stopwatch watch;
   const ResolvedScenario& r = scenario.resolved();
   SIMRUN_ASSIGN_OR_RETURN(const std::unique_ptr<ArrivalSource> source,
-                          MakeSource(r.config.workload, static_cast<uint64_t>(r.config.seed), scenario.base_dir()));
+                          MakeSource(r.config.workload, static_cast<uint64_t>(r.config.seed), scenario.base_dir(), r.params.prefix_caching));
   const bool in_order = r.closed_loop || options.observer != nullptr;
   RunPeaks* const peaks = options.peaks;
   const bool intervals = options.intervals && options.step_cost == nullptr && options.policy == nullptr && options.router == nullptr;
@@ -155,6 +155,7 @@ absl::StatusOr<uint64_t> Simulation::Submit(const Submission& request) {
   arrival.input_tokens = static_cast<int64_t>(request.input.value());
   arrival.output_tokens = static_cast<int64_t>(request.output.value());
   arrival.priority = request.priority;
+  arrival.text = request.text;
   if (request.deadline) arrival.deadline = SimTime::From(*request.deadline);
   arrival.id = impl_->next_id++;
   impl_->source.Add(arrival);

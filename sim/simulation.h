@@ -63,6 +63,7 @@ struct Submission {
   Tokens output{1};
   int32_t priority = 0;                 // 0 is served first
   std::optional<Seconds> deadline;      // point in time, for earliest-deadline ordering
+  std::shared_ptr<const PromptText> text;  // what the prompt has in common with others, for prefix caching
 };
 
 // A run driven from outside. The scenario's `workload` section is not used; requests come from Submit.

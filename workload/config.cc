@@ -246,6 +246,8 @@ void ValidateWorkload(const WorkloadConfig& c, const std::string& path, const Ya
     if (r.recorded && r.recorded->file.empty()) check.Add("routing.recorded.file", "is empty", "name a recording");
   }
 
+  if (c.hash_block && !has_trace) check.Add("hash_block", "needs a trace");
+  if (c.hash_block && c.shared_prefix) check.Add("hash_block", "is not used beside shared_prefix", "keep one of them");
   if (!has_trace && c.format != "auto") check.Add("format", "needs a trace");
   if (auto format = ParseTraceFormat(c.format); !format.ok()) check.Add("format", std::string(format.status().message()));
   if (c.start.value() != 0 && !trace_times) check.Add("start", "needs a trace that sets the times of arrival");
@@ -291,7 +293,7 @@ std::optional<PerSecond> OfferedRate(const WorkloadConfig& config) {
 bool IsRandom(const WorkloadConfig& config) {
   const auto random = [](const std::optional<LengthConfig>& length) { return length && !length->fixed; };
   return (config.arrivals && !config.arrivals->constant && !config.arrivals->all_at_once) || random(config.input_tokens) ||
-         random(config.output_tokens) || (config.think_time && !config.think_time->fixed) ||
+         random(config.output_tokens) || (config.think_time && !config.think_time->fixed) || (config.shared_prefix && config.shared_prefix->groups > 1) ||
          (config.priorities && config.priorities->levels > 1) || config.routing.has_value();
 }
 
@@ -308,6 +310,12 @@ std::string WorkloadSummary(const WorkloadConfig& c) {
   if (c.static_batch) parts.push_back(fmt::format("{} static {} of {}", c.batches, c.batches == 1 ? "batch" : "batches", *c.static_batch));
   if (c.input_tokens) parts.push_back(fmt::format("input {}", LengthText(*c.input_tokens)));
   if (c.output_tokens) parts.push_back(fmt::format("output {}", LengthText(*c.output_tokens)));
+  if (c.shared_prefix) {
+    const SharedPrefixConfig& s = *c.shared_prefix;
+    const std::string skew = s.exponent > 0 ? fmt::format(" (exponent {})", Number(s.exponent)) : "";
+    parts.push_back(s.groups == 1 ? fmt::format("system prompt of {} tokens", s.tokens)
+                                  : fmt::format("{} system prompts of {} tokens{}", s.groups, s.tokens, skew));
+  }
   if (c.priorities) parts.push_back(fmt::format("{} priority levels", c.priorities->levels));
   if (c.deadline) parts.push_back(fmt::format("deadline {}", Human(*c.deadline)));
   std::string text;

@@ -206,6 +206,19 @@ struct PrioritiesConfig {
   }
 };
 
+// System prompts: each request's prompt starts with one of `groups` texts of `tokens` tokens, drawn with probability
+// proportional to rank^-exponent.
+struct SharedPrefixConfig {
+  int64_t tokens = 0;
+  int64_t groups = 1;
+  double exponent = 0;
+  template <class V> void Describe(V& v) {
+    v.Field("tokens", tokens, {.help = "length of the text, in front of and beside input_tokens", .min = 1, .max = 1e8, .required = true});
+    v.Field("groups", groups, {.help = "number of different texts", .min = 1, .max = 1 << 20});
+    v.Field("exponent", exponent, {.help = "how fast the popularity of the texts falls with their rank; 0: all equally likely", .min = 0, .max = 10});
+  }
+};
+
 struct UniformRouting {
   template <class V> void Describe(V&) {}
 };
@@ -263,6 +276,7 @@ struct WorkloadConfig {
   double time_scale = 1;
   double rate_scale = 1;
   bool skip_invalid = false;
+  std::optional<int64_t> hash_block;
   std::optional<ArrivalsConfig> arrivals;
   std::optional<int64_t> concurrency;
   std::optional<ThinkTimeConfig> think_time;
@@ -271,6 +285,7 @@ struct WorkloadConfig {
   int64_t batches = 1;
   std::optional<LengthConfig> input_tokens;
   std::optional<LengthConfig> output_tokens;
+  std::optional<SharedPrefixConfig> shared_prefix;
   std::optional<int64_t> requests;
   std::optional<Seconds> duration;
   std::optional<PrioritiesConfig> priorities;
@@ -287,6 +302,9 @@ struct WorkloadConfig {
             {.help = "multiplies the rate of a trace or arrival process", .min = 1e-9, .max = 1e9});
     v.Field("skip_invalid", skip_invalid,
             {.help = "leave out and count trace rows with zero tokens (failed requests) instead of stopping"});
+    v.Field("hash_block", hash_block,
+            {.help = "tokens that one of the trace's hash_ids stands for, which say what prompts have in common; auto: 512 for mooncake, "
+                     "16 for bailian, else by the first row that has any", .min = 1, .max = 1 << 20});
     v.Field("arrivals", arrivals, {.help = "arrival process"});
     v.Field("concurrency", concurrency,
             {.help = "closed loop: this many clients, each with one request at a time, all starting at 0", .min = 1,
@@ -299,6 +317,7 @@ struct WorkloadConfig {
     v.Field("batches", batches, {.help = "number of static batches", .min = 1, .max = 1e9});
     v.Field("input_tokens", input_tokens, {.help = "prompt lengths"});
     v.Field("output_tokens", output_tokens, {.help = "generated lengths"});
+    v.Field("shared_prefix", shared_prefix, {.help = "system prompts that requests have in common; hash_ids of a trace are then not used"});
     v.Field("requests", requests, {.help = "stop after this many requests; auto: no limit", .min = 1});
     v.Field("duration", duration,
             {.help = "only arrivals before this time; requests under way are finished; auto: no limit", .min = 0,

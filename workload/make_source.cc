@@ -16,15 +16,43 @@
 namespace simrun {
 namespace {
 
+// Puts a system prompt in front of each prompt.
+class SharedPrefix {
+ public:
+  SharedPrefix(const SharedPrefixConfig& config, uint64_t seed, bool texts) : tokens_(config.tokens), texts_(texts), rng_(seed, "shared_prefix") {
+    std::vector<double> weights(static_cast<size_t>(config.groups));
+    for (size_t i = 0; i < weights.size(); ++i) weights[i] = Exp(-config.exponent * Ln(static_cast<double>(i + 1)));
+    sampler_.emplace(weights);
+    if (texts) groups_.resize(weights.size());
+  }
+  void AddTo(Arrival* out) {
+    const size_t group = sampler_->Draw(rng_);
+    out->input_tokens += tokens_;
+    if (!texts_) return;
+    if (groups_[group] == nullptr) groups_[group] = std::make_shared<const PromptText>(PromptText{tokens_, {group}});
+    out->text = groups_[group];
+  }
+
+ private:
+  int64_t tokens_;
+  bool texts_;
+  Rng rng_;
+  std::optional<DiscreteSampler> sampler_;
+  std::vector<std::shared_ptr<const PromptText>> groups_;  // made when first drawn
+};
+
 // Everything of a request but its time: a trace's rows, distributions, or some of each.
 class RequestMaker {
  public:
-  static absl::StatusOr<RequestMaker> Make(const WorkloadConfig& config, uint64_t seed, const std::string& base_dir) {
+  static absl::StatusOr<RequestMaker> Make(const WorkloadConfig& config, uint64_t seed, const std::string& base_dir, bool texts) {
     RequestMaker m(seed);
+    // The ids speak of the trace's own prompts.
+    const bool hash_ids = texts && !config.input_tokens && !config.shared_prefix;
     if (!config.trace.empty()) {
       SIMRUN_ASSIGN_OR_RETURN(const TraceFormat format, ParseTraceFormat(config.format));
       SIMRUN_ASSIGN_OR_RETURN(m.trace_, TraceReader::Open(ResolvePath(base_dir, config.trace),
-                                                          {.format = format, .skip_invalid = config.skip_invalid}));
+                                                          {.format = format, .skip_invalid = config.skip_invalid,
+                                                           .hash_ids = hash_ids, .hash_block = config.hash_block.value_or(0)}));
     }
     if (config.input_tokens) {
       SIMRUN_ASSIGN_OR_RETURN(
@@ -34,6 +62,7 @@ class RequestMaker {
       SIMRUN_ASSIGN_OR_RETURN(
           m.output_, LengthSampler::Make(*config.output_tokens, "output_tokens", base_dir, config.skip_invalid));
     }
+    if (config.shared_prefix) m.prefix_.emplace(*config.shared_prefix, seed, texts);
     if (config.priorities) m.levels_ = static_cast<uint64_t>(config.priorities->levels);
     if (config.deadline) m.deadline_ = SimTime::From(*config.deadline);
     return m;
@@ -48,6 +77,13 @@ class RequestMaker {
     }
     out->input_tokens = input_ ? input_->Draw(input_rng_) : row_.input_tokens;
     out->output_tokens = output_ ? output_->Draw(output_rng_) : row_.output_tokens;
+    if (prefix_) {
+      prefix_->AddTo(out);
+    } else if (!row_.hash_ids.empty()) {
+      out->text = std::make_shared<const PromptText>(PromptText{trace_->hash_block(), row_.hash_ids});
+    } else if (out->text != nullptr) {
+      out->text = nullptr;  // of the request before
+    }
     if (levels_ > 1) out->priority = static_cast<int32_t>(priority_rng_.Below(levels_));
     return true;
   }
@@ -66,6 +102,7 @@ class RequestMaker {
   std::unique_ptr<TraceReader> trace_;
   TraceRow row_;
   std::optional<LengthSampler> input_, output_;
+  std::optional<SharedPrefix> prefix_;
   Rng input_rng_, output_rng_, priority_rng_;
   uint64_t levels_ = 1;
   SimTime deadline_ = SimTime::Infinite();
@@ -297,11 +334,11 @@ absl::StatusOr<std::unique_ptr<ArrivalSource>> Finish(const WorkloadConfig& conf
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<ArrivalSource>> MakeSource(const WorkloadConfig& config, uint64_t seed,
-                                                          const std::string& base_dir) {
+                                                          const std::string& base_dir, bool texts) {
   Problems problems;
   ValidateWorkload(config, "workload", nullptr, &problems);
   SIMRUN_RETURN_IF_ERROR(problems.ToStatus());
-  SIMRUN_ASSIGN_OR_RETURN(RequestMaker maker, RequestMaker::Make(config, seed, base_dir));
+  SIMRUN_ASSIGN_OR_RETURN(RequestMaker maker, RequestMaker::Make(config, seed, base_dir, texts));
   if (config.concurrency) return Finish<ClosedLoopSource>(config, std::move(maker), config, seed);
   if (config.static_batch) return Finish<StaticBatchSource>(config, std::move(maker), config);
   return Finish<OpenLoopSource>(config, std::move(maker), config, seed);

@@ -2,10 +2,19 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
+#include <vector>
 
 #include "base/sim_time.h"
 
 namespace simrun {
+
+// What a prompt says, as far as prefix caching must know: tokens [i * block_tokens, (i + 1) * block_tokens) are the same in
+// every request whose ids 0 .. i are the same. Tokens behind the last id are the request's own.
+struct PromptText {
+  int64_t block_tokens = 1;    // >= 1, the same in all requests of a run
+  std::vector<uint64_t> ids;
+};
 
 struct Arrival {
   uint64_t id = 0;             // 0, 1, 2, ... in the order in which the source hands requests out
@@ -15,6 +24,7 @@ struct Arrival {
   SimTime deadline = SimTime::Infinite();  // point in time, not a duration; for earliest-deadline-first scheduling
   uint64_t session = 0;        // equal for requests of one client or conversation, 0 when the workload names none
   int32_t priority = 0;        // 0 is served first, as in vLLM's priority scheduling
+  std::shared_ptr<const PromptText> text;  // null: it has nothing in common with other prompts, or nobody asked
 };
 
 }  // namespace simrun

@@ -68,8 +68,10 @@ class ArrivalSource {
 // file ("" for the working directory). Equal configuration and seed give equal arrivals on every machine; times,
 // input lengths, output lengths, priorities and think times come from random streams of their own, so changing one
 // does not move the others.
+// `texts`: requests say what their prompts have in common (Arrival::text), which costs time to read and is of use to
+// engines with prefix caching only; lengths and times are the same.
 // InvalidArgument as ValidateWorkload, or for a broken first line of a trace; NotFound and the like for files.
 absl::StatusOr<std::unique_ptr<ArrivalSource>> MakeSource(const WorkloadConfig& config, uint64_t seed,
-                                                          const std::string& base_dir);
+                                                          const std::string& base_dir, bool texts = false);
 
 }  // namespace simrun

@@ -16,6 +16,7 @@ constexpr int64_t kTicksPerSecond = 10'000'000'000;
 constexpr int64_t kTicksPerMillisecond = kTicksPerSecond / 1000;
 constexpr int64_t kMaxSeconds = 900'000'000;  // SimTime ends at 922 million seconds
 constexpr int64_t kMaxTokens = 1'000'000'000;
+constexpr int64_t kMostHashBlock = int64_t{1} << 20;
 
 struct CsvLayout {
   TraceFormat format;
@@ -23,13 +24,14 @@ struct CsvLayout {
   const char* input;
   const char* output;
   const char* session;  // "" when the format has none
+  const char* hash;     // likewise
   bool needs_time;
 };
 constexpr CsvLayout kLayouts[] = {
-    {TraceFormat::kGeneric, "arrival_s", "input_tokens", "output_tokens", "session", false},
-    {TraceFormat::kAzure, "TIMESTAMP", "ContextTokens", "GeneratedTokens", "", true},
-    {TraceFormat::kBurstGpt, "Timestamp", "Request tokens", "Response tokens", "Session ID", true},
-    {TraceFormat::kVidur, "arrived_at", "num_prefill_tokens", "num_decode_tokens", "", false},
+    {TraceFormat::kGeneric, "arrival_s", "input_tokens", "output_tokens", "session", "hash_ids", false},
+    {TraceFormat::kAzure, "TIMESTAMP", "ContextTokens", "GeneratedTokens", "", "", true},
+    {TraceFormat::kBurstGpt, "Timestamp", "Request tokens", "Response tokens", "Session ID", "", true},
+    {TraceFormat::kVidur, "arrived_at", "num_prefill_tokens", "num_decode_tokens", "", "", false},
 };
 
 struct FormatName {
@@ -101,6 +103,26 @@ bool TakeField(const char** p, const char* end, std::string_view* field) {
   return true;
 }
 
+// An empty row that keeps the memory of the one before.
+void Clear(TraceRow* row) {
+  std::vector<uint64_t> ids = std::move(row->hash_ids);
+  ids.clear();
+  *row = TraceRow();
+  row->hash_ids = std::move(ids);
+}
+
+// Tokens per id of a prompt with so many ids: the power of two for which they cover its tokens, with or without the last
+// block that is not full. 0 when none or several do.
+int64_t InferHashBlock(int64_t tokens, int64_t ids) {
+  int64_t found = 0;
+  for (int64_t block = 1; block <= kMostHashBlock; block *= 2) {
+    if (tokens / block != ids && (tokens + block - 1) / block != ids) continue;
+    if (found != 0) return 0;
+    found = block;
+  }
+  return found;
+}
+
 // FNV-1a; 0 is kept for "no session".
 uint64_t SessionHash(std::string_view name) {
   if (name.empty()) return 0;
@@ -152,6 +174,19 @@ class JsonCursor {
     *text = std::string_view(start, static_cast<size_t>(p_ - start));
     ++p_;
     return true;
+  }
+  // A flat array; *text is what stands between the brackets.
+  bool TakeArray(std::string_view* text) {
+    if (!Take('[')) return false;
+    const auto* close = static_cast<const char*>(std::memchr(p_, ']', static_cast<size_t>(end_ - p_)));
+    if (close == nullptr) return false;
+    *text = std::string_view(p_, static_cast<size_t>(close - p_));
+    p_ = close + 1;
+    return true;
+  }
+  bool AtArray() {
+    SkipSpace();
+    return p_ < end_ && *p_ == '[';
   }
   // Any value; *text is a string's content, a number or literal as written, empty for arrays and objects.
   bool TakeValue(std::string_view* text) {
@@ -245,7 +280,7 @@ absl::StatusOr<std::unique_ptr<TraceReader>> TraceReader::Open(std::unique_ptr<B
 }
 
 TraceReader::TraceReader(std::unique_ptr<ByteSource> bytes, std::string name, const TraceOptions& options)
-    : lines_(std::move(bytes)), name_(std::move(name)), options_(options) {}
+    : lines_(std::move(bytes)), name_(std::move(name)), options_(options), hash_block_(options.hash_block) {}
 
 std::string TraceReader::Place() const { return fmt::format("{}:{}", name_, lines_.line()); }
 
@@ -281,6 +316,8 @@ absl::Status TraceReader::ReadHeader() {
     column_names_[static_cast<size_t>(Role::kTime)] = "timestamp";
     column_names_[static_cast<size_t>(Role::kInput)] = "input_length";
     column_names_[static_cast<size_t>(Role::kOutput)] = "output_length";
+    column_names_[static_cast<size_t>(Role::kHash)] = "hash_ids";
+    if (hash_block_ == 0) hash_block_ = format_ == TraceFormat::kMooncake ? 512 : 16;
     first_line_ = std::string(line);
     has_first_line_ = true;
     return absl::OkStatus();
@@ -319,7 +356,8 @@ absl::Status TraceReader::ReadColumns(std::string_view header) {
   const std::pair<Role, const char*> wanted[] = {{Role::kTime, layout->time},
                                                  {Role::kInput, layout->input},
                                                  {Role::kOutput, layout->output},
-                                                 {Role::kSession, layout->session}};
+                                                 {Role::kSession, layout->session},
+                                                 {Role::kHash, options_.hash_ids ? layout->hash : ""}};
   for (const auto& [role, name] : wanted) {
     column_names_[static_cast<size_t>(role)] = name;
     if (*name == '\0') continue;
@@ -367,7 +405,7 @@ absl::StatusOr<bool> TraceReader::Next(TraceRow* row) {
 }
 
 TraceReader::RowResult TraceReader::ParseCsv(std::string_view line, TraceRow* row) {
-  *row = TraceRow();
+  Clear(row);
   const char* p = line.data();
   const char* end = p + line.size();
   for (const Role role : columns_) {
@@ -391,6 +429,9 @@ TraceReader::RowResult TraceReader::ParseCsv(std::string_view line, TraceRow* ro
         if (!ParseTokens(field, role, &row->output_tokens)) return RowResult::kError;
         break;
       case Role::kSession: row->session = SessionHash(field); break;
+      case Role::kHash:
+        if (!ParseHashIds(field, ' ', &row->hash_ids)) return RowResult::kError;
+        break;
     }
   }
   if (p != nullptr) {
@@ -401,20 +442,23 @@ TraceReader::RowResult TraceReader::ParseCsv(std::string_view line, TraceRow* ro
 }
 
 TraceReader::RowResult TraceReader::ParseJson(std::string_view line, TraceRow* row) {
-  *row = TraceRow();
-  bool seen[5] = {};
+  Clear(row);
+  bool seen[kRoles] = {};
   JsonCursor json(line);
   const auto broken = [&] { return Fail("is not one complete JSON object", "each line is one {\"timestamp\": ...}"); };
   if (!json.Take('{')) return broken();
   if (!json.Take('}')) {
     do {
       std::string_view key, value;
-      if (!json.TakeString(&key) || !json.Take(':') || !json.TakeValue(&value)) return broken();
+      if (!json.TakeString(&key) || !json.Take(':')) return broken();
+      const bool ids = options_.hash_ids && key == "hash_ids" && json.AtArray();
+      if (!(ids ? json.TakeArray(&value) : json.TakeValue(&value))) return broken();
       Role role = Role::kSkip;
       if (key == "timestamp") role = Role::kTime;
       if (key == "input_length") role = Role::kInput;
       if (key == "output_length") role = Role::kOutput;
       if (key == "session_id") role = Role::kSession;
+      if (ids) role = Role::kHash;
       if (role == Role::kSkip) continue;
       bool& seen_before = seen[static_cast<size_t>(role)];
       if (seen_before) return Fail(fmt::format("key \"{}\" stands twice", key));
@@ -423,6 +467,7 @@ TraceReader::RowResult TraceReader::ParseJson(std::string_view line, TraceRow* r
       if (role == Role::kInput && !ParseTokens(value, role, &row->input_tokens)) return RowResult::kError;
       if (role == Role::kOutput && !ParseTokens(value, role, &row->output_tokens)) return RowResult::kError;
       if (role == Role::kSession) row->session = SessionHash(value);
+      if (role == Role::kHash && !ParseHashIds(value, ',', &row->hash_ids)) return RowResult::kError;
     } while (json.Take(','));
     if (!json.Take('}')) return broken();
   }
@@ -455,7 +500,54 @@ TraceReader::RowResult TraceReader::Finish(TraceRow* row) {
     if (options_.skip_invalid) return RowResult::kSkip;
     return Fail(fmt::format("{} is 0", Column(role)), "set skip_invalid: true to leave such rows out");
   }
-  return RowResult::kRow;
+  return row->hash_ids.empty() ? RowResult::kRow : CheckHashIds(*row);
+}
+
+TraceReader::RowResult TraceReader::CheckHashIds(const TraceRow& row) {
+  const auto ids = static_cast<int64_t>(row.hash_ids.size());
+  if (hash_block_ == 0) hash_block_ = InferHashBlock(row.input_tokens, ids);
+  if (hash_block_ == 0) {
+    return Fail(fmt::format("{} ids for {} tokens do not say how many tokens an id stands for", ids, row.input_tokens),
+                "set hash_block");
+  }
+  const int64_t blocks = (row.input_tokens + hash_block_ - 1) / hash_block_;
+  if (ids <= blocks) return RowResult::kRow;
+  return Fail(fmt::format("{} has {} ids, but the {} tokens of the prompt are {} blocks of {}", Column(Role::kHash), ids,
+                          row.input_tokens, blocks, hash_block_),
+              "set hash_block, the tokens that an id stands for");
+}
+
+bool TraceReader::ParseHashIds(std::string_view text, char separator, std::vector<uint64_t>* ids) {
+  const char* p = text.data();
+  const char* end = p + text.size();
+  const auto skip_blanks = [&] {
+    while (p < end && (IsBlank(*p) || *p == '\r')) ++p;
+  };
+  skip_blanks();
+  while (p < end) {
+    uint64_t id = 0;
+    const auto [stop, error] = std::from_chars(p, end, id);
+    const bool ends = stop == end || IsBlank(*stop) || *stop == '\r' || *stop == separator;
+    if (error != std::errc() || !ends) {
+      const char* word = p;
+      while (p < end && !IsBlank(*p) && *p != separator) ++p;
+      Fail(fmt::format("{} {} is not a whole number of at most 64 bits", Column(Role::kHash),
+                       Quoted(std::string_view(word, static_cast<size_t>(p - word)))));
+      return false;
+    }
+    ids->push_back(id);
+    p = stop;
+    skip_blanks();
+    if (separator == ' ' || p == end) continue;
+    const bool separated = *p == separator;
+    ++p;
+    skip_blanks();
+    if (!separated || p == end) {
+      Fail(fmt::format("{} is not an array of numbers", Column(Role::kHash)));
+      return false;
+    }
+  }
+  return true;
 }
 
 bool TraceReader::ParseTime(std::string_view text, TraceRow* row) {

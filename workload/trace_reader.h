@@ -11,6 +11,9 @@
 // CSV columns are found by the names in the header, in any order; other columns are passed over. Quoted fields, blank
 // lines, CRLF line ends, a byte order mark and whole numbers written as 12.0 are accepted. Without a time column, or
 // with empty times, a trace has lengths only. Arrivals must not decrease.
+//
+// Generic, mooncake and bailian traces may say in `hash_ids` (numbers separated by blanks, or a JSON array) which blocks
+// of a prompt stand in other prompts too: equal ids after equal ids are equal tokens. They are read when asked for.
 #pragma once
 
 #include <cstdint>
@@ -40,11 +43,14 @@ struct TraceRow {
   int64_t input_tokens = 0;   // 1 .. 1e9
   int64_t output_tokens = 0;  // 1 .. 1e9
   uint64_t session = 0;       // 64-bit hash of the session's name, 0 when there is none
+  std::vector<uint64_t> hash_ids;  // of the prompt's blocks of hash_block() tokens; at most as many as it has
 };
 
 struct TraceOptions {
   TraceFormat format = TraceFormat::kAuto;
   bool skip_invalid = false;  // leave out and count rows with zero tokens instead of failing
+  bool hash_ids = false;      // read them
+  int64_t hash_block = 0;     // tokens per id; 0: 512 for mooncake, 16 for bailian, else by the first row that has ids
 };
 
 class TraceReader {
@@ -63,11 +69,14 @@ class TraceReader {
   TraceFormat format() const { return format_; }
   int64_t rows() const { return rows_; }        // returned so far
   int64_t skipped() const { return skipped_; }  // left out so far
+  // Tokens that an id in hash_ids stands for; 0 before the first row that has any.
+  int64_t hash_block() const { return hash_block_; }
   // "file:line" of the row that Next returned last.
   std::string Place() const;
 
  private:
-  enum class Role : uint8_t { kSkip, kTime, kInput, kOutput, kSession };
+  enum class Role : uint8_t { kSkip, kTime, kInput, kOutput, kSession, kHash };
+  static constexpr size_t kRoles = 6;
   enum class RowResult { kRow, kSkip, kError };
 
   TraceReader(std::unique_ptr<ByteSource> bytes, std::string name, const TraceOptions& options);
@@ -80,6 +89,9 @@ class TraceReader {
   bool ParseDecimal(std::string_view text, int64_t ticks_per_unit, int64_t* ticks);
   bool ParseDate(std::string_view text, int64_t* ticks);
   bool ParseTokens(std::string_view text, Role role, int64_t* tokens);
+  // Numbers with `separator` and blanks between them.
+  bool ParseHashIds(std::string_view text, char separator, std::vector<uint64_t>* ids);
+  RowResult CheckHashIds(const TraceRow& row);
   const std::string& Column(Role role) const { return column_names_[static_cast<size_t>(role)]; }
   RowResult Fail(std::string_view what, std::string_view hint = {});
 
@@ -89,11 +101,12 @@ class TraceReader {
   TraceFormat format_ = TraceFormat::kAuto;
   bool json_ = false;
   std::vector<Role> columns_;      // CSV: what each column holds
-  std::string column_names_[5];    // by Role, for messages
+  std::string column_names_[kRoles];    // by Role, for messages
   std::string first_line_;         // JSON: the line that told the format
   bool has_first_line_ = false;
   int64_t rows_ = 0;
   int64_t skipped_ = 0;
+  int64_t hash_block_ = 0;
   bool seen_row_ = false;
   bool timed_ = false;             // of the first row; the others must agree
   int64_t last_ticks_ = 0;

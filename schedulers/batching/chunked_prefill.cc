@@ -23,12 +23,12 @@ class ChunkedPrefill final : public BatchingPolicy {
     int64_t free = view.free_blocks;
     for (WaitingQueue::Cursor c(*view.waiting); !c.done(); c.Next()) {
       if (running >= view.limits.max_num_seqs || budget <= 0) return;
-      const int64_t need = view.BlocksFor(c.request());
-      if (!FitsAboveWatermark(view, free, need, running)) return;
-      const int64_t tokens = std::min(c.request().prompt_tokens, budget);
+      const ReplicaView::Need need = view.NeedOf(c.request());
+      if (!FitsAboveWatermark(view, free, need.blocks, running)) return;
+      const int64_t tokens = std::min(need.tokens, budget);
       batch->admitted_tokens.push_back(tokens);
       budget -= tokens;
-      free -= need;
+      free -= need.blocks;
       ++running;
     }
   }

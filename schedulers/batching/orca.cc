@@ -25,13 +25,12 @@ class Orca final : public BatchingPolicy {
     int64_t free = view.free_blocks;
     for (WaitingQueue::Cursor c(*view.waiting); !c.done(); c.Next()) {
       if (running >= view.limits.max_num_seqs) return;
-      const int64_t tokens = c.request().prompt_tokens;
-      if (tokens > budget && !batch->admitted_tokens.empty()) return;
-      const int64_t need = view.BlocksFor(c.request());
-      if (!FitsAboveWatermark(view, free, need, running)) return;
-      batch->admitted_tokens.push_back(tokens);
-      budget -= tokens;
-      free -= need;
+      const ReplicaView::Need need = view.NeedOf(c.request());
+      if (need.tokens > budget && !batch->admitted_tokens.empty()) return;
+      if (!FitsAboveWatermark(view, free, need.blocks, running)) return;
+      batch->admitted_tokens.push_back(need.tokens);
+      budget -= need.tokens;
+      free -= need.blocks;
       ++running;
       if (budget <= 0) return;
     }

@@ -26,17 +26,17 @@ class PipelineFill final : public BatchingPolicy {
     for (WaitingQueue::Cursor c(*view.waiting); !c.done(); c.Next()) {
       if (running >= view.limits.max_num_seqs) return;
       const WaitingRequest& r = c.request();
-      const int64_t need = view.BlocksFor(r);
-      if (!FitsAboveWatermark(view, free, need, running)) return;
-      if (r.prompt_tokens > budget && running > 0) return;
+      const ReplicaView::Need need = view.NeedOf(r);
+      if (!FitsAboveWatermark(view, free, need.blocks, running)) return;
+      if (need.tokens > budget && running > 0) return;
       const double block = static_cast<double>(view.limits.block_size);
       const double steps = static_cast<double>(std::max<int64_t>(1, r.max_kv_tokens - r.kv_tokens + 1));
       const double mean = std::max(1.0, (static_cast<double>(r.kv_tokens + r.max_kv_tokens) + block) / (2 * block));
       share -= steps * mean / static_cast<double>(std::max<int64_t>(1, view.total_blocks));
       if (share < 0 && !batch->admitted_tokens.empty()) return;
-      batch->admitted_tokens.push_back(r.prompt_tokens);
-      budget -= r.prompt_tokens;
-      free -= need;
+      batch->admitted_tokens.push_back(need.tokens);
+      budget -= need.tokens;
+      free -= need.blocks;
       ++running;
     }
   }

@@ -11,14 +11,13 @@ class PrefillFirst final : public BatchingPolicy {
     int64_t free = view.free_blocks;
     for (WaitingQueue::Cursor c(*view.waiting); !c.done(); c.Next()) {
       if (running >= view.limits.max_num_seqs) break;
-      const int64_t tokens = c.request().prompt_tokens;
+      const ReplicaView::Need need = view.NeedOf(c.request());
       // A prompt longer than the budget runs alone: refusing it would strand the queue.
-      if (tokens > budget && !batch->admitted_tokens.empty()) break;
-      const int64_t need = view.BlocksFor(c.request());
-      if (!FitsAboveWatermark(view, free, need, running)) break;
-      batch->admitted_tokens.push_back(tokens);
-      budget -= tokens;
-      free -= need;
+      if (need.tokens > budget && !batch->admitted_tokens.empty()) break;
+      if (!FitsAboveWatermark(view, free, need.blocks, running)) break;
+      batch->admitted_tokens.push_back(need.tokens);
+      budget -= need.tokens;
+      free -= need.blocks;
       ++running;
       if (budget <= 0) break;
     }

@@ -14,10 +14,10 @@ class StaticBatch final : public BatchingPolicy {
     int64_t free = view.free_blocks;
     for (WaitingQueue::Cursor c(*view.waiting); !c.done(); c.Next()) {
       if (running >= view.limits.max_num_seqs) return;
-      const int64_t need = view.BlocksFor(c.request());
-      if (!FitsAboveWatermark(view, free, need, running)) return;
-      batch->admitted_tokens.push_back(c.request().prompt_tokens);
-      free -= need;
+      const ReplicaView::Need need = view.NeedOf(c.request());
+      if (!FitsAboveWatermark(view, free, need.blocks, running)) return;
+      batch->admitted_tokens.push_back(need.tokens);
+      free -= need.blocks;
       ++running;
     }
   }

@@ -1,0 +1,169 @@
+#include "sim/prefix_cache.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "base/status.h"
+
+namespace simrun {
+namespace {
+
+// Two rounds of a 64-bit finaliser (D. Stafford's Mix13): among 10^7 different blocks two have the same name with
+// probability 3e-6.
+uint64_t Mix(uint64_t name, uint64_t id) {
+  uint64_t x = name + 0x9e3779b97f4a7c15ull;
+  x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9ull;
+  x ^= id + 0x9e3779b97f4a7c15ull;
+  x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9ull;
+  x = (x ^ (x >> 27)) * 0x94d049bb133111ebull;
+  return x ^ (x >> 31);
+}
+
+}  // namespace
+
+BlockNames::BlockNames(std::shared_ptr<const PromptText> text, int64_t prompt_tokens, uint64_t sequence, int64_t block_size)
+    : text_(std::move(text)), block_size_(block_size), own_(Mix(sequence, 0x6f776e)) {
+  if (text_ == nullptr || text_->ids.empty()) return;
+  const auto ids = static_cast<int64_t>(text_->ids.size());
+  shared_tokens_ = prompt_tokens / text_->block_tokens < ids ? prompt_tokens : ids * text_->block_tokens;
+}
+
+uint64_t BlockNames::Of(int64_t index, uint64_t before) const {
+  uint64_t name = before;
+  const int64_t end = (index + 1) * block_size_;
+  for (int64_t at = index * block_size_; at < end;) {
+    if (at >= shared_tokens_) return Mix(name, own_);
+    const int64_t id = at / text_->block_tokens;
+    name = Mix(name, text_->ids[static_cast<size_t>(id)]);
+    at = std::min(shared_tokens_, (id + 1) * text_->block_tokens);
+  }
+  return name;
+}
+
+PrefixCache::PrefixCache(int64_t free_blocks) : nodes_(1) { AppendNameless(free_blocks); }
+
+uint32_t PrefixCache::NewNode() {
+  if (unused_.empty()) {
+    nodes_.emplace_back();
+    return static_cast<uint32_t>(nodes_.size() - 1);
+  }
+  const uint32_t node = unused_.back();
+  unused_.pop_back();
+  nodes_[node] = Node();
+  return node;
+}
+
+void PrefixCache::Append(uint32_t node) {
+  const uint32_t last = nodes_[kEnds].before;
+  nodes_[node].before = last;
+  nodes_[node].after = kEnds;
+  nodes_[last].after = node;
+  nodes_[kEnds].before = node;
+  free_ += nodes_[node].count;
+}
+
+void PrefixCache::Unlink(uint32_t node) {
+  nodes_[nodes_[node].before].after = nodes_[node].after;
+  nodes_[nodes_[node].after].before = nodes_[node].before;
+  free_ -= nodes_[node].count;
+}
+
+void PrefixCache::AppendNameless(int64_t count) {
+  if (count == 0) return;
+  const uint32_t last = nodes_[kEnds].before;
+  if (last != kEnds && nodes_[last].users == kNameless) {
+    nodes_[last].count += count;
+    free_ += count;
+    return;
+  }
+  const uint32_t node = NewNode();
+  nodes_[node].users = kNameless;
+  nodes_[node].count = count;
+  Append(node);
+}
+
+void PrefixCache::Shrink(int64_t free) {
+  SIM_CHECK(free >= 0 && free <= free_);
+  while (free_ > free) {
+    const uint32_t oldest = nodes_[kEnds].after;
+    Node& node = nodes_[oldest];
+    if (node.users == kNameless && node.count > free_ - free) {
+      node.count -= free_ - free;
+      free_ = free;
+      return;
+    }
+    if (node.users != kNameless) {
+      by_name_.erase(node.name);
+      ++evictions_;
+    }
+    Unlink(oldest);
+    unused_.push_back(oldest);
+  }
+}
+
+template <class Each>
+void PrefixCache::Walk(const BlockNames& names, size_t from, uint64_t last, int64_t tokens, Each&& each) const {
+  const int64_t most = (tokens - 1) / names.block_size();
+  uint64_t name = last;
+  for (auto i = static_cast<int64_t>(from); i < most; ++i) {
+    name = names.Of(i, name);
+    const auto found = by_name_.find(name);
+    if (found == by_name_.end()) return;
+    each(found->second, name);
+  }
+}
+
+PrefixCache::Found PrefixCache::Find(const BlockNames& names, int64_t tokens) const {
+  Found found;
+  Walk(names, 0, 0, tokens, [&](uint32_t node, uint64_t) {
+    ++found.blocks;
+    found.in_use += nodes_[node].users > 0;
+  });
+  return found;
+}
+
+int64_t PrefixCache::Take(Sequence* sequence, int64_t tokens) {
+  const int64_t before = free_;
+  Walk(sequence->names, sequence->blocks.size(), sequence->last, tokens, [&](uint32_t node, uint64_t name) {
+    if (nodes_[node].users++ == 0) Unlink(node);
+    sequence->blocks.push_back(node);
+    sequence->last = name;
+  });
+  return before - free_;
+}
+
+void PrefixCache::Name(Sequence* sequence, int64_t tokens, bool all) {
+  int64_t full = tokens / sequence->names.block_size();
+  if (!all) full = std::min(full, sequence->names.shared());
+  for (auto i = static_cast<int64_t>(sequence->blocks.size()); i < full; ++i) {
+    sequence->last = sequence->names.Of(i, sequence->last);
+    const auto [place, is_new] = by_name_.try_emplace(sequence->last, kCopy);
+    if (!is_new) {
+      sequence->blocks.push_back(kCopy);
+      continue;
+    }
+    const uint32_t node = NewNode();
+    place->second = node;
+    nodes_[node].name = sequence->last;
+    nodes_[node].users = 1;
+    sequence->blocks.push_back(node);
+  }
+}
+
+int64_t PrefixCache::Leave(Sequence* sequence, int64_t total) {
+  const int64_t before = free_;
+  AppendNameless(total - static_cast<int64_t>(sequence->blocks.size()));
+  for (size_t i = sequence->blocks.size(); i-- > 0;) {
+    const uint32_t node = sequence->blocks[i];
+    if (node == kCopy) {
+      AppendNameless(1);
+    } else if (--nodes_[node].users == 0) {
+      Append(node);
+    }
+  }
+  sequence->blocks.clear();
+  sequence->last = 0;
+  return free_ - before;
+}
+
+}  // namespace simrun
