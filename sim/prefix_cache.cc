@@ -139,8 +139,12 @@ void PrefixCache::Name(Sequence* sequence, int64_t tokens, bool all) {
     sequence->last = sequence->names.Of(i, sequence->last);
     const auto [place, is_new] = by_name_.try_emplace(sequence->last, kCopy);
     if (!is_new) {
-      sequence->blocks.push_back(kCopy);
-      continue;
+      Node& other = nodes_[place->second];
+      if (other.users > 0) {
+        sequence->blocks.push_back(kCopy);
+        continue;
+      }
+      other.users = kNameless;
     }
     const uint32_t node = NewNode();
     place->second = node;

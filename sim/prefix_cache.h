@@ -41,7 +41,7 @@ class PrefixCache {
   // The leading blocks of a sequence that have names.
   struct Sequence {
     BlockNames names;
-    std::vector<uint32_t> blocks;   // kCopy: another block has that name
+    std::vector<uint32_t> blocks;   // kCopy: another block in use has that name
     uint64_t last = 0;              // name of the last one
   };
   struct Found {
@@ -64,7 +64,7 @@ class PrefixCache {
   // Adds to the blocks of the sequence those that are cached behind them. Returns how many of them were free.
   int64_t Take(Sequence* sequence, int64_t tokens);
   // The first `tokens` tokens of the sequence are computed: names their full blocks, `all` or those that other requests
-  // may have.
+  // may have. Of two blocks with the same content the name is that of the one in use, or the newer one.
   void Name(Sequence* sequence, int64_t tokens, bool all);
   // The sequence leaves its `total` blocks. Returns how many of them became free.
   int64_t Leave(Sequence* sequence, int64_t total);

@@ -298,7 +298,10 @@ void Replica::PlanGroup(size_t lane_index, size_t rank_index, SimTime now, doubl
     if (tokens == 0) continue;
     g.chunk_ids.push_back(id);
     g.chunks.push_back({tokens, r.prefilled});
-    if (rank.prefixes != nullptr) rank.prefixes->Name(&prompts_[id].sequence, r.prefilled + tokens, false);
+    if (rank.prefixes != nullptr) {
+      SyncPrefixes(rank);
+      rank.prefixes->Name(&prompts_[id].sequence, r.prefilled + tokens, false);
+    }
   }
   for (const int64_t tokens : g.batch.admitted_tokens) Admit(lane_index, rank_index, tokens, now, swap_seconds);
   SIM_CHECK(rank.free_blocks >= 0);  // or the policy admitted more than there is room for
@@ -356,7 +359,6 @@ void Replica::Admit(size_t lane_index, size_t rank_index, int64_t tokens, SimTim
     } else {
       totals_.resumed_tokens += r.prefilled;
     }
-    rank.prefixes->Name(&prompt.sequence, r.prefilled + tokens, false);
   }
   rank.free_blocks -= new_blocks;
   NotePeak(rank);
@@ -371,6 +373,10 @@ void Replica::Admit(size_t lane_index, size_t rank_index, int64_t tokens, SimTim
   if (tokens > 0) {
     g.chunk_ids.push_back(w.id);
     g.chunks.push_back({tokens, r.prefilled});
+  }
+  if (rank.prefixes != nullptr && rank.free_blocks >= 0) {
+    SyncPrefixes(rank);
+    rank.prefixes->Name(&prompts_[w.id].sequence, r.prefilled + tokens, false);
   }
 }
 
@@ -413,7 +419,10 @@ void Replica::Preempt(Group& g, Rank& rank, uint32_t id, double* swap_seconds) {
   const bool swapped = r.state == State::kDecode && params_.preemption == Preemption::kSwap && rank.free_swap_blocks >= blocks;
   const int64_t kv = r.state == State::kDecode ? g.decodes.KvOf(r.member) : r.prefilled;
   // Until they are taken, its blocks save it computing them again.
-  if (rank.prefixes != nullptr && !swapped) rank.prefixes->Name(&prompts_[id].sequence, kv, true);
+  if (rank.prefixes != nullptr && !swapped) {
+    SyncPrefixes(rank);
+    rank.prefixes->Name(&prompts_[id].sequence, kv, true);
+  }
   ReleaseBlocks(g, id);
   if (r.state == State::kDecode) {
     if (r.member.join_clock == g.decodes.clock()) {
@@ -530,14 +539,18 @@ int Replica::CompleteGroup(Group& g, size_t lane_index, SimTime now) {
     g.decodes.Advance();
     RecordDecodeGaps(g, now);
     const int64_t clock = g.decodes.clock();
+    due_.clear();
     g.decodes.PopDue([&](uint32_t id) {
       const Request& r = requests_[id];
       // An id may stand for a request that was preempted, or for a later one in its place.
       if (r.state != State::kDecode || r.lane != lane_index || r.member.finish_clock != clock) return;
       if (&lanes_[r.lane].groups[r.rank] != &g) return;
-      FinishRequest(g, id, now);
-      ++finished;
+      // A sequence that was preempted and came back may have two entries, one after the other.
+      if (due_.empty() || due_.back() != id) due_.push_back(id);
     });
+    SortByOrder(&due_);
+    for (const uint32_t id : due_) FinishRequest(g, id, now);
+    finished += static_cast<int>(due_.size());
   }
   if (!g.chunks.empty()) {
     int64_t stay = 0;  // decode steps until the last of a held batch finishes
@@ -591,8 +604,9 @@ int Replica::CompleteGroup(Group& g, size_t lane_index, SimTime now) {
     g.joined.push_back({r.last_token, 1});
   }
   if (g.held > 0 && g.held == static_cast<int64_t>(g.members.size())) {
-    while (!g.members.empty()) {
-      const uint32_t id = g.members.back();
+    due_.assign(g.members.rbegin(), g.members.rend());
+    SortByOrder(&due_);
+    for (const uint32_t id : due_) {
       ReleaseBlocks(g, id);
       g.decodes.Remove(requests_[id].member);
       FreeRequest(g, id);
@@ -605,6 +619,11 @@ int Replica::CompleteGroup(Group& g, size_t lane_index, SimTime now) {
 int64_t Replica::BlocksHeld(const Group& g, const Request& r) const {
   if (whole_life_ || r.state == State::kPrefill) return r.blocks;
   return r.state == State::kDecode || r.state == State::kHeld ? BlocksFor(g.decodes.KvOf(r.member)) : 0;
+}
+
+void Replica::SortByOrder(std::vector<uint32_t>* ids) const {
+  if (ids->size() < 2 || ranks_[requests_[ids->front()].rank].prefixes == nullptr) return;
+  std::sort(ids->begin(), ids->end(), [this](uint32_t a, uint32_t b) { return requests_[a].order < requests_[b].order; });
 }
 
 void Replica::ReleaseBlocks(const Group& g, uint32_t id) {

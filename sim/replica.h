@@ -195,6 +195,8 @@ class Replica {
   void FinishRequest(Group& group, uint32_t id, SimTime now);
   void RemoveMember(Group& group, uint32_t id);
   int64_t BlocksHeld(const Group& group, const Request& r) const;
+  // With a prefix cache, the order in which sequences leave decides what is kept: that of arrival.
+  void SortByOrder(std::vector<uint32_t>* ids) const;
   void ReleaseBlocks(const Group& group, uint32_t id);
   void FreeRequest(Group& group, uint32_t id);
   void FillDecodeWork(Group& group, int64_t prefill_rows, int64_t prefill_tokens);
@@ -225,6 +227,7 @@ class Replica {
   std::vector<Lane> lanes_;
   std::vector<Rank> ranks_;
   std::vector<SimTime> stage_free_;
+  std::vector<uint32_t> due_;              // scratch: requests that end with the step
   std::vector<StepWork> works_;            // scratch for Predict, one per rank
   StepCost cost_;
   SimTime next_event_ = SimTime::Infinite();

@@ -54,11 +54,34 @@ struct EngineCase {
     s << policy_name << " router " << router << " replicas " << params.replicas << " lanes " << e.lanes << " stages " << stages
       << " ranks " << e.ranks << " seqs " << e.limits.max_num_seqs << " budget " << e.limits.max_num_batched_tokens << " block "
       << e.limits.block_size << " watermark " << e.limits.watermark_blocks << " kv_blocks " << e.kv_blocks << " window "
-      << e.window << " order " << static_cast<int>(e.queue_order) << " swap " << (e.preemption == Preemption::kSwap) << " "
+      << e.window << " caching " << e.prefix_caching << " order " << static_cast<int>(e.queue_order) << " swap " << (e.preemption == Preemption::kSwap) << " "
       << e.swap_blocks << " max_len " << e.max_model_len << " clients " << clients << " requests " << arrivals.size();
     return s.str();
   }
 };
+
+// In half of the cases prompts begin alike: two requests of one family have as many leading ids in common as the shorter
+// common part of the two, and blocks of the text are shorter, as long or longer than those of the engine.
+void AddTexts(uint64_t seed, int64_t longest_input, EngineCase* s) {
+  Rng rng(seed, "texts");
+  if (rng.Uniform() < 0.5) return;
+  s->params.engine.prefix_caching = rng.Uniform() < 0.9;
+  const int64_t block = std::vector<int64_t>{1, 2, 3, 5, 16, 61}[rng.Below(6)];
+  const uint64_t families = 1 + rng.Below(3);
+  const uint64_t first = rng.Uniform() < 0.3 ? rng.Below(10) : 0;   // request that says so first
+  uint64_t own = 1000;
+  for (Arrival& a : s->arrivals) {
+    if (a.id < first || rng.Uniform() < 0.15) continue;
+    if (rng.Uniform() < 0.3) a.input_tokens = std::max<int64_t>(1, a.input_tokens / block * block);   // ends with a block
+    auto text = std::make_shared<PromptText>();
+    text->block_tokens = block;
+    const uint64_t family = rng.Below(families);
+    const uint64_t ids = rng.Below(static_cast<uint64_t>((longest_input + block - 1) / block) + 1);
+    const uint64_t common = rng.Below(ids + 1);
+    for (uint64_t i = 0; i < ids; ++i) text->ids.push_back(i < common ? 100 * family + i : ++own);
+    a.text = text;
+  }
+}
 
 EngineCase RandomCase(uint64_t seed) {
   Rng rng(seed, "setup");
@@ -125,6 +148,7 @@ EngineCase RandomCase(uint64_t seed) {
     s.clients = pick(1, 12);
     s.think = SimTime::From(Seconds(0.001 * static_cast<double>(pick(0, 3))));
   }
+  AddTexts(seed, longest_input, &s);
   return s;
 }
 
@@ -133,7 +157,7 @@ struct Outcome {
   QuantileSketch ttft, tpot, e2e, queue, itl;
   int64_t arrived = 0, completed = 0, refused = 0, input_tokens = 0, output_tokens = 0;
   std::vector<EngineTotals> engines;
-  std::vector<int64_t> blocks_in_use;
+  std::vector<int64_t> blocks_in_use, evicted_blocks, cached_blocks;
   std::map<uint64_t, RequestRecord> records;
   std::vector<StepRecord> steps;
 };
@@ -180,6 +204,8 @@ Outcome RunFast(const EngineCase& setup, Drive drive, bool observed, bool fast_f
   for (const auto& r : cluster.replicas()) {
     out.engines.push_back(r->totals());
     out.blocks_in_use.push_back(r->blocks_in_use());
+    out.evicted_blocks.push_back(r->evicted_blocks());
+    out.cached_blocks.push_back(r->cached_blocks());
     EXPECT_TRUE(r->idle());
   }
   out.records = collector.records;
@@ -213,6 +239,7 @@ Outcome RunReference(const EngineCase& setup) {
     record.e2e = r.tokens.back() - r.arrival.at;
     record.queue = r.first_start - r.arrival.at;
     record.preemptions = r.preemptions;
+    record.cached_tokens = std::max<int64_t>(0, r.hit_tokens);
     record.replica = static_cast<uint32_t>(r.replica);
     if (r.tokens.size() > 1) {
       const double gaps = static_cast<double>(r.tokens.size() - 1);
@@ -228,6 +255,8 @@ Outcome RunReference(const EngineCase& setup) {
   for (const auto& e : cluster.engines) {
     out.engines.push_back(e->totals);
     out.blocks_in_use.push_back(e->BlocksInUse());
+    out.evicted_blocks.push_back(e->evicted_blocks);
+    out.cached_blocks.push_back(e->CachedBlocks());
     out.itl.Merge(e->gaps);
     out.steps.insert(out.steps.end(), e->steps.begin(), e->steps.end());
   }
@@ -267,6 +296,11 @@ void ExpectSame(const Outcome& fast, const Outcome& slow, bool observed) {
     EXPECT_EQ(f.stage_busy, r.stage_busy);
     EXPECT_EQ(f.dynamic_joules, r.dynamic_joules);
     EXPECT_EQ(f.bound_seconds, r.bound_seconds);
+    EXPECT_EQ(f.looked_up_tokens, r.looked_up_tokens);
+    EXPECT_EQ(f.cached_tokens, r.cached_tokens);
+    EXPECT_EQ(f.resumed_tokens, r.resumed_tokens);
+    EXPECT_EQ(fast.evicted_blocks[i], slow.evicted_blocks[i]);
+    EXPECT_EQ(fast.cached_blocks[i], slow.cached_blocks[i]);
     EXPECT_EQ(fast.blocks_in_use[i], 0);
     EXPECT_EQ(slow.blocks_in_use[i], 0);
   }
@@ -283,6 +317,7 @@ void ExpectSame(const Outcome& fast, const Outcome& slow, bool observed) {
     EXPECT_EQ(ours.e2e, theirs.e2e) << "request " << id;
     EXPECT_EQ(ours.queue, theirs.queue) << "request " << id;
     EXPECT_EQ(ours.preemptions, theirs.preemptions) << "request " << id;
+    EXPECT_EQ(ours.cached_tokens, theirs.cached_tokens) << "request " << id;
     EXPECT_EQ(ours.replica, theirs.replica) << "request " << id;
   }
   auto steps_of = [](const Outcome& o, uint32_t replica) {
@@ -298,7 +333,7 @@ void ExpectSame(const Outcome& fast, const Outcome& slow, bool observed) {
 class EngineReference : public testing::TestWithParam<int> {};
 
 TEST_P(EngineReference, SameToTheTick) {
-  int64_t preemptions = 0, fast_forwarded = 0, refused = 0, swapped = 0;
+  int64_t preemptions = 0, fast_forwarded = 0, refused = 0, swapped = 0, cached = 0, resumed = 0, evicted = 0;
   for (int i = 0; i < 100; ++i) {
     const uint64_t seed = static_cast<uint64_t>(GetParam() * 1000 + i);
     const EngineCase setup = RandomCase(seed);
@@ -335,6 +370,18 @@ TEST_P(EngineReference, SameToTheTick) {
       preemptions += t.preemptions;
       swapped += t.swapped_blocks;
     }
+    // Every prompt token is computed or found, those that preemption gave up too.
+    int64_t computed = 0, admitted = slow.input_tokens;
+    for (size_t r = 0; r < slow.engines.size(); ++r) {
+      const EngineTotals& t = slow.engines[r];
+      cached += t.cached_tokens;
+      resumed += t.resumed_tokens;
+      evicted += slow.evicted_blocks[r];
+      computed += t.prefill_tokens + t.cached_tokens + t.resumed_tokens;
+      admitted += t.recomputed_tokens;
+      EXPECT_LE(slow.cached_blocks[r], e.kv_blocks * e.ranks);
+    }
+    EXPECT_EQ(computed, admitted);
     refused += slow.refused;
     if (HasFailure()) return;  // one broken scenario says enough
   }
@@ -343,6 +390,9 @@ TEST_P(EngineReference, SameToTheTick) {
   EXPECT_GT(swapped, 10);
   EXPECT_GT(fast_forwarded, 2000);
   EXPECT_GT(refused, 20);
+  EXPECT_GT(cached, 2000);
+  EXPECT_GT(resumed, 200);
+  EXPECT_GT(evicted, 200);
 }
 
 INSTANTIATE_TEST_SUITE_P(Scenarios, EngineReference, testing::Range(0, 4));

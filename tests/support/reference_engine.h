@@ -1,5 +1,5 @@
 // A slow and obvious serving engine beside the fast one of sim/: an object per request that records the time of every
-// token, a table of KV block numbers per sequence, loops over all sequences in every step, no fast-forward, no sums kept
+// token, a table of KV block numbers per sequence, the tokens in every block that can be found by them, loops over all sequences in every step, no fast-forward, no sums kept
 // from step to step, no heaps. It shares with sim/ only plain inputs (EngineParams, Arrival, StepCostModel, Router).
 #pragma once
 
@@ -41,6 +41,8 @@ struct ReferenceRequest {
   int64_t prefilled = 0;
   int64_t kv = 0;                     // tokens whose keys and values are stored (decode and held)
   std::vector<int64_t> blocks;        // block numbers held on the GPU
+  int64_t named_blocks = 0;           // of these, leading ones that can be found, or were when another block could
+  int64_t hit_tokens = -1;            // found in the prefix cache when first admitted
   int64_t swapped_blocks = 0;
   std::vector<SimTime> tokens;        // when each output token came out
   SimTime first_start = SimTime::Infinite();
@@ -61,8 +63,9 @@ class ReferenceEngine {
     holds_ = policy == ReferencePolicy::kStatic;
     free_.resize(static_cast<size_t>(p_.ranks));
     swap_free_.assign(static_cast<size_t>(p_.ranks), p_.swap_blocks);
+    contents_.resize(free_.size());
     for (auto& pool : free_) {
-      for (int64_t b = 0; b < p_.kv_blocks; ++b) pool.insert(b);
+      for (int64_t b = 0; b < p_.kv_blocks; ++b) pool.push_back(b);
     }
     lanes_.resize(static_cast<size_t>(p_.lanes));
     stage_free_.resize(static_cast<size_t>(model->stages()));
@@ -81,6 +84,8 @@ class ReferenceEngine {
     r->replica = index_;
     r->order = all_.size();
     r->to_prefill = a.input_tokens;
+    // Nothing is kept of requests before the first that says what its prompt has in common with others.
+    if (p_.prefix_caching && a.text != nullptr) caching_ = true;
     all_.push_back(r);
     return true;
   }
@@ -121,7 +126,14 @@ class ReferenceEngine {
     return used;
   }
 
+  int64_t CachedBlocks() const {
+    size_t cached = 0;
+    for (const auto& contents : contents_) cached += contents.size();
+    return static_cast<int64_t>(cached);
+  }
+
   EngineTotals totals;                  // busy is not kept
+  int64_t evicted_blocks = 0;
   std::vector<StepRecord> steps;
   QuantileSketch gaps;                  // between consecutive tokens of one request
 
@@ -150,14 +162,97 @@ class ReferenceEngine {
     auto& pool = free_[r->rank];
     for (int64_t i = 0; i < count; ++i) {
       SIM_CHECK(!pool.empty());
-      r->blocks.push_back(*pool.begin());
-      pool.erase(pool.begin());
+      r->blocks.push_back(pool.front());
+      evicted_blocks += static_cast<int64_t>(contents_[r->rank].erase(pool.front()));
+      pool.pop_front();
     }
     totals.peak_blocks = std::max(totals.peak_blocks, p_.kv_blocks - static_cast<int64_t>(pool.size()));
   }
   void Release(ReferenceRequest* r) {
-    for (const int64_t b : r->blocks) SIM_CHECK(free_[r->rank].insert(b).second);
-    r->blocks.clear();
+    r->named_blocks = 0;
+    while (!r->blocks.empty()) {
+      const int64_t block = r->blocks.back();
+      r->blocks.pop_back();
+      if (Users(r->rank, block) == 0) free_[r->rank].push_back(block);
+    }
+  }
+
+  // Prefix caching. A token is told by where it stands and what says so: an id of the text, or the request.
+  using Tokens = std::vector<std::tuple<bool, uint64_t, int64_t>>;
+  static Tokens FirstTokens(const ReferenceRequest* r, int64_t count) {
+    Tokens tokens;
+    for (int64_t i = 0; i < count; ++i) {
+      const PromptText* text = r->arrival.text.get();
+      const size_t block = text == nullptr ? 0 : static_cast<size_t>(i / text->block_tokens);
+      const bool shared = text != nullptr && i < r->arrival.input_tokens && block < text->ids.size();
+      tokens.emplace_back(shared, shared ? text->ids[block] : r->arrival.id, i);
+    }
+    return tokens;
+  }
+  int64_t Users(size_t rank, int64_t block) const {
+    int64_t users = 0;
+    for (const ReferenceRequest* r : all_) users += r->rank == rank && std::count(r->blocks.begin(), r->blocks.end(), block) > 0;
+    return users;
+  }
+  // The block that holds the last of these tokens behind the others; -1: none.
+  int64_t Holder(size_t rank, const Tokens& tokens) const {
+    for (const auto& [block, content] : contents_[rank]) {
+      if (content == tokens) return block;
+    }
+    return -1;
+  }
+  // Cached blocks of the sequence from block `from` on. One token at least is computed.
+  std::vector<int64_t> Cached(const ReferenceRequest* r, int64_t from) const {
+    std::vector<int64_t> found;
+    if (!caching_ || r->state == State::kSwapped) return found;
+    for (int64_t i = from; (i + 1) * p_.limits.block_size < r->to_prefill; ++i) {
+      const int64_t block = Holder(r->rank, FirstTokens(r, (i + 1) * p_.limits.block_size));
+      if (block < 0) break;
+      found.push_back(block);
+    }
+    return found;
+  }
+  void TakeCached(ReferenceRequest* r) {
+    for (const int64_t block : Cached(r, static_cast<int64_t>(r->blocks.size()))) {
+      auto& pool = free_[r->rank];
+      pool.erase(std::remove(pool.begin(), pool.end(), block), pool.end());
+      r->blocks.push_back(block);
+      ++r->named_blocks;
+    }
+  }
+  // The first `computed` tokens are, or will be by the end of the step: their full blocks can be found from now on. A
+  // preempted sequence looks for all of its blocks again; others can find what is within the text.
+  void Remember(ReferenceRequest* r, int64_t computed, bool own) {
+    if (!caching_) return;
+    const PromptText* text = r->arrival.text.get();
+    const int64_t shared = text == nullptr ? 0 : std::min(r->arrival.input_tokens, text->block_tokens * static_cast<int64_t>(text->ids.size()));
+    auto& contents = contents_[r->rank];
+    for (int64_t& i = r->named_blocks; (i + 1) * p_.limits.block_size <= (own ? computed : std::min(computed, shared)); ++i) {
+      const int64_t block = r->blocks[static_cast<size_t>(i)];
+      const Tokens tokens = FirstTokens(r, (i + 1) * p_.limits.block_size);
+      const int64_t other = Holder(r->rank, tokens);
+      if (other >= 0 && Users(r->rank, other) > 0) continue;
+      if (other >= 0) contents.erase(other);
+      contents[block] = tokens;
+    }
+  }
+  class Lookup final : public PrefixLookup {
+   public:
+    Lookup(const ReferenceEngine* engine, const std::vector<ReferenceRequest*>& waiting) : engine_(engine), waiting_(waiting) {}
+    Found Find(const WaitingRequest& w) const override {
+      const ReferenceRequest* r = waiting_[w.id];
+      const std::vector<int64_t> blocks = engine_->Cached(r, 0);
+      return {static_cast<int64_t>(blocks.size()) * engine_->p_.limits.block_size, engine_->InUse(r, blocks)};
+    }
+
+   private:
+    const ReferenceEngine* engine_;
+    const std::vector<ReferenceRequest*>& waiting_;
+  };
+  int64_t InUse(const ReferenceRequest* r, const std::vector<int64_t>& blocks) const {
+    int64_t used = 0;
+    for (const int64_t block : blocks) used += Users(r->rank, block) > 0;
+    return used;
   }
 
   std::vector<ReferenceRequest*> Waiting(size_t rank) const {
@@ -228,9 +323,10 @@ class ReferenceEngine {
     if (policy_ == ReferencePolicy::kCustom) {
       WaitingQueue queue(p_.queue_order);
       if (may_admit) {
-        for (const ReferenceRequest* r : waiting) {
+        for (uint32_t i = 0; i < waiting.size(); ++i) {
+          const ReferenceRequest* r = waiting[i];
           const bool swapped = r->state == State::kSwapped;
-          queue.Push({0, r->order, swapped ? 0 : r->to_prefill, swapped ? r->kv : r->to_prefill, r->max_kv(),
+          queue.Push({i, r->order, swapped ? 0 : r->to_prefill, swapped ? r->kv : r->to_prefill, r->max_kv(),
                       r->arrival.priority, r->arrival.deadline.ticks()});
         }
       }
@@ -244,6 +340,8 @@ class ReferenceEngine {
       view.waiting = &queue;
       view.free_blocks = free;
       view.reservation = custom_->reservation();
+      const Lookup lookup(this, waiting);
+      view.prefixes = &lookup;
       Batch batch;
       custom_->Plan(view, &batch);
       return {batch.decode, batch.partial_tokens, batch.admitted_tokens};
@@ -270,18 +368,20 @@ class ReferenceEngine {
     }
     for (size_t i = 0; may_admit && i < waiting.size(); ++i) {
       const ReferenceRequest* r = waiting[i];
-      const int64_t prompt = r->state == State::kSwapped ? 0 : r->to_prefill;
+      const std::vector<int64_t> cached = Cached(r, 0);
+      const int64_t prompt = r->state == State::kSwapped ? 0 : r->to_prefill - static_cast<int64_t>(cached.size()) * limits.block_size;
       const int64_t stored = whole_life_ ? r->max_kv() : r->state == State::kSwapped ? r->kv : r->to_prefill;
+      const int64_t blocks = Blocks(stored) - InUse(r, cached);
       if (running >= limits.max_num_seqs) break;
       if (chunked && budget <= 0) break;
       // Whole prompts: one that is over the budget may only be the first of its step.
       if (!chunked && !d.admitted.empty() && (prompt > budget || budget <= 0)) break;
       const int64_t keep = running == 0 ? 0 : limits.watermark_blocks;
-      if (free - Blocks(stored) < keep) break;
+      if (free - blocks < keep) break;
       const int64_t now = chunked ? std::min(prompt, budget) : prompt;
       d.admitted.push_back(now);
       budget -= now;
-      free -= Blocks(stored);
+      free -= blocks;
       ++running;
     }
     if (policy_ == ReferencePolicy::kPrefillFirst && d.admitted.empty()) d.decode = !decodes.empty();
@@ -312,8 +412,10 @@ class ReferenceEngine {
     ++r->preemptions;
     ++totals.preemptions;
     const int64_t held = static_cast<int64_t>(r->blocks.size());
+    const bool swap = r->state == State::kDecode && p_.preemption == Preemption::kSwap && swap_free_[r->rank] >= held;
+    if (!swap) Remember(r, r->state == State::kDecode ? r->kv : r->prefilled, true);
     Release(r);
-    if (r->state == State::kDecode && p_.preemption == Preemption::kSwap && swap_free_[r->rank] >= held) {
+    if (swap) {
       swap_free_[r->rank] -= held;
       r->swapped_blocks = held;
       totals.swapped_blocks += held;
@@ -353,6 +455,7 @@ class ReferenceEngine {
     }
     const std::vector<ReferenceRequest*> partial = Partial(rank, lane_index);
     const std::vector<ReferenceRequest*> waiting = Waiting(rank);
+    for (size_t i = 0; i < d.admitted.size(); ++i) TakeCached(waiting[i]);
     if (d.decode) {
       work->decodes = decodes();
       for (ReferenceRequest* r : work->decodes) {
@@ -360,14 +463,18 @@ class ReferenceEngine {
       }
     }
     for (size_t i = 0; i < d.partial.size(); ++i) {
-      if (d.partial[i] > 0) work->prompts.push_back({partial[i], {d.partial[i], partial[i]->prefilled}});
+      if (d.partial[i] == 0) continue;
+      work->prompts.push_back({partial[i], {d.partial[i], partial[i]->prefilled}});
+      Remember(partial[i], partial[i]->prefilled + d.partial[i], false);
     }
     for (size_t i = 0; i < d.admitted.size(); ++i) {
       ReferenceRequest* r = waiting[i];
       r->lane = lane_index;
       r->first_start = std::min(r->first_start, now);
       const bool swapped = r->state == State::kSwapped;
-      Allocate(r, Blocks(whole_life_ ? r->max_kv() : swapped ? r->kv : r->to_prefill));
+      TakeCached(r);
+      const int64_t cached = static_cast<int64_t>(r->blocks.size());
+      Allocate(r, Blocks(whole_life_ ? r->max_kv() : swapped ? r->kv : r->to_prefill) - cached);
       admitted_at_[r] = ++admissions_;
       if (swapped) {
         swap_free_[rank] += r->swapped_blocks;
@@ -378,7 +485,17 @@ class ReferenceEngine {
         work->swap_ins.push_back(r);
       } else {
         r->state = State::kPrompt;
-        if (d.admitted[i] > 0) work->prompts.push_back({r, {d.admitted[i], 0}});
+        r->prefilled = cached * p_.limits.block_size;
+        if (caching_ && r->hit_tokens < 0) {
+          r->hit_tokens = r->prefilled;
+          totals.looked_up_tokens += r->to_prefill;
+          totals.cached_tokens += r->prefilled;
+        } else {
+          totals.resumed_tokens += r->prefilled;
+        }
+        const int64_t now_tokens = std::min(d.admitted[i], r->to_prefill - r->prefilled);
+        if (now_tokens > 0) work->prompts.push_back({r, {now_tokens, r->prefilled}});
+        Remember(r, r->prefilled + now_tokens, false);
       }
     }
     for (ReferenceRequest* r : work->decodes) r->in_step = true;
@@ -515,7 +632,9 @@ class ReferenceEngine {
   StepCostModel* model_;
   bool whole_life_ = false, holds_ = false;
   std::vector<ReferenceRequest*> all_;
-  std::vector<std::set<int64_t>> free_;
+  std::vector<std::deque<int64_t>> free_;                   // by rank, the next to be taken first
+  std::vector<std::map<int64_t, Tokens>> contents_;         // by rank: all tokens up to the end of a block that can be found
+  bool caching_ = false;
   std::vector<int64_t> swap_free_;
   std::vector<Lane> lanes_;
   std::vector<SimTime> stage_free_;
