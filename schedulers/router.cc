@@ -2,6 +2,7 @@
 
 #include "schedulers/routers/least_outstanding.h"
 #include "schedulers/routers/power_of_two.h"
+#include "schedulers/routers/prefix_affinity.h"
 #include "schedulers/routers/random.h"
 #include "schedulers/routers/round_robin.h"
 
@@ -16,6 +17,8 @@ const Registry<RouterFactory>& BuiltInRouters() {
     add("round-robin", "each replica in turn", &MakeRoundRobin);
     add("random", "a replica drawn at random", &MakeRandomRouter);
     add("least-outstanding", "the replica with the fewest waiting and running requests", &MakeLeastOutstanding);
+    add("prefix-affinity", "the replica that has most of the prompt in its prefix cache, the least loaded for prompts that are new or when "
+        "the load is uneven (SGLang's router)", &MakePrefixAffinity);
     add("power-of-two", "the less loaded of two replicas drawn at random", &MakePowerOfTwo);
     return r;
   }();

@@ -16,7 +16,7 @@ namespace simrun {
 struct ReplicaLoad {
   int64_t waiting = 0;        // requests not yet started
   int64_t running = 0;        // requests with at least one step behind them
-  int64_t cached_tokens = 0;  // leading tokens of the prompt being routed that are in the prefix cache; where asked for
+  double cached_share = 0;    // of the prompt being routed, what is in the prefix cache; filled where asked for
   int64_t outstanding() const { return waiting + running; }
 };
 
@@ -27,12 +27,12 @@ class Router {
   virtual size_t Route(std::span<const ReplicaLoad> loads) = 0;
   // False: the choice does not depend on the replicas' state, so they need not be brought up to date first.
   virtual bool needs_load() const = 0;
-  // True: fill ReplicaLoad::cached_tokens, which takes a look into the cache of every replica. Goes with needs_load().
-  virtual bool needs_cached_tokens() const { return false; }
+  // True: fill ReplicaLoad::cached_share, which takes a look into the cache of every replica. Goes with needs_load().
+  virtual bool needs_cached_share() const { return false; }
 };
 
 using RouterFactory = std::function<std::unique_ptr<Router>(Rng rng)>;
-// The built-in routers: round-robin, random, least-outstanding, power-of-two.
+// The built-in routers: round-robin, random, least-outstanding, power-of-two, prefix-affinity.
 const Registry<RouterFactory>& BuiltInRouters();
 
 }  // namespace simrun

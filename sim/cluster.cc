@@ -30,10 +30,10 @@ void Cluster::set_observer(EngineObserver* observer) {
 
 std::span<const ReplicaLoad> Cluster::Loads(const Arrival& arrival) {
   if (router_->needs_load()) {
-    const bool cached = router_->needs_cached_tokens();
+    const bool cached = router_->needs_cached_share();
     for (size_t i = 0; i < replicas_.size(); ++i) {
       loads_[i] = replicas_[i]->load();
-      if (cached) loads_[i].cached_tokens = replicas_[i]->CachedTokens(arrival);
+      if (cached) loads_[i].cached_share = replicas_[i]->CachedShare(arrival);
     }
   }
   return loads_;

@@ -74,12 +74,13 @@ void Replica::StartPrefixCaching() {
   totals_.looks_up_prefixes = true;
 }
 
-int64_t Replica::CachedTokens(const Arrival& arrival) {
+double Replica::CachedShare(const Arrival& arrival) {
   Rank& rank = ranks_[LeastLoadedRank()];
   if (rank.prefixes == nullptr || arrival.text == nullptr) return 0;
   SyncPrefixes(rank);
   const int64_t block = params_.limits.block_size;
-  return rank.prefixes->Find(BlockNames(arrival.text, arrival.input_tokens, arrival.id, block), arrival.input_tokens).blocks * block;
+  const BlockNames names(arrival.text, arrival.input_tokens, arrival.id, block);
+  return static_cast<double>(rank.prefixes->Find(names, arrival.input_tokens).blocks * block) / static_cast<double>(arrival.input_tokens);
 }
 
 void Replica::UpdateNextEvent() {

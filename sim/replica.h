@@ -111,8 +111,8 @@ class Replica {
   void set_observer(EngineObserver* observer) { observer_ = observer; }
   // Blocks in use now, summed over ranks; 0 when idle.
   int64_t blocks_in_use() const;
-  // Leading tokens of the request's prompt that are cached in the rank it would go to.
-  int64_t CachedTokens(const Arrival& arrival);
+  // Share of the request's prompt that is cached in the rank it would go to.
+  double CachedShare(const Arrival& arrival);
 
  private:
   enum class State : uint8_t { kFree, kWaiting, kSwapped, kPrefill, kDecode, kHeld };

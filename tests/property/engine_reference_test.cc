@@ -77,7 +77,7 @@ void AddTexts(uint64_t seed, int64_t longest_input, EngineCase* s) {
     text->block_tokens = block;
     const uint64_t family = rng.Below(families);
     const uint64_t ids = rng.Below(static_cast<uint64_t>((longest_input + block - 1) / block) + 1);
-    const uint64_t common = rng.Below(ids + 1);
+    const uint64_t common = rng.Uniform() < 0.6 ? ids : rng.Below(ids + 1);
     for (uint64_t i = 0; i < ids; ++i) text->ids.push_back(i < common ? 100 * family + i : ++own);
     a.text = text;
   }
@@ -390,7 +390,7 @@ TEST_P(EngineReference, SameToTheTick) {
   EXPECT_GT(swapped, 10);
   EXPECT_GT(fast_forwarded, 2000);
   EXPECT_GT(refused, 20);
-  EXPECT_GT(cached, 2000);
+  EXPECT_GT(cached, 1000);
   EXPECT_GT(resumed, 200);
   EXPECT_GT(evicted, 200);
 }

@@ -127,6 +127,7 @@ double Measured(const Report& r) { return static_cast<double>(r.ttft.count); }
 double Arrived(const Report& r) { return static_cast<double>(r.requests.arrived); }
 double Inputs(const Report& r) { return static_cast<double>(r.requests.input_tokens); }
 double Outputs(const Report& r) { return static_cast<double>(r.requests.output_tokens); }
+double HitRate(const Report& r) { return r.prefix_cache.hit_rate; }
 double Simulated(const Report& r) { return r.simulation.simulated_s; }
 
 struct Knob {
@@ -238,10 +239,14 @@ std::vector<Knob> Knobs() {
       // Every prompt beside a decode of its neighbour waits.
       {"scheduler.prompt_wait_steps", "0", "20", M(Ttft), +1, "waits"},
       {"scheduler.prompt_wait_fill", "0.05", "0.9", M(Ttft), +1, "waits", {{"scheduler.prompt_wait_steps", "20"}}},
+      {"scheduler.prefix_caching", "false", "true", M(Ttft), -1, "one", {{"workload.shared_prefix", "{tokens: 2000}"}}},
       {"scheduler.queue_order", "fcfs", "shortest-job", M(Queue), -1, "overload"},
       {"scheduler.preemption", "recompute", "swap", M(Link), +1, "tight"},
       {"scheduler.swap_space", "0 GB", "16 GB", M(Link), +1, "tight", {{"scheduler.preemption", "swap"}}},
       {"scheduler.router", "random", "least-outstanding", M(Queue), -1, "overload", {{"plan.replicas", "4"}, {"workload.arrivals", "{poisson: {rate: 40 /s}}"}}},
+      // 20 system prompts: each replica sees all of them, or a few.
+      {"scheduler.router", "least-outstanding", "prefix-affinity", M(HitRate), +1, "one",
+       {{"plan.replicas", "4"}, {"workload.shared_prefix", "{tokens: 2000, groups: 20}"}}},
       {"scheduler.max_model_len", "900", "1000", M(Rejected), -1, "one"},
       {"scheduler.allow_longer_context", "false", "true", M(Rejected), -1, "one", {{"workload.input_tokens", "140000"}, {"workload.requests", "2"}}},
       // Prompts fill the second stage while the first works on the next ones.
@@ -272,6 +277,9 @@ std::vector<Knob> Knobs() {
       {"workload.arrivals", "{constant: {rate: 2 /s}}", "all_at_once", M(Simulated), -1, "one"},
       {"workload.input_tokens", "100", "2000", M(Ttft), +1, "one"},
       {"workload.output_tokens", "10", "100", M(E2e), +1, "one"},
+      {"workload.shared_prefix", "{tokens: 500}", "{tokens: 4000}", M(HitRate), +1, "one"},
+      {"workload.shared_prefix", "{tokens: 500, groups: 1}", "{tokens: 500, groups: 60}", M(HitRate), -1, "one"},
+      {"workload.shared_prefix", "{tokens: 500, groups: 60}", "{tokens: 500, groups: 60, exponent: 2}", M(HitRate), +1, "one"},
       {"workload.rate_scale", "1", "2", M(Simulated), -1, "one"},
       {"workload.time_scale", "1", "2", M(Simulated), +1, "one"},
       {"workload.duration", "2 s", "10 s", M(Arrived), +1, "one"},

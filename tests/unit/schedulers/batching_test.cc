@@ -47,6 +47,42 @@ void Check(const Case& c) {
   EXPECT_EQ(batch.admitted_tokens, c.admitted);
 }
 
+// What is cached takes neither budget nor, while others use it, blocks.
+TEST(EveryPolicy, AdmitsByWhatIsNotCached) {
+  struct Cached final : PrefixLookup {
+    Found Find(const WaitingRequest& r) const override { return r.id == 0 ? Found{40, 0} : Found{40, 4}; }
+  };
+  struct Row {
+    const char* policy;
+    std::vector<int64_t> admitted;
+  };
+  // Three prompts of 60 tokens, 6 blocks, and one token of output; the first finds 40 tokens in free blocks, the others in
+  // blocks in use. Budget 45, 10 blocks: the first takes 20 tokens and 6 blocks, the second 20 and 2.
+  const Row rows[] = {{"chunked-prefill", {20, 20, 5}}, {"prefill-first", {20, 20}}, {"orca", {20, 20}}, {"pipeline-fill", {20, 20}},
+                      {"static", {20, 20, 20}}};
+  for (const Row& row : rows) {
+    SCOPED_TRACE(row.policy);
+    WaitingQueue queue(QueueOrder::kFcfs);
+    for (uint32_t id = 0; id < 3; ++id) queue.Push({id, id, 60, 60, 60, 0, 0});
+    const auto policy = (*BuiltInBatchingPolicies().Find(row.policy))();
+    const Cached cached;
+    ReplicaView view;
+    view.limits = {8, 45, 10, 0};
+    view.waiting = &queue;
+    view.free_blocks = 10;
+    view.total_blocks = 100;
+    view.reservation = policy->reservation();
+    Batch without, with;
+    policy->Plan(view, &without);
+    EXPECT_EQ(without.admitted_tokens.size(), 1u);
+    view.prefixes = &cached;
+    policy->Plan(view, &with);
+    EXPECT_EQ(with.admitted_tokens, row.admitted);
+    // A sequence that was swapped out has no prompt to look up and needs all of its blocks.
+    EXPECT_EQ(view.NeedOf({1, 1, 0, 60, 60, 0, 0}).blocks, 6);
+  }
+}
+
 TEST(ChunkedPrefill, Decisions) {
   const std::string p = "chunked-prefill";
   const Case cases[] = {

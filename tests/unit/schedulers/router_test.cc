@@ -55,6 +55,20 @@ TEST(PowerOfTwo, TheLessLoadedOfTwoDifferentOnes) {
   EXPECT_EQ(router->Route(std::vector<ReplicaLoad>{{9, 9}}), 0u);
 }
 
+TEST(PrefixAffinity, TheReplicaThatHasMostOfThePromptUnlessItIsFarBehind) {
+  const auto router = Make("prefix-affinity");
+  EXPECT_TRUE(router->needs_load());
+  EXPECT_TRUE(router->needs_cached_share());
+  // waiting, running, share of the prompt
+  EXPECT_EQ(router->Route(std::vector<ReplicaLoad>{{0, 1, 0}, {9, 9, 0.4}, {3, 3, 0.8}}), 2u);
+  EXPECT_EQ(router->Route(std::vector<ReplicaLoad>{{0, 1, 0}, {9, 9, 0.8}, {3, 3, 0.8}}), 2u);   // the less loaded of two
+  EXPECT_EQ(router->Route(std::vector<ReplicaLoad>{{2, 1, 0}, {0, 2, 0}, {3, 3, 0.3}}), 1u);     // too little
+  // 64 more are even enough; 65 more are not, unless that is less than half as many again.
+  EXPECT_EQ(router->Route(std::vector<ReplicaLoad>{{0, 10, 0}, {64, 10, 0.9}}), 1u);
+  EXPECT_EQ(router->Route(std::vector<ReplicaLoad>{{0, 10, 0}, {65, 10, 0.9}}), 0u);
+  EXPECT_EQ(router->Route(std::vector<ReplicaLoad>{{0, 200, 0}, {65, 200, 0.9}}), 1u);
+}
+
 // n balls into n bins: the fullest bin holds about ln n / ln ln n balls with one choice, log2 ln n with two
 // (Mitzenmacher, 2001): for 10000, at least 5 and at most 4 in all but one of many thousand runs.
 TEST(PowerOfTwo, KeepsTheFullestReplicaFarBelowRandom) {

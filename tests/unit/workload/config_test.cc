@@ -40,6 +40,8 @@ TEST(WorkloadConfig, WrittenFormReadsBack) {
        {"{trace: azure.csv, time_scale: 0.5}",
         "{requests: 5, arrivals: {onoff: {rate_on: 4 /s, mean_on: 2 s, mean_off: 1 s}}, input_tokens: {zipf: {max: 9}}, output_tokens: 200}",
         "{concurrency: 64, think_time: 500 ms, duration: 1 min, input_tokens: {empirical: {file: a.csv}}, output_tokens: {uniform: {max: 3}}}",
+        "{requests: 5, arrivals: all_at_once, input_tokens: 7, output_tokens: 1, shared_prefix: {tokens: 1000, groups: 4, exponent: 0.5}}",
+        "{trace: a.csv, hash_block: 16}",
         "{requests: 5, arrivals: all_at_once, input_tokens: {lognormal: {mean: 1155, p99: 4142}}, output_tokens: 1, deadline: 1 s}"}) {
     const WorkloadConfig config = Config(text);
     const YamlNode written = WriteParams(config);

@@ -51,6 +51,57 @@ TEST_F(TraceSource, Replays) {
   EXPECT_EQ(a[0].priority, 0);
 }
 
+TEST(PromptTexts, OfATraceWhenAsked) {
+  TempDir dir;
+  dir.Write("h.csv", "arrival_s,input_tokens,output_tokens,hash_ids\n0,50,1,5 6 4\n1,50,1,\n2,48,1,5 7 8\n");
+  const auto read = [&](const std::string& settings, bool texts) {
+    auto source = MakeSource(Config("{trace: h.csv" + settings + "}"), 1, dir.path(), texts);
+    EXPECT_TRUE(source.ok()) << source.status();
+    return Take(**source, 10);
+  };
+  for (const Arrival& a : read("", false)) EXPECT_EQ(a.text, nullptr);
+  const auto arrivals = read("", true);
+  ASSERT_EQ(arrivals.size(), 3u);
+  EXPECT_EQ(arrivals[0].text->block_tokens, 16);
+  EXPECT_EQ(arrivals[0].text->ids, (std::vector<uint64_t>{5, 6, 4}));
+  EXPECT_EQ(arrivals[1].text, nullptr);
+  EXPECT_EQ(arrivals[2].text->ids, (std::vector<uint64_t>{5, 7, 8}));
+  EXPECT_EQ(read(", hash_block: 20", true)[0].text->block_tokens, 20);
+  // Other lengths are of other prompts.
+  for (const Arrival& a : read(", input_tokens: 30", true)) EXPECT_EQ(a.text, nullptr);
+  EXPECT_EQ(read(", output_tokens: 30", true)[0].text->ids.size(), 3u);
+  EXPECT_EQ(read(", shared_prefix: {tokens: 9}", true)[0].text->ids.size(), 1u);
+}
+
+TEST(PromptTexts, SystemPrompts) {
+  const std::string traffic = "requests: 60000, arrivals: {poisson: {rate: 4 /s}}, input_tokens: {uniform: {max: 9}}, output_tokens: 5";
+  const auto take = [&](const std::string& prefix, bool texts) {
+    auto source = MakeSource(Config("{" + traffic + prefix + "}"), 1, "", texts);
+    EXPECT_TRUE(source.ok()) << source.status();
+    return Take(**source, SIZE_MAX);
+  };
+  const auto plain = take("", true);
+  const auto with = take(", shared_prefix: {tokens: 1000, groups: 4, exponent: 1}", true);
+  const auto untold = take(", shared_prefix: {tokens: 1000, groups: 4, exponent: 1}", false);
+  std::vector<double> count(4);
+  for (size_t i = 0; i < with.size(); ++i) {
+    ASSERT_EQ(with[i].at, plain[i].at);
+    ASSERT_EQ(with[i].input_tokens, plain[i].input_tokens + 1000);
+    ASSERT_EQ(untold[i].input_tokens, with[i].input_tokens);
+    ASSERT_EQ(untold[i].text, nullptr);
+    ASSERT_EQ(with[i].text->block_tokens, 1000);
+    ASSERT_EQ(with[i].text->ids.size(), 1u);
+    ++count[with[i].text->ids[0]];
+  }
+  // 1, 1/2, 1/3, 1/4 of 25/12. 3 degrees of freedom: P(chi2 > 30.7) = 1.0e-6; the seed is fixed.
+  double chi2 = 0;
+  for (size_t k = 0; k < 4; ++k) {
+    const double expected = 60000 / static_cast<double>(k + 1) / (25.0 / 12);
+    chi2 += (count[k] - expected) * (count[k] - expected) / expected;
+  }
+  EXPECT_LT(chi2, 30.7);
+}
+
 TEST_F(TraceSource, StartScalesAndLimits) {
   EXPECT_EQ(Times(Read(", start: 2 s")), (std::vector<double>{0, 0, 2, 6}));
   EXPECT_EQ(Times(Read(", time_scale: 0.5")), (std::vector<double>{0.5, 1, 1, 2, 4}));

@@ -146,6 +146,62 @@ TEST(TraceReader, Mooncake) {
   EXPECT_EQ(r.rows[2].at, At(30));
 }
 
+TEST(TraceReader, HashIdsWhenAsked) {
+  const std::string csv = "arrival_s,input_tokens,output_tokens,session,hash_ids\n0,40,1,,\n0,33,1,,7 18446744073709551615  9\n1,32,1,, 7 8 \n";
+  EXPECT_TRUE(ReadTrace(csv).rows[1].hash_ids.empty());
+  auto r = ReadTrace(csv, {.hash_ids = true});
+  ASSERT_TRUE(r.status.ok()) << r.status;
+  ASSERT_EQ(r.rows.size(), 3u);
+  EXPECT_TRUE(r.rows[0].hash_ids.empty());
+  EXPECT_EQ(r.rows[1].hash_ids, (std::vector<uint64_t>{7, UINT64_MAX, 9}));
+  EXPECT_EQ(r.rows[2].hash_ids, (std::vector<uint64_t>{7, 8}));
+  r = ReadTrace("{\"timestamp\": 0, \"input_length\": 1025, \"output_length\": 5, \"hash_ids\": [ 0,1, 2 ]}\n"
+                "{\"timestamp\": 1, \"hash_ids\": null, \"input_length\": 10, \"output_length\": 5}\n"
+                "{\"timestamp\": 1, \"hash_ids\": [], \"input_length\": 10, \"output_length\": 5}\n", {.hash_ids = true});
+  ASSERT_TRUE(r.status.ok()) << r.status;
+  EXPECT_EQ(r.rows[0].hash_ids, (std::vector<uint64_t>{0, 1, 2}));
+  EXPECT_TRUE(r.rows[1].hash_ids.empty() && r.rows[2].hash_ids.empty());
+}
+
+TEST(TraceReader, TokensPerHashId) {
+  const auto block_of = [](const std::string& text, const TraceOptions& options) {
+    auto reader = TraceReader::Open(FromMemory(text), "t.csv", options);
+    TraceRow row;
+    EXPECT_TRUE((*reader)->Next(&row).ok());
+    return (*reader)->hash_block();
+  };
+  const std::string head = "arrival_s,input_tokens,output_tokens,hash_ids\n";
+  EXPECT_EQ(block_of(head + "0,1400,1,1 2 3\n", {.hash_ids = true}), 512);     // ceil: the last is not full
+  EXPECT_EQ(block_of(head + "0,50,1,1 2 3\n", {.hash_ids = true}), 16);        // floor: full blocks alone
+  EXPECT_EQ(block_of(head + "0,50,1,1 2 3\n", {.hash_ids = true, .hash_block = 20}), 20);
+  EXPECT_EQ(block_of("{\"timestamp\": 0, \"input_length\": 9, \"output_length\": 5}\n", {.hash_ids = true}), 512);
+  EXPECT_EQ(block_of("{\"chat_id\": 1, \"timestamp\": 0, \"input_length\": 9, \"output_length\": 5}\n", {.hash_ids = true}), 16);
+}
+
+TEST(TraceReader, BrokenHashIds) {
+  const std::string head = "arrival_s,input_tokens,output_tokens,hash_ids\n";
+  const std::pair<std::string, const char*> cases[] = {
+      {head + "0,50,1,1 x 3\n", "t.csv:2: hash_ids \"x\" is not a whole number"},
+      {head + "0,50,1,1 -2 3\n", "hash_ids \"-2\" is not a whole number"},
+      {head + "0,50,1,1 2.0 3\n", "hash_ids \"2.0\" is not a whole number"},
+      {head + "0,50,1,18446744073709551616\n", "hash_ids \"18446744073709551616\" is not a whole number of at most 64 bits"},
+      {head + "0,500,1,1 2\n0,500,1,1 2 3\n", "t.csv:3: hash_ids has 3 ids, but the 500 tokens of the prompt are 2 blocks of 256; set hash_block"},
+      {head + "0,1,1,1\n", "t.csv:2: 1 ids for 1 tokens do not say how many tokens an id stands for; set hash_block"},
+      {head + "0,100,1,1 2 3 4 5\n", "5 ids for 100 tokens do not say how many"},
+      {"{\"timestamp\": 0, \"input_length\": 9, \"output_length\": 5, \"hash_ids\": [1, 2,]}", "hash_ids is not an array of numbers"},
+      {"{\"timestamp\": 0, \"input_length\": 9, \"output_length\": 5, \"hash_ids\": [1 2]}", "hash_ids is not an array of numbers"},
+      {"{\"timestamp\": 0, \"input_length\": 9, \"output_length\": 5, \"hash_ids\": [\"a\"]}", "is not a whole number"},
+      {"{\"timestamp\": 0, \"input_length\": 9, \"output_length\": 5, \"hash_ids\": [1, 2", "is not one complete JSON object"},
+      {"{\"timestamp\": 0, \"input_length\": 9, \"output_length\": 5, \"hash_ids\": [1], \"hash_ids\": [1]}", "key \"hash_ids\" stands twice"},
+      {"{\"timestamp\": 0, \"input_length\": 9, \"output_length\": 5, \"hash_ids\": [1, 2]}", "hash_ids has 2 ids, but the 9 tokens of the prompt are 1 blocks"},
+  };
+  for (const auto& [text, message] : cases) {
+    const auto r = ReadTrace(text, {.hash_ids = true});
+    EXPECT_EQ(r.status.code(), absl::StatusCode::kInvalidArgument) << text;
+    EXPECT_THAT(Message(r.status), HasSubstr(message)) << text;
+  }
+}
+
 TEST(TraceReader, BailianCountsInSeconds) {
   const auto r = ReadTrace("{\"chat_id\": 159, \"parent_chat_id\": -1, \"timestamp\": 61.114, \"input_length\": 521, "
                            "\"output_length\": 132, \"type\": \"text\", \"turn\": 1, \"hash_ids\": [1, 2]}\n");
