@@ -17,9 +17,9 @@ const Registry<RouterFactory>& BuiltInRouters() {
     add("round-robin", "each replica in turn", &MakeRoundRobin);
     add("random", "a replica drawn at random", &MakeRandomRouter);
     add("least-outstanding", "the replica with the fewest waiting and running requests", &MakeLeastOutstanding);
+    add("power-of-two", "the less loaded of two replicas drawn at random", &MakePowerOfTwo);
     add("prefix-affinity", "the replica that has most of the prompt in its prefix cache, the least loaded for prompts that are new or when "
         "the load is uneven (SGLang's router)", &MakePrefixAffinity);
-    add("power-of-two", "the less loaded of two replicas drawn at random", &MakePowerOfTwo);
     return r;
   }();
   return *registry;
