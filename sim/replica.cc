@@ -77,7 +77,7 @@ void Replica::StartPrefixCaching() {
 double Replica::CachedShare(const Arrival& arrival) {
   Rank& rank = ranks_[LeastLoadedRank()];
   if (rank.prefixes == nullptr || arrival.text == nullptr) return 0;
-  SyncPrefixes(rank);
+  rank.prefixes->Shrink(rank.free_blocks);
   const int64_t block = params_.limits.block_size;
   const BlockNames names(arrival.text, arrival.input_tokens, arrival.id, block);
   return static_cast<double>(rank.prefixes->Find(names, arrival.input_tokens).blocks * block) / static_cast<double>(arrival.input_tokens);
@@ -261,7 +261,7 @@ void Replica::PlanGroup(size_t lane_index, size_t rank_index, SimTime now, doubl
     view.total_blocks = params_.kv_blocks;
     view.waited_steps = rank.waited_steps;
     if (rank.prefixes != nullptr) {
-      SyncPrefixes(rank);
+      rank.prefixes->Shrink(rank.free_blocks);
       view.prefixes = &prefixes;
     }
     view.free_blocks = std::max<int64_t>(0, rank.free_blocks - (whole_life_ ? 0 : g.decodes.next_blocks()));
@@ -278,15 +278,7 @@ void Replica::PlanGroup(size_t lane_index, size_t rank_index, SimTime now, doubl
   rank.waited_steps = g.batch.held_back ? rank.waited_steps + 1 : 0;
   SIM_CHECK(g.batch.partial_tokens.size() <= g.partial.size() && g.batch.admitted_tokens.size() <= rank.waiting.size());
   if (g.batch.decode && g.decodes.seqs() == 0) g.batch.decode = false;
-  if (rank.prefixes != nullptr && !g.batch.admitted_tokens.empty()) {
-    // What the policy counted on is theirs before anything else takes free blocks.
-    SyncPrefixes(rank);
-    WaitingQueue::Cursor c(rank.waiting);
-    for (size_t i = 0; i < g.batch.admitted_tokens.size(); ++i, c.Next()) {
-      const WaitingRequest& w = c.request();
-      if (w.prompt_tokens > 0) rank.free_blocks -= rank.prefixes->Take(&prompts_[w.id].sequence, w.prompt_tokens);
-    }
-  }
+  if (rank.prefixes != nullptr) TakeCached(rank, g.batch.admitted_tokens.size());
   if (g.batch.decode && !whole_life_) {
     rank.free_blocks -= g.decodes.next_blocks();
     NotePeak(rank);
@@ -299,10 +291,7 @@ void Replica::PlanGroup(size_t lane_index, size_t rank_index, SimTime now, doubl
     if (tokens == 0) continue;
     g.chunk_ids.push_back(id);
     g.chunks.push_back({tokens, r.prefilled});
-    if (rank.prefixes != nullptr) {
-      SyncPrefixes(rank);
-      rank.prefixes->Name(&prompts_[id].sequence, r.prefilled + tokens, false);
-    }
+    if (rank.prefixes != nullptr) NameBlocks(rank, id, r.prefilled + tokens, false);
   }
   for (const int64_t tokens : g.batch.admitted_tokens) Admit(lane_index, rank_index, tokens, now, swap_seconds);
   SIM_CHECK(rank.free_blocks >= 0);  // or the policy admitted more than there is room for
@@ -344,22 +333,8 @@ void Replica::Admit(size_t lane_index, size_t rank_index, int64_t tokens, SimTim
   r.prefilled = 0;
   int64_t new_blocks = r.blocks;
   if (rank.prefixes != nullptr && r.state != State::kSwapped) {
-    Prompt& prompt = prompts_[w.id];
-    // Beside what the policy counted on there may be blocks of requests ahead of it in this step: they are computed by the
-    // time that its attention reads them.
-    SyncPrefixes(rank);
-    rank.free_blocks -= rank.prefixes->Take(&prompt.sequence, r.prompt);
-    const auto cached_blocks = static_cast<int64_t>(prompt.sequence.blocks.size());
-    new_blocks -= cached_blocks;
-    r.prefilled = cached_blocks * params_.limits.block_size;
+    new_blocks -= AdmitCached(rank, w.id);
     tokens = std::min(tokens, r.prompt - r.prefilled);
-    if (prompt.cached < 0) {
-      prompt.cached = r.prefilled;
-      totals_.looked_up_tokens += r.prompt;
-      totals_.cached_tokens += r.prefilled;
-    } else {
-      totals_.resumed_tokens += r.prefilled;
-    }
   }
   rank.free_blocks -= new_blocks;
   NotePeak(rank);
@@ -375,10 +350,39 @@ void Replica::Admit(size_t lane_index, size_t rank_index, int64_t tokens, SimTim
     g.chunk_ids.push_back(w.id);
     g.chunks.push_back({tokens, r.prefilled});
   }
-  if (rank.prefixes != nullptr && rank.free_blocks >= 0) {
-    SyncPrefixes(rank);
-    rank.prefixes->Name(&prompts_[w.id].sequence, r.prefilled + tokens, false);
+  if (rank.prefixes != nullptr) NameBlocks(rank, w.id, r.prefilled + tokens, false);
+}
+
+void Replica::TakeCached(Rank& rank, size_t count) {
+  rank.prefixes->Shrink(rank.free_blocks);
+  WaitingQueue::Cursor c(rank.waiting);
+  for (size_t i = 0; i < count; ++i, c.Next()) {
+    const WaitingRequest& w = c.request();
+    if (w.prompt_tokens > 0) rank.free_blocks -= rank.prefixes->Take(&prompts_[w.id].sequence, w.prompt_tokens);
   }
+}
+
+int64_t Replica::AdmitCached(Rank& rank, uint32_t id) {
+  Request& r = requests_[id];
+  Prompt& prompt = prompts_[id];
+  rank.prefixes->Shrink(rank.free_blocks);
+  rank.free_blocks -= rank.prefixes->Take(&prompt.sequence, r.prompt);
+  const auto blocks = static_cast<int64_t>(prompt.sequence.blocks.size());
+  r.prefilled = blocks * params_.limits.block_size;
+  if (prompt.cached < 0) {
+    prompt.cached = r.prefilled;
+    totals_.looked_up_tokens += r.prompt;
+    totals_.cached_tokens += r.prefilled;
+  } else {
+    totals_.resumed_tokens += r.prefilled;
+  }
+  return blocks;
+}
+
+void Replica::NameBlocks(Rank& rank, uint32_t id, int64_t tokens, bool all) {
+  SIM_CHECK(rank.free_blocks >= 0);  // or the policy admitted more than there is room for
+  rank.prefixes->Shrink(rank.free_blocks);
+  rank.prefixes->Name(&prompts_[id].sequence, tokens, all);
 }
 
 bool Replica::MakeRoomForDecodes(Group& g, size_t rank_index, double* swap_seconds) {
@@ -420,10 +424,7 @@ void Replica::Preempt(Group& g, Rank& rank, uint32_t id, double* swap_seconds) {
   const bool swapped = r.state == State::kDecode && params_.preemption == Preemption::kSwap && rank.free_swap_blocks >= blocks;
   const int64_t kv = r.state == State::kDecode ? g.decodes.KvOf(r.member) : r.prefilled;
   // Until they are taken, its blocks save it computing them again.
-  if (rank.prefixes != nullptr && !swapped) {
-    SyncPrefixes(rank);
-    rank.prefixes->Name(&prompts_[id].sequence, kv, true);
-  }
+  if (rank.prefixes != nullptr && !swapped) NameBlocks(rank, id, kv, true);
   ReleaseBlocks(g, id);
   if (r.state == State::kDecode) {
     if (r.member.join_clock == g.decodes.clock()) {
@@ -540,6 +541,7 @@ int Replica::CompleteGroup(Group& g, size_t lane_index, SimTime now) {
     g.decodes.Advance();
     RecordDecodeGaps(g, now);
     const int64_t clock = g.decodes.clock();
+    const bool in_order = CachesPrefixes();
     due_.clear();
     g.decodes.PopDue([&](uint32_t id) {
       const Request& r = requests_[id];
@@ -547,11 +549,18 @@ int Replica::CompleteGroup(Group& g, size_t lane_index, SimTime now) {
       if (r.state != State::kDecode || r.lane != lane_index || r.member.finish_clock != clock) return;
       if (&lanes_[r.lane].groups[r.rank] != &g) return;
       // A sequence that was preempted and came back may have two entries, one after the other.
-      if (due_.empty() || due_.back() != id) due_.push_back(id);
+      if (in_order && !due_.empty() && due_.back() == id) return;
+      ++finished;
+      if (in_order) {
+        due_.push_back(id);
+      } else {
+        FinishRequest(g, id, now);
+      }
     });
-    SortByOrder(&due_);
-    for (const uint32_t id : due_) FinishRequest(g, id, now);
-    finished += static_cast<int>(due_.size());
+    if (in_order) {
+      SortByOrder(&due_);
+      for (const uint32_t id : due_) FinishRequest(g, id, now);
+    }
   }
   if (!g.chunks.empty()) {
     int64_t stay = 0;  // decode steps until the last of a held batch finishes
@@ -606,7 +615,7 @@ int Replica::CompleteGroup(Group& g, size_t lane_index, SimTime now) {
   }
   if (g.held > 0 && g.held == static_cast<int64_t>(g.members.size())) {
     due_.assign(g.members.rbegin(), g.members.rend());
-    SortByOrder(&due_);
+    if (CachesPrefixes()) SortByOrder(&due_);
     for (const uint32_t id : due_) {
       ReleaseBlocks(g, id);
       g.decodes.Remove(requests_[id].member);
@@ -623,7 +632,6 @@ int64_t Replica::BlocksHeld(const Group& g, const Request& r) const {
 }
 
 void Replica::SortByOrder(std::vector<uint32_t>* ids) const {
-  if (ids->size() < 2 || ranks_[requests_[ids->front()].rank].prefixes == nullptr) return;
   std::sort(ids->begin(), ids->end(), [this](uint32_t a, uint32_t b) { return requests_[a].order < requests_[b].order; });
 }
 
@@ -631,12 +639,12 @@ void Replica::ReleaseBlocks(const Group& g, uint32_t id) {
   const Request& r = requests_[id];
   Rank& rank = ranks_[r.rank];
   const int64_t blocks = BlocksHeld(g, r);
-  if (rank.prefixes == nullptr) {
-    rank.free_blocks += blocks;
-    return;
-  }
-  SyncPrefixes(rank);
-  rank.free_blocks += rank.prefixes->Leave(&prompts_[id].sequence, blocks);
+  rank.free_blocks += rank.prefixes == nullptr ? blocks : LeaveBlocks(rank, id, blocks);
+}
+
+int64_t Replica::LeaveBlocks(Rank& rank, uint32_t id, int64_t blocks) {
+  rank.prefixes->Shrink(rank.free_blocks);
+  return rank.prefixes->Leave(&prompts_[id].sequence, blocks);
 }
 
 void Replica::RemoveMember(Group& g, uint32_t id) {

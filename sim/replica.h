@@ -174,11 +174,19 @@ class Replica {
   int64_t BlocksFor(int64_t tokens) const { return (tokens + params_.limits.block_size - 1) / params_.limits.block_size; }
   size_t LeastLoadedRank() const;
   uint32_t NewRequest();
-  void StartPrefixCaching();
-  // Tells the prefix cache, if there is one, which free blocks were taken since it was last asked.
-  void SyncPrefixes(Rank& rank) {
-    if (rank.prefixes != nullptr) rank.prefixes->Shrink(rank.free_blocks);
-  }
+  // Of prefix caching, kept out of the paths of runs without it.
+  bool CachesPrefixes() const { return ranks_[0].prefixes != nullptr; }
+  [[gnu::noinline]] void StartPrefixCaching();
+  // Gives the first waiting requests, which are admitted, the blocks that the policy counted on, before anything else takes
+  // free ones.
+  [[gnu::noinline]] void TakeCached(Rank& rank, size_t count);
+  // And what requests ahead of it in this step have brought since: it is computed by the time that attention reads it. Sets
+  // the tokens that need not be computed and returns their blocks.
+  [[gnu::noinline]] int64_t AdmitCached(Rank& rank, uint32_t id);
+  [[gnu::noinline]] void NameBlocks(Rank& rank, uint32_t id, int64_t tokens, bool all);
+  [[gnu::noinline]] int64_t LeaveBlocks(Rank& rank, uint32_t id, int64_t blocks);
+  // The order in which sequences leave decides what is kept: that of arrival.
+  void SortByOrder(std::vector<uint32_t>* ids) const;
   void UpdateNextEvent();
   bool IssueLane(Lane& lane, SimTime now);
   void PlanGroup(size_t lane_index, size_t rank_index, SimTime now, double* swap_seconds, bool* steady);
@@ -195,8 +203,6 @@ class Replica {
   void FinishRequest(Group& group, uint32_t id, SimTime now);
   void RemoveMember(Group& group, uint32_t id);
   int64_t BlocksHeld(const Group& group, const Request& r) const;
-  // With a prefix cache, the order in which sequences leave decides what is kept: that of arrival.
-  void SortByOrder(std::vector<uint32_t>* ids) const;
   void ReleaseBlocks(const Group& group, uint32_t id);
   void FreeRequest(Group& group, uint32_t id);
   void FillDecodeWork(Group& group, int64_t prefill_rows, int64_t prefill_tokens);
