@@ -290,7 +290,8 @@ std::vector<Knob> Knobs() {
       {"workload.output_tokens", "{uniform: {min: 1, max: 20}}", "{uniform: {min: 1, max: 200}}", M(Outputs), +1, "one"},
       // second effects of parameters above
       {"plan.replicas", "1", "2", M(Power), +1, "one"},
-      {"hardware.power_limit", "250 W", "700 W", M(Joule), +1, "prompts"},
+      // Far below this the idle power of the longer run costs more than the lower voltage saves.
+      {"hardware.power_limit", "450 W", "700 W", M(Joule), +1, "prompts"},
       {"hardware.gpu_clock", "810 MHz", "1980 MHz", M(Joule), +1, "one"},
   };
 }
