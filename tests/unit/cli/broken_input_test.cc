@@ -134,7 +134,7 @@ std::vector<Broken> Contradictions() {
       Section("scheduler", "{max_model_len: 1000000}", "5:28: scheduler.max_model_len", "context of 131072"),
       Section("hardware", "{node: dgx-h100, gpu: h100-sxm-80gb}", "2:11: hardware", "remove one of them"),
       Section("hardware", "{}", "2:11: hardware", "neither node nor gpu"),
-      Section("hardware", "{gpu: h100-sxm-80gb, power_limit: 10 W}", "2:11: hardware.power_limit", "75 W"),
+      Section("hardware", "{gpu: h100-sxm-80gb, power_limit: 10 W}", "2:11: hardware.power_limit", "118 W"),
       Section("workload", "{arrivals: {poisson: {rate: 4 /s}}, input_tokens: 9, output_tokens: 9}", "6:11: workload", "would never end"),
       Section("workload", Workload("arrivals: {poisson: {rate: 4 /s}, constant: {rate: 4 /s}}, input_tokens: 9, output_tokens: 9"),
               "6:36: workload.arrivals", "keep one"),
