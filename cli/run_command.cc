@@ -19,13 +19,13 @@ namespace {
 class RequestsCsv : public EngineObserver {
  public:
   explicit RequestsCsv(FileWriter file) : file_(std::move(file)) {
-    file_.Append("id,arrival_s,input_tokens,output_tokens,ttft_s,tpot_s,e2e_s,queue_s,preemptions,replica\n");
+    file_.Append("id,arrival_s,input_tokens,output_tokens,ttft_s,tpot_s,e2e_s,queue_s,preemptions,replica,cached_tokens\n");
   }
   void OnFinish(const RequestRecord& r) override {
     // Ten digits after the point: one tick of simulated time.
-    file_.Append(fmt::format("{},{:.10f},{},{},{:.10f},{:.10f},{:.10f},{:.10f},{},{}\n", r.id, r.arrival.seconds().value(),
+    file_.Append(fmt::format("{},{:.10f},{},{},{:.10f},{:.10f},{:.10f},{:.10f},{},{},{}\n", r.id, r.arrival.seconds().value(),
                              r.input_tokens, r.output_tokens, r.ttft.seconds().value(), r.tpot.seconds().value(),
-                             r.e2e.seconds().value(), r.queue.seconds().value(), r.preemptions, r.replica));
+                             r.e2e.seconds().value(), r.queue.seconds().value(), r.preemptions, r.replica, r.cached_tokens));
   }
   absl::Status Close() { return file_.Close(); }
 

@@ -444,6 +444,7 @@ std::vector<LaunchCommand> LaunchCommands(const Scenario& scenario) {
   vllm.command += fmt::format(" --max-num-seqs {} --max-num-batched-tokens {}", seqs, tokens);
   if (fp8) vllm.command += " --quantization fp8";
   if (fp8_kv) vllm.command += " --kv-cache-dtype fp8";
+  if (!r.params.prefix_caching) vllm.command += " --no-enable-prefix-caching";
 
   const bool shared_mlp = !moe && p.separate_ffn() && p.dp > 1;
   const std::string layers = fmt::format("{}", fmt::join(p.stage_layers, ","));
@@ -458,6 +459,7 @@ std::vector<LaunchCommand> LaunchCommands(const Scenario& scenario) {
   sglang.command += fmt::format(" --max-running-requests {} --chunked-prefill-size {}", seqs * p.dp, tokens);
   if (fp8) sglang.command += " --quantization fp8";
   if (fp8_kv) sglang.command += " --kv-cache-dtype fp8_e4m3";
+  if (!r.params.prefix_caching) sglang.command += " --disable-radix-cache";
 
   if (!layers.empty()) sglang.command = fmt::format("SGLANG_PP_LAYER_PARTITION={} {}", layers, sglang.command);
 

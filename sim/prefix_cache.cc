@@ -8,6 +8,8 @@
 namespace simrun {
 namespace {
 
+constexpr int64_t kAll = INT64_MAX / 2;
+
 // Two rounds of a 64-bit finaliser (D. Stafford's Mix13): among 10^7 different blocks two have the same name with
 // probability 3e-6.
 uint64_t Mix(uint64_t name, uint64_t id) {
@@ -25,7 +27,7 @@ BlockNames::BlockNames(std::shared_ptr<const PromptText> text, int64_t prompt_to
     : text_(std::move(text)), block_size_(block_size), own_(Mix(sequence, 0x6f776e)) {
   if (text_ == nullptr || text_->ids.empty()) return;
   const auto ids = static_cast<int64_t>(text_->ids.size());
-  shared_tokens_ = prompt_tokens / text_->block_tokens < ids ? prompt_tokens : ids * text_->block_tokens;
+  shared_tokens_ = text_->goes_on ? kAll : prompt_tokens / text_->block_tokens < ids ? prompt_tokens : ids * text_->block_tokens;
 }
 
 uint64_t BlockNames::Of(int64_t index, uint64_t before) const {
@@ -33,8 +35,10 @@ uint64_t BlockNames::Of(int64_t index, uint64_t before) const {
   const int64_t end = (index + 1) * block_size_;
   for (int64_t at = index * block_size_; at < end;) {
     if (at >= shared_tokens_) return Mix(name, own_);
-    const int64_t id = at / text_->block_tokens;
+    const auto last = static_cast<int64_t>(text_->ids.size()) - 1;
+    const int64_t id = std::min(last, at / text_->block_tokens);
     name = Mix(name, text_->ids[static_cast<size_t>(id)]);
+    if (text_->goes_on && id == last) return name;
     at = std::min(shared_tokens_, (id + 1) * text_->block_tokens);
   }
   return name;

@@ -64,14 +64,14 @@ size_t Replica::LeastLoadedRank() const {
 }
 
 void Replica::StartPrefixCaching() {
-  // Requests that are there already have nothing in common with others.
+  // Requests that are there already have nothing in common with others, or caching would have begun with them.
   for (Rank& rank : ranks_) rank.prefixes = std::make_unique<PrefixCache>(rank.free_blocks);
   prompts_.resize(requests_.size());
   for (size_t id = 0; id < requests_.size(); ++id) {
     const Request& r = requests_[id];
     prompts_[id].sequence.names = BlockNames(nullptr, r.input, r.id, params_.limits.block_size);
+    if (r.started) prompts_[id].cached = 0;
   }
-  totals_.looks_up_prefixes = true;
 }
 
 double Replica::CachedShare(const Arrival& arrival) {
@@ -105,7 +105,10 @@ bool Replica::Enqueue(const Arrival& arrival) {
     return false;
   }
   const size_t rank = LeastLoadedRank();
-  if (params_.prefix_caching && arrival.text != nullptr && ranks_[0].prefixes == nullptr) StartPrefixCaching();
+  if (arrival.text != nullptr && params_.prefix_caching) {
+    totals_.has_texts = true;
+    if (!CachesPrefixes()) StartPrefixCaching();
+  }
   const uint32_t id = NewRequest();
   Request& r = requests_[id];
   r.id = arrival.id;
@@ -217,15 +220,15 @@ void Replica::FillDecodeWork(Group& g, int64_t prefill_rows, int64_t prefill_tok
 // What the waiting requests of one rank find in its cache.
 class Replica::RankPrefixes final : public PrefixLookup {
  public:
-  RankPrefixes(const PrefixCache* cache, const std::vector<Prompt>& prompts) : cache_(cache), prompts_(prompts) {}
+  RankPrefixes(const Rank& rank, const std::vector<Prompt>& prompts) : rank_(rank), prompts_(prompts) {}
   Found Find(const WaitingRequest& r) const override {
     const BlockNames& names = prompts_[r.id].sequence.names;
-    const PrefixCache::Found found = cache_->Find(names, r.prompt_tokens);
+    const PrefixCache::Found found = rank_.prefixes->Find(names, r.prompt_tokens);
     return {found.blocks * names.block_size(), found.in_use};
   }
 
  private:
-  const PrefixCache* cache_;
+  const Rank& rank_;
   const std::vector<Prompt>& prompts_;
 };
 
@@ -241,7 +244,7 @@ void Replica::PlanGroup(size_t lane_index, size_t rank_index, SimTime now, doubl
     FillDecodeWork(g, 0, 0);
     return;
   }
-  const RankPrefixes prefixes(rank.prefixes.get(), prompts_);
+  const RankPrefixes prefixes(rank, prompts_);
   const auto view_now = [&](const WaitingQueue* waiting) {
     ReplicaView view;
     view.limits = params_.limits;
@@ -424,6 +427,7 @@ void Replica::Preempt(Group& g, Rank& rank, uint32_t id, double* swap_seconds) {
   const bool swapped = r.state == State::kDecode && params_.preemption == Preemption::kSwap && rank.free_swap_blocks >= blocks;
   const int64_t kv = r.state == State::kDecode ? g.decodes.KvOf(r.member) : r.prefilled;
   // Until they are taken, its blocks save it computing them again.
+  if (params_.prefix_caching && !swapped && rank.prefixes == nullptr) StartPrefixCaching();
   if (rank.prefixes != nullptr && !swapped) NameBlocks(rank, id, kv, true);
   ReleaseBlocks(g, id);
   if (r.state == State::kDecode) {
@@ -617,6 +621,7 @@ int Replica::CompleteGroup(Group& g, size_t lane_index, SimTime now) {
     due_.assign(g.members.rbegin(), g.members.rend());
     if (CachesPrefixes()) SortByOrder(&due_);
     for (const uint32_t id : due_) {
+      if (CachesPrefixes()) NameBlocks(ranks_[requests_[id].rank], id, requests_[id].input + requests_[id].output - 1, false);
       ReleaseBlocks(g, id);
       g.decodes.Remove(requests_[id].member);
       FreeRequest(g, id);
@@ -657,7 +662,7 @@ void Replica::RemoveMember(Group& g, uint32_t id) {
 
 void Replica::FreeRequest(Group& g, uint32_t id) {
   RemoveMember(g, id);
-  if (ranks_[requests_[id].rank].prefixes != nullptr) prompts_[id] = {};
+  if (CachesPrefixes()) ForgetPrompt(id);
   requests_[id].state = State::kFree;
   free_ids_.push_back(id);
 }
@@ -683,6 +688,8 @@ void Replica::FinishRequest(Group& g, uint32_t id, SimTime now) {
     r.state = State::kHeld;
     ++g.held;
   } else {
+    // A next turn finds the answer too.
+    if (CachesPrefixes()) NameBlocks(ranks_[r.rank], id, r.state == State::kDecode ? g.decodes.KvOf(r.member) : r.prefilled, false);
     ReleaseBlocks(g, id);
     if (r.state == State::kDecode) g.decodes.Remove(r.member);
     FreeRequest(g, id);

@@ -37,7 +37,8 @@ struct EngineParams {
   int64_t max_model_len = 0;           // prompt + output; 0: no limit
   int64_t swap_blocks = 0;             // host blocks per rank
   double swap_seconds_per_block = 0;   // one way
-  bool prefix_caching = false;         // for requests that say what their prompts have in common
+  bool prefix_caching = false;         // from the first request on that says what its prompt has in common with others, or
+                                       // that is preempted and may find its own blocks again
   bool fast_forward = true;            // false: plan every step; the results are the same
 };
 
@@ -70,7 +71,7 @@ struct EngineTotals {
   int64_t peak_outstanding = 0;        // most waiting and running requests at once in one rank
   int64_t longest = 0;                 // tokens of the longest request, prompt and output
   // Prefix caching. prefill_tokens + cached_tokens + resumed_tokens = tokens of admitted prompts + recomputed_tokens.
-  bool looks_up_prefixes = false;      // a request said what its prompt has in common with others
+  bool has_texts = false;              // a request said what its prompt has in common with others
   int64_t looked_up_tokens = 0;        // of prompts, when first admitted
   int64_t cached_tokens = 0;           // of these, found
   int64_t resumed_tokens = 0;          // found when admitted again after a preemption
@@ -162,7 +163,7 @@ class Replica {
   };
   struct Rank {
     explicit Rank(QueueOrder order) : waiting(order) {}
-    std::unique_ptr<PrefixCache> prefixes; // once a request has said what its prompt has in common with others
+    std::unique_ptr<PrefixCache> prefixes; // once there is something to find
     WaitingQueue waiting;
     int64_t free_blocks = 0;
     int64_t free_swap_blocks = 0;
@@ -177,6 +178,7 @@ class Replica {
   // Of prefix caching, kept out of the paths of runs without it.
   bool CachesPrefixes() const { return ranks_[0].prefixes != nullptr; }
   [[gnu::noinline]] void StartPrefixCaching();
+  [[gnu::noinline]] void ForgetPrompt(uint32_t id) { prompts_[id] = {}; }
   // Gives the first waiting requests, which are admitted, the blocks that the policy counted on, before anything else takes
   // free ones.
   [[gnu::noinline]] void TakeCached(Rank& rank, size_t count);

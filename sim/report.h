@@ -70,7 +70,7 @@ struct Report {
     double utilization = 0;                       // of its rate, over the run
   };
   struct PrefixCache {
-    bool used = false;                            // the engine looked for prompts that begin alike
+    bool used = false;                            // prompts begin alike, or preempted requests found their blocks
     int64_t looked_up_tokens = 0;                 // prompt tokens of the requests that were started
     int64_t cached_tokens = 0;                    // of these, found in the cache
     double hit_rate = 0;                          // their share

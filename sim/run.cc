@@ -87,7 +87,7 @@ void Run::FillEngineUse(SimTime span, Report* report) const {
     peak_blocks = std::max(peak_blocks, t.peak_blocks);
     report->requests.preemptions += t.preemptions;
     Report::PrefixCache& cache = report->prefix_cache;
-    cache.used = cache.used || t.looks_up_prefixes;
+    cache.used = cache.used || t.has_texts || t.resumed_tokens > 0;
     cache.looked_up_tokens += t.looked_up_tokens;
     cache.cached_tokens += t.cached_tokens;
     cache.resumed_tokens += t.resumed_tokens;

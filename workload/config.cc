@@ -247,7 +247,9 @@ void ValidateWorkload(const WorkloadConfig& c, const std::string& path, const Ya
   }
 
   if (c.hash_block && !has_trace) check.Add("hash_block", "needs a trace");
-  if (c.hash_block && c.shared_prefix) check.Add("hash_block", "is not used beside shared_prefix", "keep one of them");
+  if (c.hash_block && (c.shared_prefix || c.conversations || c.input_tokens)) {
+    check.Add("hash_block", "is not used: the prompts are not those of the trace", "leave it out");
+  }
   if (!has_trace && c.format != "auto") check.Add("format", "needs a trace");
   if (auto format = ParseTraceFormat(c.format); !format.ok()) check.Add("format", std::string(format.status().message()));
   if (c.start.value() != 0 && !trace_times) check.Add("start", "needs a trace that sets the times of arrival");
@@ -294,6 +296,7 @@ bool IsRandom(const WorkloadConfig& config) {
   const auto random = [](const std::optional<LengthConfig>& length) { return length && !length->fixed; };
   return (config.arrivals && !config.arrivals->constant && !config.arrivals->all_at_once) || random(config.input_tokens) ||
          random(config.output_tokens) || (config.think_time && !config.think_time->fixed) || (config.shared_prefix && config.shared_prefix->groups > 1) ||
+         (config.conversations && config.conversations->active > 1) ||
          (config.priorities && config.priorities->levels > 1) || config.routing.has_value();
 }
 
@@ -310,6 +313,7 @@ std::string WorkloadSummary(const WorkloadConfig& c) {
   if (c.static_batch) parts.push_back(fmt::format("{} static {} of {}", c.batches, c.batches == 1 ? "batch" : "batches", *c.static_batch));
   if (c.input_tokens) parts.push_back(fmt::format("input {}", LengthText(*c.input_tokens)));
   if (c.output_tokens) parts.push_back(fmt::format("output {}", LengthText(*c.output_tokens)));
+  if (c.conversations) parts.push_back(fmt::format("{} conversations of {} turns", c.conversations->active, c.conversations->turns));
   if (c.shared_prefix) {
     const SharedPrefixConfig& s = *c.shared_prefix;
     const std::string skew = s.exponent > 0 ? fmt::format(" (exponent {})", Number(s.exponent)) : "";

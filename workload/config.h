@@ -219,6 +219,17 @@ struct SharedPrefixConfig {
   }
 };
 
+// Each request is the next turn of one of `active` conversations, chosen at random: its prompt is all that was said before,
+// prompts and answers, and input_tokens more. After `turns` turns a new conversation begins in its place.
+struct ConversationsConfig {
+  int64_t active = 1;
+  int64_t turns = 1;
+  template <class V> void Describe(V& v) {
+    v.Field("active", active, {.help = "conversations going on at once", .min = 1, .max = 1e6, .required = true});
+    v.Field("turns", turns, {.help = "requests of a conversation", .min = 1, .max = 1e6, .required = true});
+  }
+};
+
 struct UniformRouting {
   template <class V> void Describe(V&) {}
 };
@@ -286,6 +297,7 @@ struct WorkloadConfig {
   std::optional<LengthConfig> input_tokens;
   std::optional<LengthConfig> output_tokens;
   std::optional<SharedPrefixConfig> shared_prefix;
+  std::optional<ConversationsConfig> conversations;
   std::optional<int64_t> requests;
   std::optional<Seconds> duration;
   std::optional<PrioritiesConfig> priorities;
@@ -318,6 +330,7 @@ struct WorkloadConfig {
     v.Field("input_tokens", input_tokens, {.help = "prompt lengths"});
     v.Field("output_tokens", output_tokens, {.help = "generated lengths"});
     v.Field("shared_prefix", shared_prefix, {.help = "system prompts that requests have in common; hash_ids of a trace are then not used"});
+    v.Field("conversations", conversations, {.help = "each prompt repeats what was said in its conversation; hash_ids of a trace are then not used"});
     v.Field("requests", requests, {.help = "stop after this many requests; auto: no limit", .min = 1});
     v.Field("duration", duration,
             {.help = "only arrivals before this time; requests under way are finished; auto: no limit", .min = 0,

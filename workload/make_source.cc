@@ -16,29 +16,61 @@
 namespace simrun {
 namespace {
 
-// Puts a system prompt in front of each prompt.
-class SharedPrefix {
+// Puts a system prompt, and what was said before, in front of each prompt.
+class PromptHistory {
  public:
-  SharedPrefix(const SharedPrefixConfig& config, uint64_t seed, bool texts) : tokens_(config.tokens), texts_(texts), rng_(seed, "shared_prefix") {
-    std::vector<double> weights(static_cast<size_t>(config.groups));
-    for (size_t i = 0; i < weights.size(); ++i) weights[i] = Exp(-config.exponent * Ln(static_cast<double>(i + 1)));
-    sampler_.emplace(weights);
-    if (texts) groups_.resize(weights.size());
+  PromptHistory(const WorkloadConfig& config, uint64_t seed, bool texts)
+      : texts_(texts), group_rng_(seed, "shared_prefix"), conversation_rng_(seed, "conversations") {
+    if (config.shared_prefix) {
+      tokens_ = config.shared_prefix->tokens;
+      std::vector<double> weights(static_cast<size_t>(config.shared_prefix->groups));
+      for (size_t i = 0; i < weights.size(); ++i) weights[i] = Exp(-config.shared_prefix->exponent * Ln(static_cast<double>(i + 1)));
+      group_.emplace(weights);
+      prefixes_.resize(weights.size());
+    }
+    if (config.conversations) {
+      turns_ = config.conversations->turns;
+      conversations_.resize(static_cast<size_t>(config.conversations->active));
+    }
   }
   void AddTo(Arrival* out) {
-    const size_t group = sampler_->Draw(rng_);
-    out->input_tokens += tokens_;
-    if (!texts_) return;
-    if (groups_[group] == nullptr) groups_[group] = std::make_shared<const PromptText>(PromptText{tokens_, {group}});
-    out->text = groups_[group];
+    if (conversations_.empty()) {
+      const size_t group = group_->Draw(group_rng_);
+      out->input_tokens += tokens_;
+      if (!texts_) return;
+      if (prefixes_[group] == nullptr) prefixes_[group] = std::make_shared<const PromptText>(PromptText{tokens_, {group}});
+      out->text = prefixes_[group];
+      return;
+    }
+    Conversation& c = conversations_[conversation_rng_.Below(conversations_.size())];
+    if (c.turn == 0) {
+      c.said = tokens_;
+      PromptText text{std::max<int64_t>(1, tokens_), {}, true};
+      if (group_) text.ids.push_back(group_->Draw(group_rng_));
+      text.ids.push_back(begun_++);
+      if (texts_) c.text = std::make_shared<const PromptText>(std::move(text));
+    }
+    out->input_tokens += c.said;
+    out->text = c.text;
+    c.said = out->input_tokens + out->output_tokens;
+    if (++c.turn == turns_) c.turn = 0;
   }
 
  private:
-  int64_t tokens_;
+  struct Conversation {
+    int64_t turn = 0;    // turns so far
+    int64_t said = 0;    // tokens of these, and of the system prompt
+    std::shared_ptr<const PromptText> text;
+  };
+
   bool texts_;
-  Rng rng_;
-  std::optional<DiscreteSampler> sampler_;
-  std::vector<std::shared_ptr<const PromptText>> groups_;  // made when first drawn
+  Rng group_rng_, conversation_rng_;
+  int64_t tokens_ = 0;                                        // of a system prompt
+  std::optional<DiscreteSampler> group_;
+  std::vector<std::shared_ptr<const PromptText>> prefixes_;   // by group, made when first drawn
+  int64_t turns_ = 1;
+  uint64_t begun_ = 0;
+  std::vector<Conversation> conversations_;
 };
 
 // Everything of a request but its time: a trace's rows, distributions, or some of each.
@@ -47,7 +79,7 @@ class RequestMaker {
   static absl::StatusOr<RequestMaker> Make(const WorkloadConfig& config, uint64_t seed, const std::string& base_dir, bool texts) {
     RequestMaker m(seed);
     // The ids speak of the trace's own prompts.
-    const bool hash_ids = texts && !config.input_tokens && !config.shared_prefix;
+    const bool hash_ids = texts && !config.input_tokens && !config.shared_prefix && !config.conversations;
     if (!config.trace.empty()) {
       SIMRUN_ASSIGN_OR_RETURN(const TraceFormat format, ParseTraceFormat(config.format));
       SIMRUN_ASSIGN_OR_RETURN(m.trace_, TraceReader::Open(ResolvePath(base_dir, config.trace),
@@ -62,7 +94,7 @@ class RequestMaker {
       SIMRUN_ASSIGN_OR_RETURN(
           m.output_, LengthSampler::Make(*config.output_tokens, "output_tokens", base_dir, config.skip_invalid));
     }
-    if (config.shared_prefix) m.prefix_.emplace(*config.shared_prefix, seed, texts);
+    if (config.shared_prefix || config.conversations) m.history_.emplace(config, seed, texts);
     if (config.priorities) m.levels_ = static_cast<uint64_t>(config.priorities->levels);
     if (config.deadline) m.deadline_ = SimTime::From(*config.deadline);
     return m;
@@ -77,8 +109,8 @@ class RequestMaker {
     }
     out->input_tokens = input_ ? input_->Draw(input_rng_) : row_.input_tokens;
     out->output_tokens = output_ ? output_->Draw(output_rng_) : row_.output_tokens;
-    if (prefix_) {
-      prefix_->AddTo(out);
+    if (history_) {
+      history_->AddTo(out);
     } else if (!row_.hash_ids.empty()) {
       out->text = std::make_shared<const PromptText>(PromptText{trace_->hash_block(), row_.hash_ids});
     } else if (out->text != nullptr) {
@@ -102,7 +134,7 @@ class RequestMaker {
   std::unique_ptr<TraceReader> trace_;
   TraceRow row_;
   std::optional<LengthSampler> input_, output_;
-  std::optional<SharedPrefix> prefix_;
+  std::optional<PromptHistory> history_;
   Rng input_rng_, output_rng_, priority_rng_;
   uint64_t levels_ = 1;
   SimTime deadline_ = SimTime::Infinite();
@@ -138,7 +170,7 @@ class SourceBase : public ArrivalSource {
   void Issue(SimTime at, Arrival* out) {
     maker_.SetTime(at, &pending_);
     pending_.id = issued_++;
-    *out = pending_;
+    *out = std::move(pending_);
     last_ = at;
   }
   absl::Status TooLate() const {

@@ -14,6 +14,8 @@ namespace simrun {
 struct PromptText {
   int64_t block_tokens = 1;    // >= 1, the same in all requests of a run
   std::vector<uint64_t> ids;
+  // The last id stands for all tokens behind it too, the answer included: a conversation, whose next prompt repeats them.
+  bool goes_on = false;
 };
 
 struct Arrival {

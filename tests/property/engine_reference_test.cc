@@ -64,11 +64,13 @@ struct EngineCase {
 // common part of the two, and blocks of the text are shorter, as long or longer than those of the engine.
 void AddTexts(uint64_t seed, int64_t longest_input, EngineCase* s) {
   Rng rng(seed, "texts");
-  if (rng.Uniform() < 0.5) return;
-  s->params.engine.prefix_caching = rng.Uniform() < 0.9;
+  const bool texts = rng.Uniform() >= 0.5;
+  s->params.engine.prefix_caching = rng.Uniform() < (texts ? 0.9 : 0.5);
+  if (!texts) return;
   const int64_t block = std::vector<int64_t>{1, 2, 3, 5, 16, 61}[rng.Below(6)];
   const uint64_t families = 1 + rng.Below(3);
   const uint64_t first = rng.Uniform() < 0.3 ? rng.Below(10) : 0;   // request that says so first
+  const bool conversations = rng.Uniform() < 0.3;
   uint64_t own = 1000;
   for (Arrival& a : s->arrivals) {
     if (a.id < first || rng.Uniform() < 0.15) continue;
@@ -79,6 +81,7 @@ void AddTexts(uint64_t seed, int64_t longest_input, EngineCase* s) {
     const uint64_t ids = rng.Below(static_cast<uint64_t>((longest_input + block - 1) / block) + 1);
     const uint64_t common = rng.Uniform() < 0.6 ? ids : rng.Below(ids + 1);
     for (uint64_t i = 0; i < ids; ++i) text->ids.push_back(i < common ? 100 * family + i : ++own);
+    text->goes_on = conversations && ids > 0;
     a.text = text;
   }
 }

@@ -277,6 +277,8 @@ std::vector<Knob> Knobs() {
       {"workload.arrivals", "{constant: {rate: 2 /s}}", "all_at_once", M(Simulated), -1, "one"},
       {"workload.input_tokens", "100", "2000", M(Ttft), +1, "one"},
       {"workload.output_tokens", "10", "100", M(E2e), +1, "one"},
+      {"workload.conversations", "{active: 10, turns: 1}", "{active: 10, turns: 5}", M(HitRate), +1, "one"},
+      {"workload.conversations", "{active: 4, turns: 5}", "{active: 60, turns: 5}", M(HitRate), -1, "one"},
       {"workload.shared_prefix", "{tokens: 500}", "{tokens: 4000}", M(HitRate), +1, "one"},
       {"workload.shared_prefix", "{tokens: 500, groups: 1}", "{tokens: 500, groups: 60}", M(HitRate), -1, "one"},
       {"workload.shared_prefix", "{tokens: 500, groups: 60}", "{tokens: 500, groups: 60, exponent: 2}", M(HitRate), +1, "one"},

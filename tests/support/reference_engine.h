@@ -84,7 +84,7 @@ class ReferenceEngine {
     r->replica = index_;
     r->order = all_.size();
     r->to_prefill = a.input_tokens;
-    // Nothing is kept of requests before the first that says what its prompt has in common with others.
+    // Nothing is kept of requests before the first that says what its prompt has in common with others, or is preempted.
     if (p_.prefix_caching && a.text != nullptr) caching_ = true;
     all_.push_back(r);
     return true;
@@ -183,8 +183,10 @@ class ReferenceEngine {
     Tokens tokens;
     for (int64_t i = 0; i < count; ++i) {
       const PromptText* text = r->arrival.text.get();
-      const size_t block = text == nullptr ? 0 : static_cast<size_t>(i / text->block_tokens);
-      const bool shared = text != nullptr && i < r->arrival.input_tokens && block < text->ids.size();
+      size_t block = text == nullptr ? 0 : static_cast<size_t>(i / text->block_tokens);
+      const bool goes_on = text != nullptr && text->goes_on;
+      if (goes_on) block = std::min(block, text->ids.size() - 1);
+      const bool shared = goes_on || (text != nullptr && i < r->arrival.input_tokens && block < text->ids.size());
       tokens.emplace_back(shared, shared ? text->ids[block] : r->arrival.id, i);
     }
     return tokens;
@@ -225,7 +227,8 @@ class ReferenceEngine {
   void Remember(ReferenceRequest* r, int64_t computed, bool own) {
     if (!caching_) return;
     const PromptText* text = r->arrival.text.get();
-    const int64_t shared = text == nullptr ? 0 : std::min(r->arrival.input_tokens, text->block_tokens * static_cast<int64_t>(text->ids.size()));
+    int64_t shared = text == nullptr ? 0 : std::min(r->arrival.input_tokens, text->block_tokens * static_cast<int64_t>(text->ids.size()));
+    if (text != nullptr && text->goes_on) shared = computed;
     auto& contents = contents_[r->rank];
     for (int64_t& i = r->named_blocks; (i + 1) * p_.limits.block_size <= (own ? computed : std::min(computed, shared)); ++i) {
       const int64_t block = r->blocks[static_cast<size_t>(i)];
@@ -413,6 +416,7 @@ class ReferenceEngine {
     ++totals.preemptions;
     const int64_t held = static_cast<int64_t>(r->blocks.size());
     const bool swap = r->state == State::kDecode && p_.preemption == Preemption::kSwap && swap_free_[r->rank] >= held;
+    if (!swap && p_.prefix_caching) caching_ = true;
     if (!swap) Remember(r, r->state == State::kDecode ? r->kv : r->prefilled, true);
     Release(r);
     if (swap) {
@@ -486,8 +490,9 @@ class ReferenceEngine {
       } else {
         r->state = State::kPrompt;
         r->prefilled = cached * p_.limits.block_size;
-        if (caching_ && r->hit_tokens < 0) {
-          r->hit_tokens = r->prefilled;
+        const bool first = r->hit_tokens < 0;
+        if (first) r->hit_tokens = r->prefilled;
+        if (first && caching_) {
           totals.looked_up_tokens += r->to_prefill;
           totals.cached_tokens += r->prefilled;
         } else {
@@ -582,6 +587,7 @@ class ReferenceEngine {
       r->state = State::kHeld;
     } else {
       r->state = State::kDone;
+      Remember(r, r->kv, false);
       Release(r);
     }
     return 1;
@@ -618,6 +624,7 @@ class ReferenceEngine {
       if (Residents(rank, lane_index, State::kDecode).empty() && Residents(rank, lane_index, State::kPrompt).empty()) {
         for (ReferenceRequest* r : held) {
           r->state = State::kDone;
+          Remember(r, r->max_kv(), false);
           Release(r);
         }
       }

@@ -113,6 +113,8 @@ std::vector<Broken> Values() {
               "6:92: workload.shared_prefix.tokens", "is required"),
       Section("workload", Workload("concurrency: 4, input_tokens: 9, output_tokens: 9, shared_prefix: 1000"),
               "6:92: workload.shared_prefix", "must be a map"),
+      Section("workload", Workload("concurrency: 4, input_tokens: 9, output_tokens: 9, conversations: {turns: 5}"),
+              "6:92: workload.conversations.active", "is required"),
       Section("scheduler", "{prefix_caching: maybe}", "5:29: scheduler.prefix_caching", "neither true nor false"),
       Section("workload", Workload("arrivals: {poisson: {rate: 4 /s}}, input_tokens: 0, output_tokens: 9"),
               "6:75: workload.input_tokens", "must be 1 to"),

@@ -118,13 +118,13 @@ TEST_F(CommandLine, RequestsAreOneRowEach) {
   std::istringstream lines(place_.Read("out/requests.csv"));
   std::string line;
   ASSERT_TRUE(std::getline(lines, line));
-  EXPECT_EQ(line, "id,arrival_s,input_tokens,output_tokens,ttft_s,tpot_s,e2e_s,queue_s,preemptions,replica");
+  EXPECT_EQ(line, "id,arrival_s,input_tokens,output_tokens,ttft_s,tpot_s,e2e_s,queue_s,preemptions,replica,cached_tokens");
   int rows = 0;
   for (; std::getline(lines, line); ++rows) {
     std::istringstream fields(line);
     std::vector<double> v;
     for (std::string field; std::getline(fields, field, ',');) v.push_back(std::stod(field));
-    ASSERT_EQ(v.size(), 10u) << line;
+    ASSERT_EQ(v.size(), 11u) << line;
     EXPECT_EQ(v[2], 100);
     EXPECT_EQ(v[3], 20);
     // E2E = TTFT + (outputs - 1) TPOT by definition; both are rounded to a tick of 0.1 ns.

@@ -45,6 +45,15 @@ TEST(BlockNames, AsManyAreEqualAsWholeBlocksHaveEqualTokens) {
   EXPECT_EQ(Common({Text(100, {1, 2}), 400, 1, 16}, {Text(100, {2, 1}), 400, 2, 16}, 25), 0);
 }
 
+TEST(BlockNames, AConversationGoesOnBehindItsPrompts) {
+  const auto conversation = std::make_shared<const PromptText>(PromptText{100, {1, 2}, true});
+  const BlockNames first(conversation, 150, 1, 16), second(conversation, 300, 2, 16);
+  EXPECT_EQ(Common(first, second, 100), 100);
+  EXPECT_GE(first.shared(), 1000000);
+  // The same system prompt of 100 tokens, another conversation.
+  EXPECT_EQ(Common(first, {std::make_shared<const PromptText>(PromptText{100, {1, 3}, true}), 300, 3, 16}, 20), 100 / 16);
+}
+
 // Three blocks of 10 tokens with ids 1, 2, 3.
 PrefixCache::Sequence Sequence(std::vector<uint64_t> ids, uint64_t id = 1, int64_t prompt = 1000) {
   return {BlockNames(Text(10, std::move(ids)), prompt, id, 10), {}, 0};

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <functional>
+#include <map>
 #include <queue>
 
 #include "tests/unit/workload/testing.h"
@@ -100,6 +101,39 @@ TEST(PromptTexts, SystemPrompts) {
     chi2 += (count[k] - expected) * (count[k] - expected) / expected;
   }
   EXPECT_LT(chi2, 30.7);
+}
+
+TEST(PromptTexts, Conversations) {
+  auto source = MakeSource(Config("{requests: 4000, concurrency: 4000, input_tokens: {uniform: {max: 9}}, output_tokens: {uniform: {max: 9}}, "
+                                  "shared_prefix: {tokens: 50, groups: 2}, conversations: {active: 7, turns: 5}}"), 1, "", true);
+  auto plain = MakeSource(Config("{requests: 4000, concurrency: 4000, input_tokens: {uniform: {max: 9}}, output_tokens: {uniform: {max: 9}}}"), 1, "");
+  ASSERT_TRUE(source.ok() && plain.ok());
+  struct Said {
+    int64_t tokens = 50, turns = 0;
+    uint64_t group = 0;
+  };
+  std::map<uint64_t, Said> conversations;   // by the id behind that of the system prompt
+  size_t open = 0, most_open = 0;
+  Arrival words, a;
+  for (int i = 0; i < 4000; ++i) {
+    ASSERT_EQ(*(*source)->Next(&a), NextResult::kArrival);
+    ASSERT_EQ(*(*plain)->Next(&words), NextResult::kArrival);
+    ASSERT_TRUE(a.text->goes_on);
+    ASSERT_EQ(a.text->block_tokens, 50);
+    ASSERT_EQ(a.text->ids.size(), 2u);
+    Said& said = conversations[a.text->ids[1]];
+    if (said.turns == 0) said.group = a.text->ids[0], most_open = std::max(most_open, ++open);
+    // The system prompt, prompts and answers so far, and the new words.
+    ASSERT_EQ(a.input_tokens, said.tokens + words.input_tokens);
+    ASSERT_EQ(a.output_tokens, words.output_tokens);
+    ASSERT_EQ(a.text->ids[0], said.group);
+    said.tokens = a.input_tokens + a.output_tokens;
+    if (++said.turns == 5) --open;
+  }
+  EXPECT_EQ(most_open, 7u);
+  for (const auto& [id, said] : conversations) EXPECT_LE(said.turns, 5);
+  EXPECT_GE(conversations.size(), 4000u / 5);
+  EXPECT_LE(conversations.size(), 4000u / 5 + 7);
 }
 
 TEST_F(TraceSource, StartScalesAndLimits) {
