@@ -8,6 +8,7 @@
 #include <cmath>
 #include <map>
 #include <mutex>
+#include <optional>
 #include <set>
 #include <thread>
 #include <tuple>
@@ -25,7 +26,10 @@ constexpr size_t kEnoughForCurves = 12;
 constexpr int kTreesOfSmallKernels = 60;  // that take little of a step
 constexpr double kWorth = 0.01;           // trees are left out that lower the error by less than this share
 constexpr double kUnusable = 0.6;         // mean error above which rows contradict one another
-constexpr double kBorrowSpread = 0.35;    // of the weight of another device's trees
+// Another device's trees: what is expected of their weight, and an error of one row beside them; its parameters: their
+// spread around the lender's, of that over all devices.
+constexpr double kBorrowWeight = 0.85, kBorrowSpread = 0.2, kBorrowNoise = 0.07;
+constexpr double kBorrowedSpread = 0.5, kLeastSpread = 0.08;
 // Formats whose measurements show the host instead of the kernel, or mix kernels.
 constexpr const char* kLeftOut[] = {"w4a16_mxfp4", "int4_wo", "int8_wo", "int4"};
 constexpr double kSameKernel = 0.04;      // versions whose times differ by less share a curve
@@ -276,7 +280,7 @@ class FamilyFit {
       }
       out.push_back(std::move(p));
     }
-    if (featured_) SIMRUN_RETURN_IF_ERROR(AddTrees(rows, &out));
+    if (featured_) SIMRUN_RETURN_IF_ERROR(AddTrees(rows, &out, parameters));
     if (joint_) SIMRUN_RETURN_IF_ERROR(AddJointCurves(rows, &out));
     return out;
   }
@@ -334,24 +338,26 @@ class FamilyFit {
     return absl::OkStatus();
   }
 
-  absl::Status AddTrees(const Rows& rows, std::vector<OperatorParams>* entries) const {
+  // Features of rows and what the formula of `p` leaves of them.
+  absl::Status SamplesOf(const OperatorParams& p, const std::vector<const OpRow*>& rows, std::vector<TreeSample>* samples) const {
+    std::vector<OpRow> copies;
+    for (const OpRow* row : rows) copies.push_back(*row);
+    SIMRUN_ASSIGN_OR_RETURN(const OperatorPricer pricer,
+                            OperatorPricer::Create(base_.machine, WithEntry(base_.set, p), p.backend, copies));
+    for (const OpRow& row : copies) {
+      const OperatorCosts::Sample s = pricer.Probe(row);
+      samples->push_back({s.features, std::log(row.seconds / std::max(s.formula, 1e-12))});
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status AddTrees(const Rows& rows, std::vector<OperatorParams>* entries, std::vector<std::vector<FittedParameter>>* parameters) const {
     std::vector<TreeSample> samples;
     for (size_t i = 0; i < entries->size(); ++i) {
       if (rows[i].empty()) continue;
-      std::vector<OpRow> copies;
-      for (const OpRow* row : rows[i]) copies.push_back(*row);
-      const OperatorParams& p = (*entries)[i];
-      SIMRUN_ASSIGN_OR_RETURN(const OperatorPricer pricer,
-                              OperatorPricer::Create(base_.machine, WithEntry(base_.set, p), p.backend, copies));
-      for (const OpRow& row : copies) {
-        const OperatorCosts::Sample s = pricer.Probe(row);
-        samples.push_back({s.features, std::log(row.seconds / std::max(s.formula, 1e-12))});
-      }
+      SIMRUN_RETURN_IF_ERROR(SamplesOf((*entries)[i], rows[i], &samples));
     }
-    if (samples.size() < kEnoughForTrees) {
-      Borrow(samples, entries);
-      return absl::OkStatus();
-    }
+    if (samples.size() < kEnoughForTrees) return Borrow(rows, entries, parameters);
     TreeFitOptions options = options_.trees;
     options.seed = options_.seed;
     const std::string& op = entries->front().op;
@@ -372,31 +378,97 @@ class FamilyFit {
     }
   }
 
-  // The trees of the device that explains the few errors best, shrunk: ridge regression of the errors on what the trees
-  // say, around a half.
-  void Borrow(const std::vector<TreeSample>& samples, std::vector<OperatorParams>* entries) const {
-    const OperatorParams* best = nullptr;
-    double best_score = 0, best_weight = 0;
+  // Few rows: the whole model of another device, formula and trees, moved as little as the rows ask for. Of every device
+  // with trees, the parameters become the centre of a narrow prior and the rows are fitted with its trees in place; the
+  // device under which rows and prior are likeliest lends. Its trees are shrunk by a ridge regression of the errors on what
+  // they say.
+  absl::Status Borrow(const Rows& rows, std::vector<OperatorParams>* entries, std::vector<std::vector<FittedParameter>>* parameters) const {
+    std::optional<Loan> best;
     for (const OperatorParams& lender : members_.front().others) {
-      if (lender.trees.empty() || samples.empty()) continue;
-      double xx = 0, xy = 0, yy = 0;
-      for (const TreeSample& s : samples) {
-        const double says = lender.trees.front().Eval(s.features);
-        xx += says * says;
-        xy += says * s.target;
-        yy += s.target * s.target;
-      }
-      const double noise = 0.07 * 0.07, precision = noise / (kBorrowSpread * kBorrowSpread);
-      const double weight = std::clamp((xy + precision * 0.5) / (xx + precision), 0.0, 1.0);
-      const double score = yy - 2 * weight * xy + weight * weight * xx + precision * (weight - 0.5) * (weight - 0.5);
-      if (best == nullptr || score < best_score) best = &lender, best_score = score, best_weight = weight;
+      if (lender.trees.empty()) continue;
+      SIMRUN_ASSIGN_OR_RETURN(Loan loan, BorrowFrom(lender, rows, *entries));
+      if (!best.has_value() || loan.loss < best->loss) best = std::move(loan);
     }
-    if (best == nullptr || best_weight < 0.1) return;
-    ResidualTrees trees = best->trees.front();
-    trees.weight = std::round(best_weight * 100) / 100;
-    ResidualTable table = trees.ToTable(FeatureNames(best->op));
+    if (!best.has_value()) return absl::OkStatus();
+    for (size_t i = 0; i < entries->size(); ++i) {
+      if (rows[i].empty()) continue;
+      (*entries)[i] = std::move(best->entries[i]);
+      if (parameters != nullptr) (*parameters)[i] = std::move(best->parameters[i]);
+    }
+    ResidualTable table = best->trees.ToTable(FeatureNames(entries->front().op));
     table.of = best->device;
-    Give(table, trees, entries);
+    Give(table, best->trees, entries);
+    return absl::OkStatus();
+  }
+
+  struct Loan {
+    double loss = 0;
+    std::string device;
+    ResidualTrees trees;
+    std::vector<OperatorParams> entries;
+    std::vector<std::vector<FittedParameter>> parameters;
+  };
+  absl::StatusOr<Loan> BorrowFrom(const OperatorParams& lender, const Rows& rows, const std::vector<OperatorParams>& entries) const {
+    Loan loan;
+    loan.device = lender.device;
+    loan.trees = lender.trees.front();
+    loan.trees.weight = kBorrowWeight;
+    loan.entries = entries;
+    loan.parameters.resize(entries.size());
+    std::vector<FormulaPrior> priors;
+    for (size_t i = 0; i < entries.size(); ++i) {
+      FormulaPrior prior = members_[i].prior;
+      const auto own = std::find_if(members_[i].others.begin(), members_[i].others.end(), [&](const OperatorParams& p) { return p.device == lender.device; });
+      if (own != members_[i].others.end()) {
+        loan.entries[i] = *own;
+        loan.entries[i].op = entries[i].op, loan.entries[i].dtype = entries[i].dtype, loan.entries[i].backend = entries[i].backend;
+        loan.entries[i].link = entries[i].link;
+        for (ParameterPrior& p : prior.parameters) {
+          const double value = ParameterOf(*own, p.name);
+          if (value > 0) p.value = std::clamp(value, p.low, p.high);
+          p.spread = std::max(kLeastSpread, kBorrowedSpread * p.spread);
+        }
+      }
+      loan.entries[i].trees.clear(), loan.entries[i].residuals.clear();
+      loan.entries[i].learned.clear(), loan.entries[i].note.clear();
+      loan.entries[i].measured_bandwidth = BytesPerSecond(0);
+      priors.push_back(std::move(prior));
+    }
+    // Twice: what the trees say depends on the formula through the shares of its terms.
+    for (int round = 0; round < 2; ++round) {
+      loan.loss = 0;
+      double xx = 0, xy = 0;
+      for (size_t i = 0; i < entries.size(); ++i) {
+        if (rows[i].empty()) continue;
+        std::vector<TreeSample> samples;
+        SIMRUN_RETURN_IF_ERROR(SamplesOf(loan.entries[i], rows[i], &samples));
+        std::vector<OpRow> corrected;
+        for (size_t k = 0; k < rows[i].size(); ++k) {
+          corrected.push_back(*rows[i][k]);
+          corrected.back().seconds /= std::exp(loan.trees.Eval(samples[k].features));
+        }
+        std::vector<const OpRow*> pointers;
+        for (const OpRow& row : corrected) pointers.push_back(&row);
+        FormulaFitOptions options;
+        options.seed = options_.seed;
+        options.only_q = true;
+        SIMRUN_ASSIGN_OR_RETURN(FormulaFit fit, FitFormula(base_.machine, base_.set, loan.entries[i], priors[i], pointers, options));
+        loan.loss += fit.loss;
+        loan.entries[i] = std::move(fit.params);
+        loan.parameters[i] = std::move(fit.parameters);
+        samples.clear();
+        SIMRUN_RETURN_IF_ERROR(SamplesOf(loan.entries[i], rows[i], &samples));
+        for (const TreeSample& s : samples) {
+          const double says = loan.trees.Eval(s.features) / loan.trees.weight;
+          xx += says * says;
+          xy += says * s.target;
+        }
+      }
+      const double precision = kBorrowNoise * kBorrowNoise / (kBorrowSpread * kBorrowSpread);
+      const double weight = std::clamp((xy + precision * kBorrowWeight) / (xx + precision), 0.1, 1.0);
+      loan.trees.weight = std::round(weight * 100) / 100;
+    }
+    return loan;
   }
 
   const DeviceBase& base_;

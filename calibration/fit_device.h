@@ -1,8 +1,8 @@
 // Fits a device's whole operator catalogue entry to measured rows.
 //
 // Per operator, format and kernels: parameters of the formula (fit_formula.h), then, with enough rows, trees for what the
-// formula leaves (fit_trees.h); with few rows, the trees of the devices that resemble it most, weighted by how well they
-// explain those rows. Collectives, messages and kernels bound by bytes get curves over their size instead (fit_curves.h),
+// formula leaves (fit_trees.h); with few rows, formula and trees of the device under which they are likeliest, moved by a
+// few parameters held near that device's. Collectives, messages and kernels bound by bytes get curves over their size instead (fit_curves.h),
 // those of one library's collectives or one kernel's versions smoothed together. Errors are of
 // rows the fit had not seen: five parts by row, and again five parts by weight or head shape.
 #pragma once

@@ -180,6 +180,8 @@ struct Problem {
 
 }  // namespace
 
+double ParameterOf(const OperatorParams& params, const std::string& name) { return Get(params, name); }
+
 std::shared_ptr<const OperatorParamSet> WithEntry(const OperatorParamSet& base, OperatorParams entry) {
   auto set = std::make_shared<OperatorParamSet>(base);
   entry.device = base.name;

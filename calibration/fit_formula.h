@@ -24,6 +24,9 @@ struct ParameterPrior {
   double low = 0, high = 0;  // hard limits
 };
 
+// A parameter of an entry by that name, in base units.
+double ParameterOf(const OperatorParams& params, const std::string& name);
+
 struct FormulaPrior {
   std::vector<ParameterPrior> parameters;
   double q1 = 0, q2 = 0, q4 = 0;   // devices with each exponent

@@ -37,7 +37,7 @@ ResidualTrees FitTrees(const std::vector<TreeSample>& samples, size_t features, 
                        const TreeFitOptions& options);
 
 // How many trees a fifth of the samples, held out, says are worth keeping: the fewest whose mean error is within
-// `slack` of the least one.
+// `slack` of the least one and 0.05 % more.
 int TreesWorthKeeping(const std::vector<TreeSample>& samples, size_t features, const TreeFitOptions& options, double slack);
 
 }  // namespace simrun

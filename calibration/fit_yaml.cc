@@ -115,11 +115,7 @@ std::string Entry(const OperatorParams& p) {
     out += ",\n     curves: [";
     for (size_t i = 0; i < p.curves.size(); ++i) {
       const OperatorCurve& c = p.curves[i];
-      std::vector<std::string> at, times;
-      for (const double x : c.at) at.push_back(fmt::format("{:.4g}", x));
-      for (const Seconds t : c.time) times.push_back(fmt::format("{:.4g} us", t.value() * 1e6));
-      out += fmt::format("{}{{key: {:.6g},\n", i == 0 ? "" : ",\n       ", c.key);
-      out += Wrapped(at, "        at: [", "          ") + "],\n" + Wrapped(times, "        time: [", "          ") + "]}";
+      out += fmt::format("{}{{key: {:.6g},\n        points: {}}}", i == 0 ? "" : ",\n       ", c.key, Folded(c.at.empty() ? c.points : CurvePointsText(c), "          "));
     }
     out += "]";
   }

@@ -183,7 +183,25 @@ OperatorPrediction OperatorPricer::Price(const OpRow& row) const {
   }
   if (IsCollectiveEntry(row)) {
     if (row.op.rfind("deepep", 0) == 0) {
-      out.reason = "expert exchanges are priced for a plan, not alone";
+      // Dispatched in FP8, combined in 16 bits.
+      const double element = row.op.find("combine") != std::string::npos ? 2 : 1;
+      const double vectors = static_cast<double>(row.work.tokens * row.work.hidden) * element;
+      const double t = costs.collectives().DeepEpSeconds(row.op, vectors, row.work.topk, row.path.nodes);
+      if (t < 0) {
+        out.reason = fmt::format("no entry \"{}\" for this link", row.op);
+        return out;
+      }
+      out.seconds = t;
+      // One copy per chosen expert, inside the node where it lies there.
+      const double nodes = row.path.nodes, chosen = vectors * static_cast<double>(row.work.topk);
+      const double rail = machine_.network.bandwidth.value() * std::max(1, machine_.nics_per_node) / std::max(1, machine_.gpus_per_node);
+      const double local = chosen / nodes / machine_.scale_up.bandwidth.value();
+      out.baseline = nodes > 1 ? std::max(local, chosen * (nodes - 1) / nodes / rail) : local;
+      for (const OperatorParams& p : params_->entries) {
+        if (p.op != row.op) continue;
+        out.provenance = ProvenanceName(p.label);
+        break;
+      }
       return out;
     }
     const Collectives& collectives = costs.collectives();
@@ -220,6 +238,14 @@ OperatorPrediction OperatorPricer::Price(const OpRow& row) const {
   return out;
 }
 
+const OperatorParams* OperatorPricer::EntryOf(const OpRow& row) const {
+  const std::string wanted = Wanted(row, *params_);
+  for (const OperatorParams& p : params_->entries) {
+    if (p.op == row.op && p.device == params_->name && (p.dtype.empty() || p.dtype == row.dtype) && (p.backend.empty() || p.backend == wanted)) return &p;
+  }
+  return nullptr;
+}
+
 double OperatorPricer::Watts(const OpRow& row) const {
   const OperatorCosts& costs = CostsFor(row);
   if (row.attention()) return 0;
@@ -239,6 +265,7 @@ std::vector<OperatorSummary> SummarizeOperators(const std::vector<OpRow>& rows,
     const OpRow& row = rows[i];
     Group& g = groups[{row.op, row.format, row.backend}];
     const OperatorPrediction& p = predictions[i];
+    if (g.errors.empty() && g.summary.missing == 0) g.summary.entry = pricer.EntryOf(row);
     if (!p.seconds.has_value()) {
       if (g.summary.missing++ == 0) g.summary.reason = p.reason;
       continue;

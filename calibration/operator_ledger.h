@@ -33,6 +33,8 @@ class OperatorPricer {
   OperatorCosts::Sample Probe(const OpRow& row) const;
   // GPU power while the operator repeats, W; 0 for attention, whose readings contain pauses.
   double Watts(const OpRow& row) const;
+  // The catalogue entry of the row's operator, format and kernels; null when another one stands in for it.
+  const OperatorParams* EntryOf(const OpRow& row) const;
 
  private:
   OperatorPricer() = default;
@@ -63,6 +65,7 @@ struct OperatorSummary {
   std::optional<double> baseline_mape;
   double power_median = -1;                          // median error of power over 200 us, where measured
   std::string reason;                                // of the first row that could not be priced
+  const OperatorParams* entry = nullptr;             // of the catalogue for these rows and kernels; of the pricer
 };
 
 std::vector<OperatorSummary> SummarizeOperators(const std::vector<OpRow>& rows,

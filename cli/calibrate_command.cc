@@ -205,21 +205,25 @@ int ValidateOpsCommand(const ValidateOpsOptions& options, Terminal terminal) {
   }
   terminal.out << fmt::format("{}, operators {}: {} rows. Errors are |predicted / measured - 1| in per cent, bias the median of the signed error;\n"
                               "roofline is FLOPs over peak or bytes over bandwidth alone. Rows a shipped fit was made from are not unseen: its\n"
-                              "error on unseen rows stands in the catalogue (simrun explain).\n\n",
+                              "error on unseen rows is that of the catalogue: unseen, and its 90th percentile. Hardly settled: parameters of which the\n"
+                              "rows removed less than a fifth of the prior's uncertainty.\n\n",
                               device->machine.gpu.name, device->operators, table->rows.size());
-  TextTable text("lllrrrrrrrr");
-  text.Add({"operator", "format", "kernels", "rows", "missing", "mean", "median", "p90", "bias", "roofline", "power"});
+  TextTable text("lllrrrrrrrrrrl");
+  text.Add({"operator", "format", "kernels", "rows", "missing", "mean", "median", "p90", "bias", "roofline", "power", "unseen", "unseen p90", "hardly settled"});
   std::string reasons;
   for (const OperatorSummary& s : SummarizeOperators(table->rows, predictions, *pricer)) {
     const std::string name = OrDash(s.op);
     if (s.missing > 0) reasons += fmt::format("  {} {} {}: {} rows: {}\n", name, s.format, s.backend, s.missing, s.reason);
     if (s.rows == 0) {
-      text.Add({name, OrDash(s.format), OrDash(s.backend), "0", fmt::format("{}", s.missing), "-", "-", "-", "-", "-", "-"});
+      text.Add({name, OrDash(s.format), OrDash(s.backend), "0", fmt::format("{}", s.missing), "-", "-", "-", "-", "-", "-", "-", "-", "-"});
       continue;
     }
+    const OperatorParams* entry = s.entry;
     text.Add({name, OrDash(s.format), OrDash(s.backend), fmt::format("{}", s.rows), fmt::format("{}", s.missing), Percent(s.mape), Percent(s.median),
               Percent(s.p90), fmt::format("{:+.1f}", 100 * s.bias), s.baseline_mape.has_value() ? Percent(*s.baseline_mape) : "-",
-              s.power_median >= 0 ? Percent(s.power_median) : "-"});
+              s.power_median >= 0 ? Percent(s.power_median) : "-",
+              entry != nullptr && entry->mape > 0 ? fmt::format("{:.1f}", entry->mape) : "-",
+              entry != nullptr && entry->p90_ape > 0 ? fmt::format("{:.1f}", entry->p90_ape) : "-", OrDash(entry != nullptr ? HardlySettled(*entry) : "")});
   }
   terminal.out << text.ToText();
   if (!reasons.empty()) terminal.out << "\nNot priced\n" << reasons;

@@ -196,6 +196,24 @@ bool Collectives::UsesDeepEp(const Operator& op) const {
          Entry("deepep_ll_dispatch", InNodeWires(op.ranks).kind) != nullptr;
 }
 
+double Collectives::DeepEpKernel(const OperatorParams& p, bool low_latency, double vectors, int64_t topk, int nodes) const {
+  const double chosen = vectors * static_cast<double>(topk);
+  double missed = 1;  // probability that a node is missed
+  for (int64_t i = 0; i < topk; ++i) missed *= static_cast<double>(nodes - 1) / nodes;
+  const double reached = (nodes - 1) * (1 - missed);
+  const double doublings = nodes > 1 ? Ln(nodes) / Ln(2.0) : 0.0;
+  const double latency = p.a.value() + p.b.value() * doublings;
+  const double local = chosen / nodes / (intra_.bandwidth.value() * std::min(1.0, p.eb));
+  const double sent = low_latency ? chosen * (nodes - 1) / nodes : vectors * reached;
+  const double remote = nodes > 1 ? sent / (rail_ * std::min(1.0, p.en)) : 0.0;
+  return std::sqrt(latency * latency + local * local + remote * remote);
+}
+
+double Collectives::DeepEpSeconds(std::string_view entry, double vectors, int64_t topk, int nodes) const {
+  const OperatorParams* p = Entry(entry, InNodeWires(kMeasuredRanks).kind);
+  return p == nullptr ? -1 : DeepEpKernel(*p, entry.find("_ll_") != std::string_view::npos, vectors, topk, nodes);
+}
+
 double Collectives::DeepEp(const Operator& op, int nodes) const {
   const bool combine = std::string_view(op.name) == "combine";
   const char* names[2] = {combine ? "deepep_ll_combine" : "deepep_ll_dispatch",
@@ -203,21 +221,12 @@ double Collectives::DeepEp(const Operator& op, int nodes) const {
   // `bytes` counts one copy per remote rank; the kernels move one per chosen expert.
   const double copies = RanksPerToken(op.experts, op.topk, op.ep) * (op.ep - 1) / op.ep;
   const double vectors = op.bytes / copies;  // bytes of all tokens once
-  const double chosen = vectors * static_cast<double>(op.topk);
-  double reached = 1;  // probability that a node is missed, then nodes reached
-  for (int64_t i = 0; i < op.topk; ++i) reached *= static_cast<double>(nodes - 1) / nodes;
-  reached = (nodes - 1) * (1 - reached);
-  const double doublings = nodes > 1 ? Ln(nodes) / Ln(2.0) : 0.0;
   const std::string_view link = InNodeWires(op.ranks).kind;
   double best = 0;
   for (int i = 0; i < 2; ++i) {
     const OperatorParams* p = Entry(names[i], link);
     if (p == nullptr) continue;
-    const double latency = p->a.value() + p->b.value() * doublings;
-    const double local = chosen / nodes / (intra_.bandwidth.value() * std::min(1.0, p->eb));
-    const double sent = i == 0 ? chosen * (nodes - 1) / nodes : vectors * reached;
-    const double remote = nodes > 1 ? sent / (rail_ * std::min(1.0, p->en)) : 0.0;
-    const double total = std::sqrt(latency * latency + local * local + remote * remote);
+    const double total = DeepEpKernel(*p, i == 0, vectors, op.topk, nodes);
     if (best == 0 || total < best) best = total;
   }
   return best;

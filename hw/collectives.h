@@ -54,6 +54,9 @@ class Collectives {
   // Seconds inside a node by one catalogue operator alone ("custom_all_reduce" at any size, "all_reduce", ...), for
   // comparing entries with measurements. Negative when there is no such entry.
   double EntrySeconds(std::string_view entry, OpKind kind, double bytes, int ranks) const;
+  // Seconds of one DeepEP kernel ("deepep_ll_dispatch", "deepep_combine", ...) over whole nodes. `vectors`: bytes of every
+  // token of a rank once. Negative when there is no such entry.
+  double DeepEpSeconds(std::string_view entry, double vectors, int64_t topk, int nodes) const;
 
  private:
   // The wires of `ranks` GPUs inside a node: kind and usable bandwidth per GPU.
@@ -70,6 +73,7 @@ class Collectives {
   double InNodeSeconds(OpKind kind, double bytes, int ranks) const;
   double AcrossNodes(OpKind kind, double bytes, const CommPath& path) const;
   double DeepEp(const Operator& op, int nodes) const;
+  double DeepEpKernel(const OperatorParams& p, bool low_latency, double vectors, int64_t topk, int nodes) const;
   bool UsesDeepEp(const Operator& op) const;
 
   std::shared_ptr<const OperatorParamSet> params_;

@@ -798,7 +798,8 @@ AttentionCost OperatorCosts::AttentionFormula(const AttentionShape& shape) const
 namespace {
 std::string FitText(const OperatorParams& p, const std::string& why) {
   std::string text = fmt::format("{}: {}", p.device, p.source);
-  if (p.mape > 0) text += fmt::format("; mean error {:.3g} % on {} rows", p.mape, p.rows);
+  if (p.mape > 0) text += fmt::format("; mean error {:.3g} %{} on {} rows", p.mape, p.p90_ape > 0 ? fmt::format(", p90 {:.3g} %,", p.p90_ape) : "", p.rows);
+  if (const std::string hardly = HardlySettled(p); !hardly.empty()) text += "; hardly settled by them: " + hardly;
   if (!why.empty()) text += "; " + why;
   if (!p.note.empty()) text += "; " + p.note;
   return text;

@@ -4,6 +4,8 @@
 
 #include <algorithm>
 #include <array>
+#include <charconv>
+#include <cmath>
 #include <utility>
 
 #include "hw/cost/features.h"
@@ -38,6 +40,8 @@ constexpr std::array<std::string_view, 26> kOperators = {"gemm",
                                                          "elementwise"};
 
 constexpr int kMaxFallbacks = 4;
+constexpr double kHardly = 20;   // per cent of the prior's uncertainty
+constexpr std::string_view kSizeUnits = "KMG";   // of curve points: powers of 1024
 
 Provenance ParseProvenance(const std::string& name) {
   if (name == "measured") return Provenance::kMeasured;
@@ -49,7 +53,11 @@ Provenance ParseProvenance(const std::string& name) {
 
 void CheckEntry(OperatorParams& p, const SourceLocation& where, const std::string& path, Problems* problems) {
   if (p.q == 3) problems->Add(where, path + ".q", "must be 1, 2 or 4");
-  for (const OperatorCurve& c : p.curves) {
+  for (OperatorCurve& c : p.curves) {
+    if (const absl::Status read = ReadCurvePoints(&c); !read.ok()) {
+      problems->Add(where, path + ".curves", std::string(read.message()));
+      continue;
+    }
     const bool ascending = std::is_sorted(c.at.begin(), c.at.end(), [](double x, double y) { return x <= y; });
     const bool positive = std::all_of(c.time.begin(), c.time.end(), [](Seconds t) { return t.value() > 0; });
     if (c.at.size() < 2 || c.at.size() != c.time.size() || !ascending || c.at.front() <= 0 || !positive) {
@@ -92,6 +100,60 @@ void ShareTrees(std::vector<OperatorParams>& entries, const SourceLocation& wher
 }
 
 }  // namespace
+
+std::string HardlySettled(const OperatorParams& params) {
+  std::string out;
+  const std::string_view text = params.learned;
+  for (size_t at = 0; at < text.size();) {
+    const size_t end = std::min(text.find(',', at), text.size());
+    std::string_view part = text.substr(at, end - at);
+    part.remove_prefix(std::min(part.find_first_not_of(' '), part.size()));
+    const size_t space = part.find(' ');
+    double percent = 100;
+    if (space != std::string_view::npos) std::from_chars(part.data() + space + 1, part.data() + part.size(), percent);
+    if (percent < kHardly) out += fmt::format("{}{} {:.0f} %", out.empty() ? "" : ", ", std::string(part.substr(0, space)), percent);
+    at = end + 1;
+  }
+  return out;
+}
+
+std::string CurvePointsText(const OperatorCurve& curve) {
+  std::string text;
+  for (size_t i = 0; i < curve.at.size() && i < curve.time.size(); ++i) {
+    double size = curve.at[i];
+    size_t unit = 0;
+    // Whole multiples keep their digits.
+    while (unit < kSizeUnits.size() && size >= 1024 && std::fmod(size, 1024) == 0) size /= 1024, ++unit;
+    text += fmt::format("{}{:.5g}{} {:.4g}", i > 0 ? " " : "", size, unit > 0 ? std::string(1, kSizeUnits[unit - 1]) : "", curve.time[i].value() * 1e6);
+  }
+  return text;
+}
+
+absl::Status ReadCurvePoints(OperatorCurve* curve) {
+  const std::string_view text = curve->points;
+  size_t at = 0;
+  const auto number = [&](bool size, double* value) {
+    at = text.find_first_not_of(" \t\r\n", at);
+    if (at == std::string_view::npos) return false;
+    const auto [end, error] = std::from_chars(text.data() + at, text.data() + text.size(), *value);
+    if (error != std::errc() || !std::isfinite(*value)) return false;
+    at = static_cast<size_t>(end - text.data());
+    if (size && at < text.size()) {
+      const size_t unit = kSizeUnits.find(text[at]);
+      if (unit != std::string_view::npos) ++at, *value = std::ldexp(*value, 10 * (static_cast<int>(unit) + 1));
+    }
+    return at == text.size() || std::string_view(" \t\r\n").find(text[at]) != std::string_view::npos;
+  };
+  while (text.find_first_not_of(" \t\r\n", at) != std::string_view::npos) {
+    double size = 0, micro = 0;
+    if (!number(true, &size) || !number(false, &micro)) {
+      return absl::InvalidArgumentError("points need sizes and microseconds in turn, such as \"512 8.98 1K 9.08\"");
+    }
+    curve->at.push_back(size);
+    curve->time.push_back(Seconds(micro * 1e-6));
+  }
+  return absl::OkStatus();
+}
 
 std::vector<std::string> OperatorNames() { return {kOperators.begin(), kOperators.end()}; }
 

@@ -23,9 +23,11 @@ struct OperatorCurve {
   double key = 0;          // ranks for collectives; 0: any
   std::vector<double> at;  // bytes, ascending
   std::vector<Seconds> time;
+  std::string points;      // both as text: bytes (K, M, G: powers of 1024) and microseconds in turn, "512 8.98 1K 9.08"
   template <class Visitor>
   void Describe(Visitor& v) {
     v.Field("key", key, {.help = "number of ranks the curve holds for; 0: any", .min = 0});
+    v.Field("points", points, {.help = "bytes (K, M, G for powers of 1024) and microseconds in turn, instead of `at` and `time`"});
     v.Field("at", at, {.help = "message sizes or bytes, ascending", .min = 0});
     v.Field("time", time, {.help = "measured times at these sizes", .min = 0});
   }
@@ -127,6 +129,13 @@ struct OperatorParamSet {
   // own entries before fallbacks. Null when there is none.
   const OperatorParams* Find(std::string_view op, std::string_view dtype, std::string_view backend) const;
 };
+
+// The parameters whose prior uncertainty the rows removed by less than a fifth, "k0 8 %, l2_share 0 %"; empty: none.
+std::string HardlySettled(const OperatorParams& params);
+
+// `points` of a curve as text, and back into `at` and `time`; InvalidArgument for text that is not such pairs.
+std::string CurvePointsText(const OperatorCurve& curve);
+absl::Status ReadCurvePoints(OperatorCurve* curve);
 
 // Reads entry `name` and its fallbacks. NotFound with the nearest name, InvalidArgument for a bad file.
 absl::StatusOr<OperatorParamSet> LoadOperatorParams(std::string_view name, const Catalog& catalog);

@@ -6,6 +6,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "hw/cost/operator_params.h"
 #include "hw/machine.h"
 
 namespace simrun {
@@ -274,6 +275,32 @@ TEST(HardwareCatalogTest, HostLaunchTimesAreThoseMeasured) {
   EXPECT_DOUBLE_EQ(launch("xeon-8468v"), 2374.6e-9);
   EXPECT_DOUBLE_EQ(launch("grace-72c"), 2771.6e-9);
   EXPECT_DOUBLE_EQ(LoadCpu("epyc-7313", HardwareCatalog())->single_thread, 1);
+}
+
+TEST(OperatorParamsTest, NamesWhatTheRowsHardlySettled) {
+  OperatorParams p;
+  EXPECT_EQ(HardlySettled(p), "");
+  p.learned = "t0 97, ec 95, k0 8, l2_share 0";
+  EXPECT_EQ(HardlySettled(p), "k0 8 %, l2_share 0 %");
+  p.learned = "t0 97";
+  EXPECT_EQ(HardlySettled(p), "");
+}
+
+TEST(OperatorCurveTest, PointsAreSizesAndMicrosecondsInTurn) {
+  OperatorCurve curve;
+  curve.points = "512 8.98 1K 9.5\n 1.5K 12 448M 1e4 1G 2e4";
+  ASSERT_TRUE(ReadCurvePoints(&curve).ok());
+  const std::vector<double> sizes = {512, 1024, 1536, 448.0 * 1024 * 1024, 1024.0 * 1024 * 1024};
+  EXPECT_EQ(curve.at, sizes);
+  ASSERT_EQ(curve.time.size(), 5u);
+  EXPECT_NEAR(curve.time[0].value(), 8.98e-6, 1e-15);
+  EXPECT_NEAR(curve.time[4].value(), 20e-3, 1e-12);
+  EXPECT_EQ(CurvePointsText(curve), "512 8.98 1K 9.5 1536 12 448M 1e+04 1G 2e+04");
+  for (const char* bad : {"512", "512 x", "512 8 1T 9", "512 8, 1K 9", "K 9"}) {
+    OperatorCurve other;
+    other.points = bad;
+    EXPECT_FALSE(ReadCurvePoints(&other).ok()) << bad;
+  }
 }
 
 }  // namespace
