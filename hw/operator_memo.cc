@@ -15,7 +15,7 @@ uint64_t Two(int high, int low) { return uint64_t{static_cast<uint32_t>(high)} <
 OpTime OperatorMemo::Cost(const OperatorCosts& costs, const Operator& op, const CommPath* path) {
   const CommPath wires = path != nullptr ? *path : CommPath{-1, -1, -1};
   // All of the operator but its name, count and place in the step.
-  const Key key = {U(op.m),         U(op.n),      U(op.k),
+  const uint64_t words[] = {U(op.m),         U(op.n),      U(op.k),
                    U(op.tokens),    U(op.hidden), U(op.topk),
                    U(op.experts),   U(op.inter),  U(op.imbalance),
                    U(op.heads),     U(op.window), U(op.active_experts),
@@ -25,22 +25,22 @@ OpTime OperatorMemo::Cost(const OperatorCosts& costs, const Operator& op, const 
                    Two(static_cast<int>(op.kind) << 16 | static_cast<int>(op.weights) << 8 | static_cast<int>(op.activations),
                        static_cast<int>(op.kv) << 16 | static_cast<int>(op.group) << 8 | (op.gated ? 1 : 0))};
   uint64_t a = 0x9e3779b97f4a7c15u, b = 0xc2b2ae3d27d4eb4fu;
-  for (size_t i = 0; i < kWords; i += 2) {
-    a = (a ^ key[i]) * 0xff51afd7ed558ccdu;
-    b = (b ^ key[i + 1]) * 0xc4ceb9fe1a85ec53u;
+  for (const uint64_t word : words) {
+    a = (a ^ word) * 0xff51afd7ed558ccdu;
+    b = (std::rotl(b, 27) ^ word) * 0xc4ceb9fe1a85ec53u;
     a ^= a >> 32;
     b ^= b >> 29;
   }
-  const uint64_t hash = (a ^ std::rotl(b, 23)) | 1;
+  const uint64_t low = a | 1;
   if (used_ * 4 >= slots_.size() * 3) Grow();
   const size_t mask = slots_.size() - 1;
-  size_t at = (hash >> 8) & mask;
-  for (; slots_[at].hash != 0; at = (at + 1) & mask) {
-    if (slots_[at].hash == hash && slots_[at].key == key) return slots_[at].time;
+  size_t at = (b >> 8) & mask;
+  for (; slots_[at].low != 0; at = (at + 1) & mask) {
+    if (slots_[at].low == low && slots_[at].high == b) return slots_[at].time;
   }
   Slot& slot = slots_[at];
-  slot.key = key;
-  slot.hash = hash;
+  slot.low = low;
+  slot.high = b;
   slot.time = costs.Cost(op, path);
   ++used_;
   return slot.time;
@@ -48,7 +48,7 @@ OpTime OperatorMemo::Cost(const OperatorCosts& costs, const Operator& op, const 
 
 void OperatorMemo::Grow() {
   if (used_ >= kMost) {
-    for (Slot& slot : slots_) slot.hash = 0;
+    for (Slot& slot : slots_) slot.low = 0;
     used_ = 0;
     return;
   }
@@ -56,9 +56,9 @@ void OperatorMemo::Grow() {
   slots_.assign(std::max<size_t>(size_t{1} << 10, old.size() * 2), Slot());
   const size_t mask = slots_.size() - 1;
   for (Slot& slot : old) {
-    if (slot.hash == 0) continue;
-    size_t at = (slot.hash >> 8) & mask;
-    while (slots_[at].hash != 0) at = (at + 1) & mask;
+    if (slot.low == 0) continue;
+    size_t at = (slot.high >> 8) & mask;
+    while (slots_[at].low != 0) at = (at + 1) & mask;
     slots_[at] = slot;
   }
 }
