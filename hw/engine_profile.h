@@ -163,7 +163,7 @@ int64_t GraphTokens(const EngineProfile& profile, int64_t tokens);
 template <class Visitor>
 void EngineProfile::Describe(Visitor& v) {
   v.Field("description", description, {.help = "engine, version and what was measured"});
-  v.Field("backend", backend, {.help = "kernels preferred in the operator catalogue"});
+  v.Field("backend", backend, {.help = "kernels preferred in the operator catalogue; those of its family (trtllm of trtllm-engine) come next"});
   v.Field("engine", engine, {.help = "the serving software"});
   v.Field("versions", versions, {.help = "prefixes of the versions this profile stands for"});
   v.Field("policy", policy, {.help = "default batching policy"});

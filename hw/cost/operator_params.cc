@@ -159,6 +159,14 @@ std::vector<std::string> OperatorNames() { return {kOperators.begin(), kOperator
 
 std::vector<std::string> ProvenanceNames() { return {"measured", "calibrated", "transferred", "datasheet", "assumed"}; }
 
+namespace {
+// The backend itself before its family: "trtllm-engine" takes kernels of "trtllm" where it has none of its own.
+int BackendRank(std::string_view entry, std::string_view backend) {
+  if (entry == backend) return 2;
+  return !entry.empty() && backend.size() > entry.size() && backend.substr(0, entry.size()) == entry && backend[entry.size()] == '-' ? 1 : 0;
+}
+}  // namespace
+
 const OperatorParams* OperatorParamSet::Find(std::string_view op, std::string_view dtype,
                                              std::string_view backend) const {
   const OperatorParams* best = nullptr;
@@ -166,7 +174,7 @@ const OperatorParams* OperatorParamSet::Find(std::string_view op, std::string_vi
   for (const OperatorParams& p : entries) {
     if (p.op != op || (!p.dtype.empty() && p.dtype != dtype)) continue;
     // Own entries of another backend still beat a fallback's: the device matters more than the software.
-    const int rank = (p.device == name ? 4 : 0) + (p.dtype == dtype ? 2 : 0) + (p.backend == backend ? 1 : 0) + 1;
+    const int rank = (p.device == name ? 8 : 0) + (p.dtype == dtype ? 4 : 0) + BackendRank(p.backend, backend) + 1;
     if (rank > best_rank) {
       best = &p;
       best_rank = rank;

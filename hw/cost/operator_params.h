@@ -125,8 +125,9 @@ struct OperatorParamSet {
   std::string name;
   OperatorReference reference;
   std::vector<OperatorParams> entries;
-  // The entry for an operator: the same dtype and backend before the same dtype before an entry without dtype;
-  // own entries before fallbacks. Null when there is none.
+  // The entry for an operator: the same dtype and backend before the same dtype and the backend's family ("trtllm" of
+  // "trtllm-engine") before the same dtype before an entry without dtype; own entries before fallbacks. Null when there
+  // is none.
   const OperatorParams* Find(std::string_view op, std::string_view dtype, std::string_view backend) const;
 };
 

@@ -79,6 +79,28 @@ TEST(OperatorCostTest, Fp8GemmAddsTermsAndQuantisation) {
   EXPECT_EQ(Costs(TestMachine("a100-sxm-80gb")).Cost(quantize).seconds, 0);
 }
 
+TEST(OperatorCostTest, ABackendTakesKernelsOfItsFamilyWhereItHasNone) {
+  OperatorParamSet set;
+  set.name = "here";
+  const auto add = [&set](const char* device, const char* dtype, const char* backend) {
+    OperatorParams p;
+    p.op = "gemm", p.device = device, p.dtype = dtype, p.backend = backend;
+    set.entries.push_back(std::move(p));
+  };
+  add("here", "fp8", "vllm");
+  EXPECT_EQ(set.Find("gemm", "fp8", "trtllm-engine")->backend, "vllm");
+  add("here", "fp8", "trtllm");
+  EXPECT_EQ(set.Find("gemm", "fp8", "trtllm-engine")->backend, "trtllm");
+  EXPECT_EQ(set.Find("gemm", "fp8", "trtllmengine")->backend, "vllm");   // another name, not a member of the family
+  add("here", "fp8", "trtllm-engine");
+  EXPECT_EQ(set.Find("gemm", "fp8", "trtllm-engine")->backend, "trtllm-engine");
+  EXPECT_EQ(set.Find("gemm", "fp8", "trtllm")->backend, "trtllm");       // a family does not take a member's
+  // The device matters more than the software, and the format more than the backend.
+  add("elsewhere", "bf16", "trtllm-engine");
+  add("here", "bf16", "vllm");
+  EXPECT_EQ(set.Find("gemm", "bf16", "trtllm-engine")->device, "here");
+}
+
 TEST(OperatorCostTest, CurvesFollowTheMemoryOfTheDevice) {
   Operator norm;
   norm.kind = OpKind::kNorm;
