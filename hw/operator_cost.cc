@@ -132,6 +132,13 @@ std::vector<double> TreeFactors(const OperatorParams& p, const std::vector<doubl
   return sums;
 }
 
+// N_q, the time of parts that overlap: their sum with q 1, closer to the largest with q 2 and 4.
+double Combined(int q, double a, double b, double c) {
+  if (q == 1) return a + b + c;
+  if (q == 2) return std::sqrt(a * a + b * b + c * c);
+  return std::sqrt(std::sqrt(a * a * a * a + b * b * b * b + c * c * c * c));
+}
+
 // What the last-level cache holds of the previous kernel's output can be read faster than memory.
 double RowMemorySeconds(const OperatorParams& p, double bytes, double bandwidth, double l2) {
   const double cached = p.em > 1 ? std::min(bytes, l2) : bytes;
@@ -147,8 +154,7 @@ double CurveFactor(const OperatorParams& p, const OperatorCurve& curve, double b
   const size_t hi = std::clamp<size_t>(static_cast<size_t>(std::upper_bound(x.begin(), x.end(), at) - x.begin()), 1, x.size() - 1);
   const double w = (Ln(at) - Ln(x[hi - 1])) / (Ln(x[hi]) - Ln(x[hi - 1]));
   const double time = Exp((1 - w) * Ln(curve.time[hi - 1].value()) + w * Ln(curve.time[hi].value()));
-  const double t0 = p.t0.value(), tm = RowMemorySeconds(p, at, bandwidth, l2);
-  const double formula = p.q == 1 ? t0 + tm : p.q == 2 ? std::sqrt(t0 * t0 + tm * tm) : std::sqrt(std::sqrt(t0 * t0 * t0 * t0 + tm * tm * tm * tm));
+  const double formula = Combined(p.q, RowMemorySeconds(p, at, bandwidth, l2), p.t0.value(), 0);
   return time / std::max(formula, 1e-12);
 }
 
@@ -366,12 +372,7 @@ OpTime OperatorCosts::Finish(const Term& term, Provenance label) const {
   out.provenance = label;
   double t0 = term.t0, tc = term.compute, td = term.serial;
   const double tm = term.memory;
-  const auto combined = [&] {
-    if (term.q == 1) return tc + tm + td;
-    if (term.q == 2) return std::sqrt(tc * tc + tm * tm + td * td);
-    return std::sqrt(std::sqrt(tc * tc * tc * tc + tm * tm * tm * tm + td * td * td * td));
-  };
-  double n = combined();
+  double n = Combined(term.q, tc, tm, td);
   double seconds = t0 + n + term.extra;
   if (seconds <= 0) return out;
   const auto at_peak = [](double work, double rate) { return rate > 0 ? work / rate : 0.0; };
@@ -381,7 +382,7 @@ OpTime OperatorCosts::Finish(const Term& term, Provenance label) const {
     t0 /= power.speed;
     tc /= power.speed;
     td /= power.speed;
-    n = combined();
+    n = Combined(term.q, tc, tm, td);
     seconds = t0 + n + term.extra;
   }
   double c = tc, m = tm, d = td;
@@ -412,11 +413,7 @@ FormulaParts OperatorCosts::PartsOf(const Term& term, const OperatorParams& p) c
   // As the benchmark saw it, in a simulation too: the features tell which kernel was chosen.
   const double reread = options_.benchmark ? 1 : Rereading(p, term.bytes);
   FormulaParts parts{term.t0, term.compute, term.memory * reread, term.serial, 0};
-  const double c = parts.compute, m = parts.memory, d = parts.serial;
-  const double n = term.q == 1   ? c + m + d
-                   : term.q == 2 ? std::sqrt(c * c + m * m + d * d)
-                                 : std::sqrt(std::sqrt(c * c * c * c + m * m * m * m + d * d * d * d));
-  parts.seconds = term.t0 + n + term.extra;
+  parts.seconds = term.t0 + Combined(term.q, parts.compute, parts.memory, parts.serial) + term.extra;
   return parts;
 }
 

@@ -8,6 +8,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "tests/support/instrumented.h"
 #include "tests/unit/cli/program.h"
 
 namespace simrun {
@@ -87,18 +88,6 @@ TEST_F(Mpirun, MistakesAreReportedOnce) {
   EXPECT_EQ(run.code, 2);
   EXPECT_THAT(run.err, HasSubstr("simrun run runs in one process, but mpirun started 2"));
 }
-
-#if defined(__SANITIZE_ADDRESS__)
-constexpr bool kInstrumented = true;
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer)
-constexpr bool kInstrumented = true;
-#else
-constexpr bool kInstrumented = false;
-#endif
-#else
-constexpr bool kInstrumented = false;
-#endif
 
 // The child of `parent` that is process `rank` of its job; 0: none yet.
 pid_t ProcessOf(pid_t parent, const std::string& rank) {

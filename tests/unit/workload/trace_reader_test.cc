@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "tests/support/instrumented.h"
 #include "tests/unit/workload/testing.h"
 
 namespace simrun {
@@ -473,13 +474,7 @@ class Rows : public ByteSource {
 
 // 0 when it cannot be told: no /proc, or a sanitizer that keeps freed memory.
 int64_t ResidentBytes() {
-#if defined(__SANITIZE_ADDRESS__)
-  return 0;
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer)
-  return 0;
-#endif
-#endif
+  if (kInstrumented) return 0;
   std::ifstream statm("/proc/self/statm");
   int64_t total = 0, resident = 0;
   statm >> total >> resident;
