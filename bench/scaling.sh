@@ -14,7 +14,7 @@ base:
   model: llama-3.1-70b
   hardware: {node: dgx-h100}
   plan: {tp: 4, replicas: 2}
-  workload: {requests: 5000, arrivals: {poisson: {rate: 4 /s}}, input_tokens: {lognormal: {mean: 1155, p99: 4142, max: 8192}}, output_tokens: {lognormal: {mean: 211, p99: 601, max: 2048}}}
+  workload: {requests: 30000, arrivals: {poisson: {rate: 4 /s}}, input_tokens: {lognormal: {mean: 1155, p99: 4142, max: 8192}}, output_tokens: {lognormal: {mean: 211, p99: 601, max: 2048}}}
 axes:
   - {path: workload.arrivals.poisson.rate, range: {from: 1 /s, to: 6 /s, points: 25}}
   - {path: scheduler.max_num_seqs, values: [32, 64, 128, 256]}

@@ -138,6 +138,7 @@ int CapacityCommand(const CapacityCommandOptions& options, Terminal terminal) {
   if (options.find != "replicas" && options.find != "rate") {
     return FailWith(kBadInput, fmt::format("--find: unknown name \"{}\"; one of: replicas, rate", options.find), terminal.err);
   }
+  const bool find_rate = options.find == "rate";
   if (options.format != "text" && options.format != "json") {
     return FailWith(kBadInput, fmt::format("--format: unknown name \"{}\"; one of: text, json", options.format), terminal.err);
   }
@@ -167,7 +168,7 @@ int CapacityCommand(const CapacityCommandOptions& options, Terminal terminal) {
     return kBadInput;
   }
   if (!options.minimize.empty()) {
-    if (options.find != "replicas" || options.what_if) {
+    if (find_rate || options.what_if) {
       return FailWith(kBadInput, "--minimize: looks for the fleet for the traffic as it is; leave out --find rate and --what-if", terminal.err);
     }
     return MinimizeFleet(options, capacity, terminal);
@@ -180,11 +181,12 @@ int CapacityCommand(const CapacityCommandOptions& options, Terminal terminal) {
   std::vector<planner::Change> changes;
   {
     const InterruptGuard guard;
+    capacity.find = find_rate ? planner::Find::kRate : planner::Find::kReplicas;
     capacity.cancelled = &InterruptGuard::interrupted;
     capacity.on_probe = [&](const planner::Probe& p) {
       if (!options.quiet) terminal.err << fmt::format("simrun: {} {:.4g}: {}", options.find, p.x, ProbeText(p, capacity)) << std::endl;
     };
-    result = options.find == "rate" ? planner::FindRate(*scenario, capacity) : planner::FindFleet(*scenario, capacity);
+    result = planner::FindCapacity(*scenario, capacity);
     capacity.on_probe = nullptr;
     if (result.ok() && (options.what_if || !result->found)) {
       absl::StatusOr<std::vector<planner::Change>> found = planner::WhatWouldHaveToChange(*scenario, capacity);
@@ -200,7 +202,7 @@ int CapacityCommand(const CapacityCommandOptions& options, Terminal terminal) {
   }
   const std::string limits = LimitsText(capacity);
   if (r.found) {
-    if (options.find == "replicas") {
+    if (!find_rate) {
       terminal.out << fmt::format("{} ({}) for {}", Plural(r.x, "replica"), Plural(r.gpus, "GPU"), limits);
     } else {
       terminal.out << fmt::format("{} requests/s, {} times the scenario's rate, with {} for {}", NumberText(r.requests_per_s), NumberText(r.x),
@@ -209,11 +211,11 @@ int CapacityCommand(const CapacityCommandOptions& options, Terminal terminal) {
     if (r.usd_per_hour > 0) terminal.out << fmt::format(", {} USD/h", NumberText(r.usd_per_hour));
     terminal.out << '\n';
     terminal.out << (r.sure ? fmt::format("the answer meets and the next {} misses at {:.0f} % confidence, from up to {} seeds each\n",
-                                          options.find == "rate" ? "higher rate" : "smaller fleet", 100 * options.confidence, options.runs)
+                                          find_rate ? "higher rate" : "smaller fleet", 100 * options.confidence, options.runs)
                             : fmt::format("too close to be sure at {:.0f} % confidence with {} seeds; raise --runs or simulate more requests\n",
                                           100 * options.confidence, options.runs));
   } else {
-    terminal.out << fmt::format("no {} meets {}: {}\n", options.find == "rate" ? "rate" : "number of replicas", limits, r.why_not);
+    terminal.out << fmt::format("no {} meets {}: {}\n", find_rate ? "rate" : "number of replicas", limits, r.why_not);
   }
   if (options.what_if || !r.found) {
     if (changes.empty()) {

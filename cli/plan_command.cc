@@ -10,6 +10,7 @@
 
 #include "cli/output_dir.h"
 #include "cli/progress.h"
+#include "cli/summary.h"
 #include "cli/text.h"
 #include "cli/together.h"
 #include "planner/evaluate.h"
@@ -200,12 +201,12 @@ void PrintText(const PlanSpace& space, const Evaluation& e, const PlanOptions& o
   out << (e.heuristic ? "; * the usual plan: largest tp in a node, pp across\n" : "\n");
   const PlanResult& best = e.ranked.front();
   if (!e.front.empty() || !best.error.empty()) return;
-  if (e.heuristic && *e.heuristic != 0) {
-    const PlanResult& usual = e.ranked[*e.heuristic];
-    if (usual.error.empty() && !usual.stopped) {
-      out << "\nPlan 1 against the usual plan:\n";
-      for (const std::string& line : planner::WhyItWins(best.report, usual.report)) out << "  " << line << '\n';
-    }
+  out << "\nPlan 1: engine time goes to " << BottleneckText(best.report.bottleneck) << '\n';
+  // The usual plan is what one would have taken; when it is the best, what it was better than.
+  const size_t against = e.heuristic && *e.heuristic != 0 ? *e.heuristic : 1;
+  if (against < e.ranked.size() && e.ranked[against].error.empty() && !e.ranked[against].stopped) {
+    out << fmt::format("\nPlan 1 against {}:\n", e.heuristic == against ? "the usual plan" : "plan 2");
+    for (const std::string& line : planner::WhyItWins(best.report, e.ranked[against].report)) out << "  " << line << '\n';
   }
   out << "\nPlan 1 on other engines:\n";
   for (const planner::LaunchCommand& c : planner::LaunchCommands(*space.candidates[best.candidate].scenario)) {
@@ -272,7 +273,7 @@ int PlanCommand(const PlanOptions& options, Terminal terminal, planner::Team* te
     evaluate.cancelled = &InterruptGuard::interrupted;
     evaluate.on_progress = [&](int64_t done, int64_t total, std::optional<double> best) {
       const double elapsed = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-      std::string text = ProgressText(done, total, static_cast<double>(done) / std::max(elapsed, 1e-9), "plans");
+      std::string text = line.Text(done, 0, total, elapsed, "plans");
       if (best) text += fmt::format(", best {} {}", objective->metric, NumberText(*best));
       line.Show(text, elapsed);
     };
@@ -281,7 +282,11 @@ int PlanCommand(const PlanOptions& options, Terminal terminal, planner::Team* te
   }
   if (!evaluation.ok()) return Fail(evaluation.status(), terminal.err);
   if (team != nullptr && team->rank() > 0) return kDone;
-  if (evaluation->cancelled) return FailWith(kRunFailed, "stopped before all plans were simulated", terminal.err);
+  const int64_t todo = space->Count(Obstacle::kNone);
+  const std::string stopped = evaluation->cancelled ? fmt::format("stopped: {} of {} were simulated", CountText(static_cast<double>(evaluation->ranked.size())),
+                                                                  Plural(static_cast<double>(todo), "plan"))
+                                                    : "";
+  if (evaluation->ranked.empty()) return FailWith(kRunFailed, stopped, terminal.err);
   if (!evaluation->ranked.front().error.empty()) return FailWith(kRunFailed, evaluation->ranked.front().error, terminal.err);
   if (!options.out.empty()) {
     absl::StatusOr<std::unique_ptr<OutputDir>> out = OutputDir::Create(options.out);
@@ -299,6 +304,8 @@ int PlanCommand(const PlanOptions& options, Terminal terminal, planner::Team* te
   } else {
     PrintText(*space, *evaluation, options, terminal.out);
   }
+  // What was finished is shown all the same.
+  if (evaluation->cancelled) return FailWith(kRunFailed, stopped, terminal.err);
   return kDone;
 }
 

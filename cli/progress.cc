@@ -60,7 +60,13 @@ std::string DurationText(double seconds) {
   return fmt::format("{} h {:02} min", s / 3600, s % 3600 / 60);
 }
 
-std::string ProgressText(int64_t done, int64_t total, double per_s, const char* unit) {
+std::string ProgressLine::Text(int64_t done, int64_t found, int64_t total, double elapsed_s, const char* unit) {
+  const int64_t ran = done - found;
+  // Marks grow apart with the time, so there are never many.
+  if (elapsed_s > marks_.back().first * 1.01 + 0.01) marks_.emplace_back(elapsed_s, ran);
+  while (marks_.size() > 2 && marks_[1].first <= elapsed_s / 2) marks_.pop_front();
+  const auto& [since_s, before] = marks_.front();
+  const double per_s = elapsed_s > since_s ? static_cast<double>(ran - before) / (elapsed_s - since_s) : 0;
   std::string text = fmt::format("{}/{} {}, {} {}/s", CountText(static_cast<double>(done)), CountText(static_cast<double>(total)), unit,
                                  NumberText(per_s), unit);
   if (per_s > 0) text += fmt::format(", {} left", DurationText(static_cast<double>(total - done) / per_s));

@@ -79,17 +79,6 @@ std::string_view BoundText(const std::string& name) {
   return name;
 }
 
-std::string BottleneckText(const std::map<std::string, double>& shares) {
-  std::vector<std::pair<double, std::string>> sorted;
-  for (const auto& [name, share] : shares) {
-    if (share >= 0.0005) sorted.emplace_back(share, name);
-  }
-  std::stable_sort(sorted.begin(), sorted.end(), [](const auto& a, const auto& b) { return a.first > b.first; });
-  std::vector<std::string> parts;
-  for (const auto& [share, name] : sorted) parts.push_back(fmt::format("{} {}", BoundText(name), PercentText(share)));
-  return Joined(parts);
-}
-
 // Short names without commas: "engine step_host" of "engine vllm-0.19, step_host", "all_reduce over 4 ranks".
 std::string PartText(const std::string& part) {
   const size_t comma = part.find(", ");
@@ -158,6 +147,17 @@ std::string EnergyText(const Report::Energy& e) {
 }
 
 }  // namespace
+
+std::string BottleneckText(const std::map<std::string, double>& shares) {
+  std::vector<std::pair<double, std::string>> sorted;
+  for (const auto& [name, share] : shares) {
+    if (share >= 0.0005) sorted.emplace_back(share, name);
+  }
+  std::stable_sort(sorted.begin(), sorted.end(), [](const auto& a, const auto& b) { return a.first > b.first; });
+  std::vector<std::string> parts;
+  for (const auto& [share, name] : sorted) parts.push_back(fmt::format("{} {}", BoundText(name), PercentText(share)));
+  return Joined(parts);
+}
 
 std::string SummaryText(const Scenario& scenario, const Report& r) {
   const ScenarioConfig& config = scenario.config();

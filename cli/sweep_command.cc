@@ -72,7 +72,7 @@ int SweepCommand(const SweepCommandOptions& options, Terminal terminal, planner:
     ProgressLine line(terminal.err, options.quiet);
     sweep.cancelled = &InterruptGuard::interrupted;
     sweep.on_progress = [&](const planner::SweepProgress& p) {
-      std::string text = ProgressText(p.done, p.total, p.points_per_s(), "points");
+      std::string text = line.Text(p.done, p.found, p.total, p.elapsed_s, "points");
       if (p.best) text += fmt::format(", best {} {}", sweep.best_by, NumberText(*p.best));
       line.Show(text, p.elapsed_s);
     };

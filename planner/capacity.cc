@@ -176,36 +176,6 @@ std::string Missed(const Probe& p, const CapacityOptions& options) {
   return text;
 }
 
-}  // namespace
-
-absl::StatusOr<SloTarget> ParseSlo(std::string_view text) {
-  const size_t equals = text.find('=');
-  if (equals == std::string_view::npos || equals == 0 || equals + 1 == text.size()) {
-    return absl::InvalidArgumentError(fmt::format("\"{}\" is not metric=limit; write for example ttft.p99=500ms", text));
-  }
-  std::string name(text.substr(0, equals));
-  if (name == "attainment") name = "goodput.slo_attainment";
-  const absl::StatusOr<const Metric*> metric = FindMetric(name);
-  if (!metric.ok()) return absl::InvalidArgumentError(std::string(metric.status().message()));
-  SloTarget target;
-  target.metric = (*metric)->name;
-  target.at_least = (*metric)->higher_is_better;
-  target.text = std::string(text);
-  const std::string& n = target.metric;
-  const bool is_time = n.size() > 2 && n.substr(n.size() - 2) == "_s" && n.find("_per_s") == std::string::npos;
-  const std::string value(text.substr(equals + 1));
-  absl::StatusOr<double> limit = 0.0;
-  if (is_time) {
-    limit = ParseQuantityText(value, DimensionOf(Seconds()));
-  } else {
-    limit = ParseNumber(value);
-  }
-  if (!limit.ok()) return absl::InvalidArgumentError(fmt::format("{}: {}", n, std::string(limit.status().message())));
-  if (*limit < 0) return absl::InvalidArgumentError(fmt::format("{}: the limit {} is below 0", n, value));
-  target.limit = *limit;
-  return target;
-}
-
 absl::StatusOr<CapacityResult> FindFleet(const Scenario& scenario, const CapacityOptions& options) {
   SIMRUN_RETURN_IF_ERROR(CheckOptions(options));
   if (scenario.resolved().closed_loop) {
@@ -307,6 +277,40 @@ absl::StatusOr<CapacityResult> FindRate(const Scenario& scenario, const Capacity
   Fill(answer, &result);
   result.sure = answer.sure && sure_high;
   return result;
+}
+
+}  // namespace
+
+absl::StatusOr<SloTarget> ParseSlo(std::string_view text) {
+  const size_t equals = text.find('=');
+  if (equals == std::string_view::npos || equals == 0 || equals + 1 == text.size()) {
+    return absl::InvalidArgumentError(fmt::format("\"{}\" is not metric=limit; write for example ttft.p99=500ms", text));
+  }
+  std::string name(text.substr(0, equals));
+  if (name == "attainment") name = "goodput.slo_attainment";
+  const absl::StatusOr<const Metric*> metric = FindMetric(name);
+  if (!metric.ok()) return absl::InvalidArgumentError(std::string(metric.status().message()));
+  SloTarget target;
+  target.metric = (*metric)->name;
+  target.at_least = (*metric)->higher_is_better;
+  target.text = std::string(text);
+  const std::string& n = target.metric;
+  const bool is_time = n.size() > 2 && n.substr(n.size() - 2) == "_s" && n.find("_per_s") == std::string::npos;
+  const std::string value(text.substr(equals + 1));
+  absl::StatusOr<double> limit = 0.0;
+  if (is_time) {
+    limit = ParseQuantityText(value, DimensionOf(Seconds()));
+  } else {
+    limit = ParseNumber(value);
+  }
+  if (!limit.ok()) return absl::InvalidArgumentError(fmt::format("{}: {}", n, std::string(limit.status().message())));
+  if (*limit < 0) return absl::InvalidArgumentError(fmt::format("{}: the limit {} is below 0", n, value));
+  target.limit = *limit;
+  return target;
+}
+
+absl::StatusOr<CapacityResult> FindCapacity(const Scenario& scenario, const CapacityOptions& options) {
+  return options.find == Find::kRate ? FindRate(scenario, options) : FindFleet(scenario, options);
 }
 
 std::vector<std::string> MinimizeNames() { return {"replicas", "gpus", "cost", "energy"}; }

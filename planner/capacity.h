@@ -38,13 +38,17 @@ struct Probe {
   Report report;                       // of the first run
 };
 
+// What FindCapacity looks for.
+enum class Find { kReplicas, kRate };
+
 struct CapacityOptions {
   std::vector<SloTarget> targets;      // all must hold
+  Find find = Find::kReplicas;
   int least_runs = 2, most_runs = 5;   // seeds per probe: seed, seed + 1, ... The same ones for every probe, so that
                                        // sizes are compared on the same arrivals and lengths
   double confidence = 0.95;            // one-sided, of every probe's decision
   int max_replicas = 4096;
-  double rate_tolerance = 0.01;        // the answer of FindRate is within this of the highest rate
+  double rate_tolerance = 0.01;        // the answer of Find::kRate is within this of the highest rate
   std::function<void(const Probe&)> on_probe;
   std::function<bool()> cancelled;
   // How a run is done; empty: Simulate. For cost models of the caller's own.
@@ -62,12 +66,12 @@ struct CapacityResult {
   std::vector<Probe> probes;           // in the order in which they were tried
 };
 
-// The fewest replicas that meet the targets for the scenario's traffic. Nodes are added as needed. Sizes double from 1
-// until one meets them, then the gap is halved: right when more replicas never hurt. Gives up when doubling changes
-// nothing, because then a replica is too slow even alone.
-absl::StatusOr<CapacityResult> FindFleet(const Scenario& scenario, const CapacityOptions& options);
-// The highest rate at which the scenario's fleet meets the targets, as a factor on its own rate (workload.rate_scale).
-absl::StatusOr<CapacityResult> FindRate(const Scenario& scenario, const CapacityOptions& options);
+// Find::kReplicas: the fewest replicas that meet the targets for the scenario's traffic. Nodes are added as needed. Sizes
+// double from 1 until one meets them, then the gap is halved: right when more replicas never hurt. Gives up when doubling
+// changes nothing, because then a replica is too slow even alone.
+// Find::kRate: the highest rate at which the scenario's fleet meets the targets, as a factor on its own rate
+// (workload.rate_scale).
+absl::StatusOr<CapacityResult> FindCapacity(const Scenario& scenario, const CapacityOptions& options);
 
 // What is to be least among fleets that meet the targets.
 enum class Minimize { kReplicas, kGpus, kCost, kEnergy };
@@ -82,7 +86,7 @@ struct FleetChoice {
   // Not tried to the end: no fleet of this kind that is small enough to beat the best one meets the targets.
   bool beaten = false;
 };
-// For every feasible candidate that is a single engine (replicas 1) FindFleet, the best fleet first, then those that meet
+// For every feasible candidate that is a single engine (replicas 1) the smallest fleet, the best fleet first, then those that meet
 // nothing. Kinds of engines are ruled out as soon as their fleets cost more than the best one found, in replicas, GPUs or
 // USD per hour. Enumerate with `partial` gives the engines of every size.
 absl::StatusOr<std::vector<FleetChoice>> FindBestFleet(const PlanSpace& engines, Minimize minimize, const CapacityOptions& options);

@@ -404,7 +404,9 @@ std::vector<std::string> WhyItWins(const Report& best, const Report& other) {
   const auto ratio = [&](const char* what, double a, double b, const char* more, const char* less) {
     if (a <= 0 || b <= 0) return;
     const double r = a / b;
-    if (r > 1.005) {
+    if (r < 0.1) {
+      lines.push_back(fmt::format("{}: {:.3g} times {}", what, b / a, less));
+    } else if (r > 1.005) {
       lines.push_back(fmt::format("{}: {:.2f} times {}", what, r, more));
     } else if (r < 0.995) {
       lines.push_back(fmt::format("{}: {:.0f} % {}", what, 100 * (1 - r), less));

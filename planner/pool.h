@@ -62,13 +62,13 @@ bool RunPool(size_t count, int threads, const Work& work, const Consume& consume
     completed = RunPool(count, 1, work, consume, tick);
   } else {
     std::unique_lock<std::mutex> lock(mutex);
-    while (true) {
+    const auto finished = [&] { return running == 0 && results.empty() && (stop || next == count); };
+    while (!finished()) {
+      // tick() is also called while nothing comes out.
       results_ready.wait_for(lock, std::chrono::milliseconds(100), [&] { return !results.empty(); });
       std::deque<std::pair<size_t, Result>> taken;
       taken.swap(results);
       room_left.notify_all();
-      const bool last = taken.empty() && running == 0 && (stop || next == count);
-      if (last) break;
       lock.unlock();
       bool go_on = tick();
       for (auto& [i, result] : taken) go_on = consume(i, std::move(result)) && go_on;

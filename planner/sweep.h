@@ -124,7 +124,6 @@ struct SweepProgress {
   int64_t invalid = 0, failed = 0;      // of this call
   double elapsed_s = 0;
   std::optional<double> best;           // of `best_by`
-  double points_per_s() const { return elapsed_s > 0 ? static_cast<double>(done - found) / elapsed_s : 0; }
 };
 
 struct SweepOptions {

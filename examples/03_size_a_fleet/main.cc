@@ -57,7 +57,7 @@ int main() {
         for (const planner::Candidate& plan : space->candidates) {
           // One engine per candidate: how many of them is what is asked next.
           if (!plan.feasible() || plan.replicas > 1) continue;
-          const auto fleet = planner::FindFleet(*plan.scenario, limits);
+          const auto fleet = planner::FindCapacity(*plan.scenario, limits);
           if (!fleet.ok()) return Failed(fleet.status());
           if (!fleet->found || (best && fleet->usd_per_hour >= best->usd_per_hour)) continue;
           best = *fleet;

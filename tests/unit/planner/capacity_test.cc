@@ -78,7 +78,7 @@ TEST(Capacity, FleetOfMD1QueuesIsTheAnalyticOne) {
       // Too close to call by simulation: 60 000 requests give the mean wait to about 2 %.
       if (std::fabs(Wait(rate, expected) / limit - 1) < 0.06) continue;
       if (expected > 1 && std::fabs(Wait(rate, expected - 1) / limit - 1) < 0.06) continue;
-      const absl::StatusOr<CapacityResult> r = FindFleet(MD1(rate, 1), MD1Options(limit));
+      const absl::StatusOr<CapacityResult> r = FindCapacity(MD1(rate, 1), MD1Options(limit));
       ASSERT_TRUE(r.ok()) << r.status();
       ASSERT_TRUE(r->found) << r->why_not;
       EXPECT_EQ(r->x, expected) << "rate " << rate << " limit " << limit;
@@ -92,7 +92,9 @@ TEST(Capacity, RateOfMD1QueuesIsTheAnalyticOne) {
   const int replicas = 4;
   for (const double limit : {0.02, 0.1}) {
     const double load = 2 * limit / (kService + 2 * limit);
-    const absl::StatusOr<CapacityResult> r = FindRate(MD1(10, replicas), MD1Options(limit));
+    CapacityOptions options = MD1Options(limit);
+    options.find = Find::kRate;
+    const absl::StatusOr<CapacityResult> r = FindCapacity(MD1(10, replicas), options);
     ASSERT_TRUE(r.ok()) << r.status();
     ASSERT_TRUE(r->found);
     EXPECT_NEAR(r->x * 10, load * replicas / kService, 0.03 * load * replicas / kService) << limit;
@@ -113,7 +115,7 @@ TEST(Capacity, TheAnswerIsTheSmallestOfABruteForceScan) {
     const Scenario scenario = Make(text);
     CapacityOptions options;
     options.targets = {*ParseSlo(slo)};
-    const absl::StatusOr<CapacityResult> r = FindFleet(scenario, options);
+    const absl::StatusOr<CapacityResult> r = FindCapacity(scenario, options);
     ASSERT_TRUE(r.ok()) << r.status();
     ASSERT_TRUE(r->found) << r->why_not;
     // Every size up to the answer, all seeds, no shortcut.
@@ -151,7 +153,7 @@ TEST(Capacity, TheBestFleetOverEnginesIsThatOfAScan) {
   for (const Candidate& c : space->candidates) {
     if (!c.feasible() || c.replicas != 1) continue;
     ++engines;
-    const CapacityResult r = *FindFleet(*c.scenario, options);
+    const CapacityResult r = *FindCapacity(*c.scenario, options);
     if (!r.found) continue;
     for (const Probe& p : r.probes) {
       if (p.x == r.x) least["energy"] = std::min(least["energy"], p.report.energy.per_output_token.value());
@@ -193,7 +195,7 @@ TEST(Capacity, SaysWhenNoFleetIsEnough) {
   const double limit = kService / 2;
   CapacityOptions options = MD1Options(1);
   options.targets = {*ParseSlo(fmt::format("ttft.mean={} ms", limit * 1e3))};
-  const absl::StatusOr<CapacityResult> r = FindFleet(MD1(5, 1), options);
+  const absl::StatusOr<CapacityResult> r = FindCapacity(MD1(5, 1), options);
   ASSERT_TRUE(r.ok()) << r.status();
   EXPECT_FALSE(r->found);
   EXPECT_THAT(r->why_not, HasSubstr("ttft.mean_s is"));
@@ -201,7 +203,7 @@ TEST(Capacity, SaysWhenNoFleetIsEnough) {
 }
 
 TEST(Capacity, AnOverloadedFleetIsSeenAfterOneRun) {
-  const absl::StatusOr<CapacityResult> r = FindFleet(MD1(64, 1), MD1Options(0.1));
+  const absl::StatusOr<CapacityResult> r = FindCapacity(MD1(64, 1), MD1Options(0.1));
   ASSERT_TRUE(r.ok()) << r.status();
   EXPECT_TRUE(r->probes.front().saturated);
   EXPECT_EQ(r->probes.front().runs, 1);
