@@ -81,7 +81,7 @@ struct ScaleUpEntry {
 struct PowerEntry {
   std::vector<std::string> aliases;
   std::string description, provenance, rates = "own";
-  Sourced<Watts> tdp, idle_power, active, compute, memory, link;
+  Sourced<Watts> tdp, idle_power, active, compute, memory, link, settled;
   Sourced<Seconds> ramp;
   Sourced<double> attention, ceiling, voltage_floor, dram_share;
   template <class Visitor>
@@ -99,6 +99,7 @@ struct PowerEntry {
     v.Field("active", active, {.help = "above idle while the engine works", .required = true});
     v.Field("compute", compute, {.help = "above that at the datasheet FLOP/s", .required = true});
     v.Field("memory", memory, {.help = "above that at the datasheet bytes/s", .required = true});
+    v.Field("settled", settled, {.help = "as compute, at the clock that the board settles at under long work; 0: not known"});
     v.Field("attention", attention, {.help = "compute and memory watts of attention kernels, times", .required = true});
     v.Field("link", link, {.help = "above that while GPUs exchange data", .required = true});
     v.Field("ramp", ramp, {.help = "kernels as short as this draw half", .required = true});
@@ -409,6 +410,7 @@ absl::StatusOr<PowerSpec> LoadPower(std::string_view name, Watts tdp, Watts idle
   p.compute = entry.compute.value * scale;
   p.memory = entry.memory.value * scale;
   p.link = entry.link.value * scale;
+  p.settled = entry.settled.value * scale;
   p.ramp = entry.ramp.value;
   p.attention = entry.attention.value;
   p.ceiling = entry.ceiling.value;

@@ -42,6 +42,7 @@ struct PowerSpec {
   double attention = 1;        // energy of a FLOP and a byte in attention kernels over that elsewhere
   double voltage_floor = 0.5;  // core voltage at the lowest clock, extrapolated to 0, over that at boost
   double dram_share = 0.4;     // of the memory watts that does not fall with the core voltage
+  Watts settled{0};            // as `compute`, at the clock and voltage the board settles at under long work; 0: not known
   bool own_rates = true;       // operator times were measured under this board's power limit
   Provenance provenance = Provenance::kAssumed;
   std::string source;

@@ -398,6 +398,14 @@ OpTime OperatorCosts::Finish(const Term& term, Provenance label) const {
   out.bound[static_cast<size_t>(Bound::kSerial)] = d * scale * factor;
   out.bound[static_cast<size_t>(Bound::kLaunch)] = t0 * factor;
   out.seconds = seconds * factor;
+  if (!options_.benchmark && term.compute >= term.memory) {
+    // The clock that a burst was timed at does not last. What memory bounds does not wait for the clock.
+    const double lasting = power_.SettledSeconds({out.seconds, compute, memory}) / power.speed / options_.time_factor;
+    if (lasting > out.seconds) {
+      out.bound[static_cast<size_t>(Bound::kCompute)] += lasting - out.seconds;
+      out.seconds = lasting;
+    }
+  }
   out.joules = power_.Joules(power, out.seconds, compute, memory);
   return out;
 }
@@ -782,6 +790,7 @@ AttentionCost OperatorCosts::AttentionFormula(const AttentionShape& shape) const
     if (terms == &d) usual = {1, d.em * d.flops_per_byte_time, d.em, true};
     terms->power = power_.At(usual);
     const double speed = terms->power.speed;
+    if (terms != &d && !options_.benchmark) terms->settled = power_.SettledSeconds({1, 1, 0, true}) / speed / options_.time_factor;
     terms->t0 /= speed;
     terms->d /= speed;
     terms->c_key /= speed;

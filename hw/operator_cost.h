@@ -58,6 +58,8 @@ struct OperatorCostOptions {
   // Decode attention walks the cache key by key instead of in tiles; heads of a group share what they read only with 128
   // columns and without a window (TensorRT-LLM's masked attention beside its XQA kernel).
   bool streaming_decode = false;
+  // Times of the engine's kernels over those returned here: slower ones leave the board more of its power limit.
+  double time_factor = 1;
 };
 
 // Seconds of attention by resource, and joules above idle and the active floor of one GPU.
@@ -169,6 +171,7 @@ class AttentionCost {
     double ec = 1, em = 1;        // reached fractions of the datasheet rates
     double flops_per_byte_time = 0;   // decode: datasheet time of the FLOPs over that of the bytes, for power alone
     PowerModel::Setting power;
+    double settled = 0;               // PowerModel::SettledSeconds of one second at the datasheet FLOP/s; 0: never more
     double launches = 1;
     int q = 1;
   };
@@ -187,9 +190,14 @@ class AttentionCost {
       tc = c4, tm = m4, td = d4;
     }
     tc *= scale, tm *= scale, td *= scale;
-    const double seconds = terms.t0 + tc + tm + td;
+    double seconds = terms.t0 + tc + tm + td;
     // A correction never takes attention below what the datasheet rates allow.
     if (factor * seconds < floor) factor = std::min(1.0, floor / (seconds + kTiny));
+    // As OperatorCosts::Finish.
+    if (const double lasting = compute * terms.settled; lasting > seconds * factor) [[unlikely]] {
+      tc += lasting / factor - seconds;
+      seconds = lasting / factor;
+    }
     out->launch += terms.t0 * factor;
     out->compute += tc * factor;
     out->memory += tm * factor;

@@ -19,6 +19,10 @@ PowerModel::PowerModel(const GpuSpec& gpu, std::optional<Watts> limit, std::opti
   measured_room_ = spec_.own_rates ? std::max(0.0, spec_.ceiling * tdp_ - idle_ - active) : kUnlimited;
   room_ = std::max(0.0, spec_.ceiling * limit_ - idle_ - active_);
   link_ = std::min(link_, room_);
+  if (const double room = spec_.ceiling * tdp_ - idle_ - active; room > 0 && spec_.settled.value() > 0) {
+    settled_ = spec_.settled.value() / room;
+    settled_memory_ = memory_ * MemoryShare(std::min(1.0, spec_.settled.value() / compute_)) / room;
+  }
 }
 
 double PowerModel::ClockFor(double compute, double memory, double room, double highest) const {

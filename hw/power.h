@@ -12,6 +12,12 @@
 // falls with V^2 too; the active watts fall with f V^2. Compute, serial and launch time grow as 1 / f, memory time
 // stays. A kernel that would draw more than the board's ceiling was measured at the lower clock that keeps it there:
 // a power limit or a locked clock slows it only below that.
+//
+// Published kernel times are often those of bursts that end before the board's controller lowers the clock. In a run a
+// kernel takes at least as long as its operations take at the watts that the board's ceiling leaves for them:
+//     t >= duty a (ps uc + pm' um) t / (ceiling x TDP - idle - active)
+// ps (PowerSpec::settled): compute watts at the datasheet FLOP/s, at the clock and voltage that long work settles at;
+// pm': the memory watts at that voltage.
 #pragma once
 
 #include <algorithm>
@@ -50,6 +56,12 @@ class PowerModel {
     return std::min(joules, s.room * seconds);
   }
 
+  // Seconds that the board's ceiling alone makes a kernel take in long work; 0: not known for this board.
+  double SettledSeconds(const Work& work) const {
+    const double duty = work.seconds / (work.seconds + ramp_ + kTiny);
+    return duty * (work.attention ? spec_.attention : 1) * (work.compute * settled_ + work.memory * settled_memory_);
+  }
+
   // Watts above idle while the engine works.
   double active_watts() const { return active_; }
   // Watts above idle and active while GPUs exchange data.
@@ -78,6 +90,7 @@ class PowerModel {
   double idle_ = 0, tdp_ = 0, limit_ = 0, lock_ = 1;
   double active_ = 0, compute_ = 0, memory_ = 0, link_ = 0, ramp_ = 0;   // link and active at the locked clock
   double measured_room_ = 0, room_ = 0;   // above idle and active: at the board's ceiling; at the limit's
+  double settled_ = 0, settled_memory_ = 0;   // seconds under the ceiling per second at the datasheet rates; 0: not known
 };
 
 }  // namespace simrun

@@ -823,6 +823,7 @@ absl::StatusOr<OperatorCosts> OperatorCostsFor(const Machine& machine, const Eng
   cost_options.streaming_decode = profile.streaming_decode;
   cost_options.custom_all_reduce = profile.custom_all_reduce;
   cost_options.deepep = profile.deepep;
+  cost_options.time_factor = profile.gpu_time_factor;
   return options.operators != nullptr ? OperatorCosts::Create(machine, options.operators, cost_options)
                                       : OperatorCosts::Create(machine, catalog, cost_options);
 }

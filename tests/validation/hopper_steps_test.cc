@@ -1,7 +1,8 @@
 // Whole steps measured by this project on one H100 SXM and one H200 SXM (hopper_steps.csv): every kernel of a step of a
 // Llama in one CUDA graph (cuBLAS, paged decode attention in Triton, prompt attention of cuDNN, norms and the rest as
 // torch.compile makes them), repeated for a second; time from events, watts from the board's energy counter. tp 8: one
-// rank of eight, without its all-reduces. Nothing in the catalogue was fitted to them.
+// rank of eight, without its all-reduces. The compute watts of long work (PowerSpec::settled) were fitted to the times of
+// the H200's prompts; nothing else in the catalogue was fitted to any of these rows.
 #include <algorithm>
 #include <cmath>
 #include <map>
@@ -71,8 +72,7 @@ TEST(HopperSteps, TimeAndPowerOfWholeSteps) {
   ASSERT_EQ(errors.size(), 2u);
   for (const auto& [gpu, e] : errors) {
     EXPECT_EQ(e.rows, 22) << gpu;
-    // The H100 measured runs prompts 10 % slower than the one behind the published GEMM times.
-    EXPECT_LT(e.time / e.rows, 0.065) << gpu << ", bias " << e.time_bias / e.rows;
+    EXPECT_LT(e.time / e.rows, 0.045) << gpu << ", bias " << e.time_bias / e.rows;
     EXPECT_LT(e.watts / e.rows, 0.065) << gpu << ", bias " << e.watts_bias / e.rows;
   }
 }

@@ -43,8 +43,48 @@ Operator Gemm(int64_t m, int64_t n, int64_t k, DType weights = DType::kBf16, DTy
 
 double Sum(const OpTime& t) { return std::accumulate(t.bound.begin(), t.bound.end(), 0.0); }
 
+TEST(OperatorCost, LongKernelsTakeWhatThePowerLimitLeaves) {
+  Machine machine = TestMachine("h100-sxm-80gb");
+  OperatorCostOptions burst;
+  burst.benchmark = true;
+  const Operator gemm = Gemm(8192, 28672, 4096);
+  const OpTime timed = Costs(machine, burst).Cost(gemm), run = Costs(machine).Cost(gemm);
+  const PowerModel power(machine.gpu);
+  const double compute = gemm.flops / machine.gpu.peak[static_cast<size_t>(DType::kBf16)].value();
+  const double memory = gemm.bytes / machine.gpu.memory_bandwidth.value();
+  const double lasting = power.SettledSeconds({timed.seconds, compute, memory});
+  ASSERT_GT(lasting, 1.05 * timed.seconds);
+  EXPECT_NEAR(run.seconds, lasting, 1e-3 * lasting);
+  EXPECT_NEAR(Sum(run), run.seconds, 1e-12);
+  // It draws what the board's ceiling allows.
+  const double room = machine.gpu.power.ceiling * power.tdp() - power.idle_watts() - power.active_watts();
+  EXPECT_NEAR(run.joules / run.seconds, room, 1e-6 * room);
+  // Slower kernels of an engine draw less: at 1.5 times the time no limit is in the way.
+  OperatorCostOptions slow;
+  slow.time_factor = 1.5;
+  EXPECT_EQ(Costs(machine, slow).Cost(gemm).seconds, timed.seconds);
+  // A few rows are bound by memory and leave the clock alone.
+  const Operator few = Gemm(16, 28672, 4096);
+  EXPECT_EQ(Costs(machine).Cost(few).bound[static_cast<size_t>(Bound::kCompute)], Costs(machine, slow).Cost(few).bound[static_cast<size_t>(Bound::kCompute)]);
+  // Prompt attention likewise.
+  AttentionShape shape;
+  shape.layers = 1;
+  shape.heads = 32;
+  shape.kv_heads = 8;
+  shape.head_dim = shape.v_head_dim = 128;
+  const PrefillChunk chunk{16384, 0};
+  AttentionSplit alone, throttled;
+  Costs(machine, slow).Attention(shape).AddPrefill({&chunk, 1}, &alone);
+  Costs(machine).Attention(shape).AddPrefill({&chunk, 1}, &throttled);
+  EXPECT_GT(throttled.seconds(), alone.seconds());
+  machine.gpu.power.settled = Watts(0);
+  EXPECT_LT(Costs(machine).Cost(gemm).seconds, run.seconds);
+}
+
 TEST(OperatorCostTest, GemmMatchesTheFormula) {
-  const OperatorCosts costs = Costs(TestMachine("h100-sxm-80gb"));
+  Machine machine = TestMachine("h100-sxm-80gb");
+  machine.gpu.power.settled = Watts(0);   // as bursts run
+  const OperatorCosts costs = Costs(machine);
   // t0, ec, em, d, K0 of the H100 fit; datasheet rates of the catalogue.
   const double peak = 989.4e12, bw = 3.352e12;
   for (auto [m, n, k] : std::vector<std::array<int64_t, 3>>{
@@ -632,7 +672,9 @@ TEST_P(MeasuredOperatorTest, ErrorsAreThoseOfTheFits) {
   const std::string dir = DataDir() + "/ops/" + c.dir + "/";
   if (!std::filesystem::exists(dir + "gemm.csv"))
     GTEST_SKIP() << "no measurements in " << dir << "; set SIMRUN_DATA_DIR";
-  const OperatorCosts costs = Costs(TestMachine(c.gpu));
+  Machine machine = TestMachine(c.gpu);
+  machine.gpu.power.settled = Watts(0);   // as bursts run
+  const OperatorCosts costs = Costs(machine);
   Errors gemm, decode;
   for (Row& r : ReadCsv(dir + "gemm.csv")) {
     gemm.Add(costs.Cost(Gemm(std::stoll(r["m"]), std::stoll(r["n"]), std::stoll(r["k"]))).seconds * 1e6,

@@ -101,5 +101,18 @@ TEST(PowerTest, AKernelAtTheCeilingWasMeasuredBelowTheBoostClock) {
   EXPECT_LT(slower, 0.7);
 }
 
+TEST(PowerTest, LongWorkTakesWhatTheCeilingLeavesForIt) {
+  GpuSpec board = Board();
+  const PowerModel::Work work{1, 0.8, 0.3};
+  EXPECT_EQ(PowerModel(board).SettledSeconds(work), 0);   // not known
+  board.power.settled = Watts(450);
+  // Core voltage squared is 450 / 600 of that at boost, so of the memory watts 0.4 + 0.6 x 0.75 stay.
+  const double watts = 450 * 0.8 + kMemory * (0.4 + 0.6 * 0.75) * 0.3, room = kCeiling * 700 - 100 - kActive;
+  const double seconds = PowerModel(board).SettledSeconds(work);
+  EXPECT_NEAR(seconds, watts / room / (1 + kRamp), 1e-9);
+  // A kernel as short as the ramp draws half.
+  EXPECT_NEAR(PowerModel(board).SettledSeconds({kRamp, 0.8 * kRamp, 0.3 * kRamp}), kRamp * watts / room / 2, 1e-9 * kRamp);
+}
+
 }  // namespace
 }  // namespace simrun
