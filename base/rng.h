@@ -6,6 +6,7 @@
 #pragma once
 
 #include <cstdint>
+#include <cstring>
 #include <string_view>
 #include <vector>
 
@@ -55,6 +56,32 @@ class Rng {
   uint64_t state_[4] = {};
   double spare_normal_ = 0;
   bool has_spare_ = false;
+};
+
+// Many bits at once for callers that fill arrays with them: no draw depends on the one before, only on its place. A counter
+// and two halves of a product folded together (Wang Yi's wyrand, public domain). x86-64's byte order.
+class BulkRng {
+ public:
+  explicit BulkRng(uint64_t seed) : state_(seed) {}
+  uint64_t Next64() {
+    state_ += 0xa0761d6478bd642full;
+    __extension__ using Wide = unsigned __int128;
+    const Wide product = static_cast<Wide>(state_) * (state_ ^ 0xe7037ed1a0b428dbull);
+    return static_cast<uint64_t>(product) ^ static_cast<uint64_t>(product >> 64);
+  }
+  uint32_t Next32() { return static_cast<uint32_t>(Next64()); }
+  // Fills out[0..n) with random bits. `out` has room for n elements rounded up to whole words of 8 bytes.
+  template <class T>
+  void Fill(T* out, size_t n) {
+    constexpr size_t kPerWord = sizeof(uint64_t) / sizeof(T);
+    for (size_t i = 0; i < n; i += kPerWord) {
+      const uint64_t word = Next64();
+      std::memcpy(out + i, &word, sizeof word);
+    }
+  }
+
+ private:
+  uint64_t state_;
 };
 
 // Draws i in 0..n-1 with probability weight[i] / sum in O(1) (Walker's alias method).

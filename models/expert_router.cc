@@ -43,11 +43,11 @@ class LawRouter final : public ExpertRouter {
  public:
   LawRouter(const RoutingLaw& law, Rng rng)
       : top_k_(static_cast<size_t>(law.top_k)),
-        repeat_(static_cast<uint32_t>(law.repeat * 65536)),
-        follow_(repeat_ + static_cast<uint32_t>(law.affinity * 65536)),
-        remember_(static_cast<uint32_t>(law.memory * 65536)),
+        repeat_(Limit(law.repeat)),
+        follow_(Limit(law.repeat + law.affinity)),
+        remember_(Limit(law.memory)),
         rng_(rng),
-        bits_(rng_.Fork()) {
+        bits_(rng_.NextBits()) {
     const double decay = 1 - law.memory * (1 - law.repeat);
     const double first = law.repeat * (law.memory + (1 - law.memory) * law.repeat);
     spread_ = 1 + 2 * (decay < 1 ? first / (1 - decay) : 0);
@@ -69,7 +69,7 @@ class LawRouter final : public ExpertRouter {
     }
     experts_ = layers_.empty() ? 0 : layers_.front().alias.size();
     counts_.assign(experts_, 0);
-    stamp_.assign(experts_, 0);
+    seen_.assign(experts_, {});
     identity_.resize(experts_);
     std::iota(identity_.begin(), identity_.end(), uint16_t{0});
     memory_.resize(layers_.size());
@@ -96,23 +96,24 @@ class LawRouter final : public ExpertRouter {
 
   std::span<const uint32_t> Layer(int l) override {
     const LayerLaw& layer = layers_[static_cast<size_t>(l)];
-    std::fill(counts_.begin(), counts_.end(), 0u);
-    const uint32_t follow = first_ || layer.partner.empty() ? repeat_ : follow_;
+    for (Seen& e : seen_) e.count = 0;
+    const int16_t follow = first_ || layer.partner.empty() ? repeat_ : follow_;
     first_ = false;
     if (decodes_drawn_) {
       std::vector<uint16_t>& memory = memory_[static_cast<size_t>(l)];
       memory.resize(decodes_ * top_k_, kNone);  // sequences that end take their memory along
-      for (size_t i = 0; i < decodes_; ++i) Draw(layer, follow, &memory[i * top_k_], &choices_[i * top_k_]);
+      Draw(layer, follow, decodes_, false, memory.data(), choices_.data());
     } else {
       Aggregate(layer, decodes_, 1);
     }
     if (prefill_drawn_) {
       prompt_memory_.assign(top_k_, kNone);
       const size_t base = decodes_drawn_ ? decodes_ : 0;
-      for (size_t i = 0; i < prefill_; ++i) Draw(layer, follow, prompt_memory_.data(), &choices_[(base + i) * top_k_]);
+      Draw(layer, follow, prefill_, true, prompt_memory_.data(), choices_.data() + base * top_k_);
     } else {
       Aggregate(layer, prefill_, spread_);
     }
+    for (size_t e = 0; e < experts_; ++e) counts_[e] = seen_[e].count;
     return counts_;
   }
 
@@ -128,7 +129,10 @@ class LawRouter final : public ExpertRouter {
     size_t draws = 0;
   };
 
-  // The compiler turns ?: on random bits into branches that no processor foresees.
+  // What 15 random bits do not exceed with probability p; -1 for never.
+  static int16_t Limit(double p) { return static_cast<int16_t>(std::clamp(p, 0.0, 1.0) * 32768 - 1); }
+
+  // Chooses one of two without a branch on random bits, which no processor foresees.
   static uint16_t Select(bool first, uint16_t a, uint16_t b) {
     return static_cast<uint16_t>(b ^ ((a ^ b) & -static_cast<uint32_t>(first)));
   }
@@ -139,31 +143,73 @@ class LawRouter final : public ExpertRouter {
     return Select(static_cast<uint32_t>(product) < cell.keep, static_cast<uint16_t>(product >> 32), cell.other);
   }
 
-  // The choices of one token. `choices` holds those of the layer before. Written without branches on random bits, which
-  // no processor foresees.
-  void Draw(const LayerLaw& layer, uint32_t follow, uint16_t* memory, uint16_t* choices) {
-    const uint64_t token = ++token_;
-    const uint64_t experts = experts_;
-    const Alias* const alias = layer.alias.data();
-    const uint16_t* const partner = layer.partner.empty() ? identity_.data() : layer.partner.data();
-    uint64_t* const stamp = stamp_.data();
-    uint32_t* const counts = counts_.data();
-    const uint32_t repeat = repeat_, remember = remember_;
-    Rng bits_here = bits_;
-    for (size_t j = 0, n = layer.draws; j < n; ++j) {
-      const uint64_t bits = bits_here.NextBits();
-      const uint32_t kind = static_cast<uint32_t>(bits >> 48);
-      const uint16_t fresh = Fresh(alias, experts, static_cast<uint32_t>(bits));
-      const uint16_t old = memory[j];
-      uint16_t e = Select(kind < follow, partner[choices[j]], fresh);
-      e = Select(kind < repeat, Select(old != kNone, old, fresh), e);
-      while (stamp[e] == token) e = Fresh(alias, experts, static_cast<uint32_t>(bits_here.NextBits()));
-      stamp[e] = token;
-      ++counts[e];
-      choices[j] = e;
-      memory[j] = Select((bits >> 32 & 0xffff) < remember, e, old);
+  // The choices of `tokens` tokens, in passes over all of them, most of which the compiler turns into vector code. `choices`
+  // holds those of the layer before. Sequences have a memory each; the tokens of a prompt share one and come in turn.
+  void Draw(const LayerLaw& layer, int16_t follow, size_t tokens, bool prompt, uint16_t* memory, uint16_t* choices) {
+    const size_t n = tokens * top_k_;
+    if (fresh_bits_.size() < n + 8) {
+      fresh_bits_.resize(n + 8);
+      kinds_.resize(n + 8);
+      remembered_.resize(n + 8);
+      fresh_.resize(n);
+      candidates_.resize(n);
     }
-    bits_ = bits_here;
+    BulkRng bits = bits_;
+    bits.Fill(fresh_bits_.data(), n);
+    bits.Fill(kinds_.data(), n);
+    bits.Fill(remembered_.data(), n);
+
+    const Alias* const alias = layer.alias.data();
+    const uint64_t experts = experts_;
+    const uint16_t* const partner = layer.partner.empty() ? identity_.data() : layer.partner.data();
+    const uint32_t* const fresh_bits = fresh_bits_.data();
+    uint16_t* const __restrict fresh = fresh_.data();
+    uint16_t* const __restrict candidates = candidates_.data();
+    for (size_t i = 0; i < n; ++i) {
+      fresh[i] = Fresh(alias, experts, fresh_bits[i]);
+      candidates[i] = partner[choices[i]];
+    }
+    const uint16_t* const kinds = kinds_.data();
+    const uint16_t* const remembered = remembered_.data();
+    if (!prompt) Mix(kinds, n, repeat_, follow, memory, fresh, candidates);
+
+    const size_t draws = layer.draws, k = top_k_;
+    Seen* const seen = seen_.data();
+    for (size_t t = 0; t < tokens; ++t) {
+      const uint64_t token = ++token_;
+      const size_t first = t * k;
+      if (prompt) Mix(kinds + first, k, repeat_, follow, memory, fresh + first, candidates + first);
+      for (size_t i = first; i < first + draws; ++i) {
+        uint16_t e = candidates[i];
+        while (seen[e].token == token) e = Fresh(alias, experts, bits.Next32());
+        seen[e].token = token;
+        ++seen[e].count;
+        choices[i] = e;
+      }
+      if (prompt) Remember(remembered + first, k, remember_, choices + first, memory);
+    }
+    if (!prompt) Remember(remembered, n, remember_, choices, memory);
+    bits_ = bits;
+  }
+
+  // What each choice would be if its token had no other: from the memory, `candidate` (which follows the layer before), or
+  // fresh.
+  static void Mix(const uint16_t* __restrict kinds, size_t n, int16_t repeat, int16_t follow, const uint16_t* __restrict memory,
+                  const uint16_t* __restrict fresh, uint16_t* __restrict candidates) {
+    for (size_t i = 0; i < n; ++i) {
+      const int16_t kind = static_cast<int16_t>(kinds[i] & 0x7fff);
+      const uint16_t f = fresh[i], m = memory[i], c = candidates[i];
+      const uint16_t old = m == kNone ? f : m;
+      const uint16_t e = kind > follow ? f : c;
+      candidates[i] = kind > repeat ? e : old;
+    }
+  }
+  static void Remember(const uint16_t* __restrict bits, size_t n, int16_t remember, const uint16_t* __restrict choices,
+                       uint16_t* __restrict memory) {
+    for (size_t i = 0; i < n; ++i) {
+      const uint16_t m = memory[i], c = choices[i];
+      memory[i] = static_cast<int16_t>(bits[i] & 0x7fff) > remember ? m : c;
+    }
   }
 
   void Aggregate(const LayerLaw& layer, size_t tokens, double spread) {
@@ -196,21 +242,27 @@ class LawRouter final : public ExpertRouter {
       drawn_[e] = static_cast<uint32_t>(drawn_[e] + by);
       left -= by;
     }
-    for (size_t e = 0; e < experts_; ++e) counts_[e] += drawn_[e];
+    for (size_t e = 0; e < experts_; ++e) seen_[e].count += drawn_[e];
     drawn_.clear();
   }
 
   size_t top_k_, experts_ = 0;
-  uint32_t repeat_, follow_, remember_;  // in 1/65536
+  int16_t repeat_, follow_, remember_;
   double spread_ = 1;
   Rng rng_;
-  Rng bits_;  // of single choices
+  BulkRng bits_;  // of single choices
   std::vector<LayerLaw> layers_;
   std::vector<std::vector<uint16_t>> memory_;  // [layer][sequence][top_k]
   std::vector<uint16_t> prompt_memory_, choices_, identity_;
   std::vector<uint32_t> counts_, drawn_;
-  std::vector<uint64_t> stamp_;
+  struct Seen {
+    uint64_t token = 0;  // the last that chose this expert
+    uint32_t count = 0;  // tokens of this layer that did
+  };
+  std::vector<Seen> seen_;
   uint64_t token_ = 0;
+  std::vector<uint32_t> fresh_bits_;
+  std::vector<uint16_t> kinds_, remembered_, fresh_, candidates_;
   size_t decodes_ = 0, prefill_ = 0;
   bool decodes_drawn_ = true, prefill_drawn_ = true, first_ = true;
 };
