@@ -10,11 +10,11 @@ namespace {
 constexpr double kMaxShare = 0.98;
 constexpr uint16_t kNone = 0xffff;
 
-// Walker's alias method over 32-bit draws.
-struct Alias {
-  uint32_t keep = 0;  // below this part of a cell: the cell itself
-  uint16_t other = 0;
-};
+// Walker's alias method over 32-bit draws. A cell is one word: below `keep` (32 bits) it is `self` (16), else `other` (16).
+using Alias = uint64_t;
+Alias Cell(uint32_t keep, uint16_t self, uint16_t other) {
+  return uint64_t{keep} | uint64_t{self} << 32 | uint64_t{other} << 48;
+}
 std::vector<Alias> MakeAlias(std::span<const double> weights) {
   const size_t n = weights.size();
   const double sum = std::accumulate(weights.begin(), weights.end(), 0.0);
@@ -25,11 +25,11 @@ std::vector<Alias> MakeAlias(std::span<const double> weights) {
     (scaled[i] < 1 ? small : large).push_back(static_cast<uint16_t>(i));
   }
   std::vector<Alias> table(n);
-  for (size_t i = 0; i < n; ++i) table[i] = {0xffffffffu, static_cast<uint16_t>(i)};
+  for (size_t i = 0; i < n; ++i) table[i] = Cell(0xffffffffu, static_cast<uint16_t>(i), static_cast<uint16_t>(i));
   while (!small.empty() && !large.empty()) {
     const uint16_t s = small.back(), l = large.back();
     small.pop_back();
-    table[s] = {static_cast<uint32_t>(std::min(scaled[s] * 4294967296.0, 4294967295.0)), l};
+    table[s] = Cell(static_cast<uint32_t>(std::min(scaled[s] * 4294967296.0, 4294967295.0)), s, l);
     scaled[l] -= 1 - scaled[s];
     if (scaled[l] < 1) {
       large.pop_back();
@@ -69,7 +69,7 @@ class LawRouter final : public ExpertRouter {
     }
     experts_ = layers_.empty() ? 0 : layers_.front().alias.size();
     counts_.assign(experts_, 0);
-    seen_.assign(experts_, {});
+    seen_.assign(experts_, 0);
     identity_.resize(experts_);
     std::iota(identity_.begin(), identity_.end(), uint16_t{0});
     memory_.resize(layers_.size());
@@ -96,7 +96,8 @@ class LawRouter final : public ExpertRouter {
 
   std::span<const uint32_t> Layer(int l) override {
     const LayerLaw& layer = layers_[static_cast<size_t>(l)];
-    for (Seen& e : seen_) e.count = 0;
+    std::fill(seen_.begin(), seen_.end(), uint64_t{0});
+    token_ = 0;
     const int16_t follow = first_ || layer.partner.empty() ? repeat_ : follow_;
     first_ = false;
     if (decodes_drawn_) {
@@ -113,7 +114,7 @@ class LawRouter final : public ExpertRouter {
     } else {
       Aggregate(layer, prefill_, spread_);
     }
-    for (size_t e = 0; e < experts_; ++e) counts_[e] = seen_[e].count;
+    for (size_t e = 0; e < experts_; ++e) counts_[e] = static_cast<uint32_t>(seen_[e]);
     return counts_;
   }
 
@@ -132,15 +133,12 @@ class LawRouter final : public ExpertRouter {
   // What 15 random bits do not exceed with probability p; -1 for never.
   static int16_t Limit(double p) { return static_cast<int16_t>(std::clamp(p, 0.0, 1.0) * 32768 - 1); }
 
-  // Chooses one of two without a branch on random bits, which no processor foresees.
-  static uint16_t Select(bool first, uint16_t a, uint16_t b) {
-    return static_cast<uint16_t>(b ^ ((a ^ b) & -static_cast<uint32_t>(first)));
-  }
-
+  // Without a branch on random bits, which no processor foresees.
   static uint16_t Fresh(const Alias* alias, uint64_t experts, uint32_t bits) {
     const uint64_t product = bits * experts;
     const Alias cell = alias[product >> 32];
-    return Select(static_cast<uint32_t>(product) < cell.keep, static_cast<uint16_t>(product >> 32), cell.other);
+    const uint32_t other = static_cast<uint32_t>(product) >= static_cast<uint32_t>(cell) ? 1 : 0;
+    return static_cast<uint16_t>(cell >> (32 + 16 * other));
   }
 
   // The choices of `tokens` tokens, in passes over all of them, most of which the compiler turns into vector code. `choices`
@@ -174,16 +172,15 @@ class LawRouter final : public ExpertRouter {
     if (!prompt) Mix(kinds, n, repeat_, follow, memory, fresh, candidates);
 
     const size_t draws = layer.draws, k = top_k_;
-    Seen* const seen = seen_.data();
+    uint64_t* const seen = seen_.data();
     for (size_t t = 0; t < tokens; ++t) {
       const uint64_t token = ++token_;
       const size_t first = t * k;
       if (prompt) Mix(kinds + first, k, repeat_, follow, memory, fresh + first, candidates + first);
       for (size_t i = first; i < first + draws; ++i) {
         uint16_t e = candidates[i];
-        while (seen[e].token == token) e = Fresh(alias, experts, bits.Next32());
-        seen[e].token = token;
-        ++seen[e].count;
+        while (seen[e] >> 32 == token) e = Fresh(alias, experts, bits.Next32());
+        seen[e] = (token << 32) + static_cast<uint32_t>(seen[e]) + 1;
         choices[i] = e;
       }
       if (prompt) Remember(remembered + first, k, remember_, choices + first, memory);
@@ -242,7 +239,7 @@ class LawRouter final : public ExpertRouter {
       drawn_[e] = static_cast<uint32_t>(drawn_[e] + by);
       left -= by;
     }
-    for (size_t e = 0; e < experts_; ++e) seen_[e].count += drawn_[e];
+    for (size_t e = 0; e < experts_; ++e) seen_[e] += drawn_[e];
     drawn_.clear();
   }
 
@@ -255,11 +252,8 @@ class LawRouter final : public ExpertRouter {
   std::vector<std::vector<uint16_t>> memory_;  // [layer][sequence][top_k]
   std::vector<uint16_t> prompt_memory_, choices_, identity_;
   std::vector<uint32_t> counts_, drawn_;
-  struct Seen {
-    uint64_t token = 0;  // the last that chose this expert
-    uint32_t count = 0;  // tokens of this layer that did
-  };
-  std::vector<Seen> seen_;
+  // Of each expert in the layer at hand: the last token that chose it (upper half, from 1), and how many did.
+  std::vector<uint64_t> seen_;
   uint64_t token_ = 0;
   std::vector<uint32_t> fresh_bits_;
   std::vector<uint16_t> kinds_, remembered_, fresh_, candidates_;

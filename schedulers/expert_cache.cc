@@ -1,6 +1,7 @@
 #include "schedulers/expert_cache.h"
 
 #include <algorithm>
+#include <bit>
 #include <numeric>
 
 #include "schedulers/experts/rankings.h"
@@ -24,6 +25,43 @@ const Registry<ExpertRankingFactory>& BuiltInExpertRankings() {
 }
 
 std::vector<std::string> ExpertRankingNames() { return BuiltInExpertRankings().Names(); }
+
+namespace {
+constexpr uint64_t kNewcomer = 1u << 15, kLowBits = 16;
+
+// A number in the order of `worth`, to 36 bits of mantissa; room for the expert below.
+uint64_t Ordered(double worth) {
+  const uint64_t bits = std::bit_cast<uint64_t>(worth + 0.0);  // -0 is 0
+  const uint64_t sign = bits >> 63;
+  return (bits ^ (sign != 0 ? ~uint64_t{0} : uint64_t{1} << 63)) >> kLowBits << kLowBits;
+}
+
+// Brings the `count` least of n different keys to the front. Hoare's selection, without a branch on a comparison: whether
+// an expert is worth more than another one is a coin toss, which costs a processor more than the rest of the work.
+void SelectLeast(uint64_t* keys, size_t n, size_t count) {
+  size_t low = 0, high = n;
+  while (count > low && count < high && high - low > 1) {
+    const uint64_t a = keys[low], b = keys[low + (high - low) / 2], c = keys[high - 1];
+    const uint64_t pivot = std::max(std::min(a, b), std::min(std::max(a, b), c));
+    size_t less = low;
+    for (size_t i = low; i < high; ++i) {
+      const uint64_t key = keys[i];
+      keys[i] = keys[less];
+      keys[less] = key;
+      less += key < pivot ? 1 : 0;
+    }
+    // The pivot itself next: all before are less, all behind are more.
+    for (size_t i = less; i < high; ++i) {
+      if (keys[i] == pivot) {
+        std::swap(keys[i], keys[less]);
+        break;
+      }
+    }
+    if (less == count || less + 1 == count) return;
+    (less < count ? low : high) = less < count ? less + 1 : less;
+  }
+}
+}  // namespace
 
 ExpertCache::ExpertCache(int experts, std::span<const int> places, const ExpertRanking& ranking)
     : experts_(experts), ranking_(ranking), places_(places.begin(), places.end()) {
@@ -63,31 +101,27 @@ void ExpertCache::Observe(int layer, const ExpertUse& use) {
 int ExpertCache::Admit(int layer, std::span<const int32_t> arrived) {
   if (!ranking_.admits() || arrived.empty()) return 0;
   std::vector<int32_t>& residents = residents_[static_cast<size_t>(layer)];
-  const size_t room = static_cast<size_t>(places(layer));
   const double* const worth = &worth_[Index(layer, 0)];
   uint8_t* const resident = &resident_[Index(layer, 0)];
-  int kept = 0;
-  candidates_.clear();
-  for (const int32_t e : residents) candidates_.push_back({worth[e], e});
+  // One number per candidate orders them: its worth, then newcomers before residents, then by number.
+  candidates_.resize(residents.size() + arrived.size());
+  size_t n = 0;
+  for (const int32_t e : residents) candidates_[n++] = Ordered(worth[e]) | static_cast<uint64_t>(e);
   for (const int32_t e : arrived) {
-    if (resident[e] == 0) candidates_.push_back({worth[e], -1 - e});
+    candidates_[n] = Ordered(worth[e]) | kNewcomer | (kNewcomer - 1 - static_cast<uint64_t>(e));
+    n += resident[e] == 0 ? 1 : 0;
   }
-  if (candidates_.size() > room) {
-    // Newcomers (negative) win ties against residents.
-    const auto better = [](const Candidate& a, const Candidate& b) {
-      if (a.worth != b.worth) return a.worth > b.worth;
-      if ((a.expert < 0) != (b.expert < 0)) return a.expert < 0;
-      return a.expert < 0 ? a.expert < b.expert : a.expert > b.expert;
-    };
-    std::nth_element(candidates_.begin(), candidates_.begin() + static_cast<std::ptrdiff_t>(room), candidates_.end(), better);
-    candidates_.resize(room);
-  }
+  const size_t goes = n - std::min(n, static_cast<size_t>(places(layer)));
+  SelectLeast(candidates_.data(), n, goes);
   for (const int32_t e : residents) resident[e] = 0;
-  residents.clear();
-  for (const Candidate& c : candidates_) {
-    const int32_t e = c.expert < 0 ? -1 - c.expert : c.expert;
-    if (c.expert < 0) ++kept;
-    residents.push_back(e);
+  residents.resize(n - goes);
+  int kept = 0;
+  for (size_t i = goes; i < n; ++i) {
+    const uint64_t low = candidates_[i] & (kNewcomer - 1);
+    const bool newcomer = (candidates_[i] & kNewcomer) != 0;
+    const int32_t e = static_cast<int32_t>(newcomer ? kNewcomer - 1 - low : low);
+    kept += newcomer ? 1 : 0;
+    residents[i - goes] = e;
     resident[e] = 1;
   }
   return kept;

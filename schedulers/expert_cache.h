@@ -81,11 +81,7 @@ class ExpertCache {
   std::vector<std::vector<int32_t>> residents_;
   std::vector<uint8_t> resident_;
   std::vector<double> worth_;
-  struct Candidate {
-    double worth;
-    int32_t expert;
-  };
-  std::vector<Candidate> candidates_;
+  std::vector<uint64_t> candidates_;
   int64_t hits_ = 0, misses_ = 0;
 };
 

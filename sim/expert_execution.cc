@@ -116,10 +116,14 @@ int ExpertExecution::BringAhead(int layer, const ExpertCosts& costs, double gpu_
   }
   // What is left refills the cache of this layer with experts it has just used, those worth most first.
   if (used < transfers && params_.ranking->admits()) {
-    arrived_.clear();
-    for (const ExpertLoad& e : loads_[static_cast<size_t>(layer)]) {
-      if (!cache_.Resident(layer, e.expert)) arrived_.push_back(e.expert);
+    const std::vector<ExpertLoad>& loads = loads_[static_cast<size_t>(layer)];
+    arrived_.resize(loads.size());
+    size_t missing = 0;
+    for (const ExpertLoad& e : loads) {
+      arrived_[missing] = e.expert;
+      missing += cache_.Resident(layer, e.expert) ? 0 : 1;
     }
+    arrived_.resize(missing);
     const size_t room = static_cast<size_t>(transfers - used);
     if (arrived_.size() > room) {
       std::partial_sort(arrived_.begin(), arrived_.begin() + static_cast<std::ptrdiff_t>(room), arrived_.end(), [&](int32_t a, int32_t b) {

@@ -10,34 +10,45 @@ namespace {
 // Up to this many experts, moves and swaps improve the list schedule.
 constexpr size_t kRefine = 16;
 
-// Heaviest first, stable, so that equal loads keep the caller's order. Few distinct loads: counting, else sorting.
-void SortByLoad(std::vector<ExpertLoad>& list, std::vector<uint32_t>& counts) {
-  const size_t n = list.size();
-  if (n < 2) return;
-  if (n <= 12) {
-    for (size_t i = 1; i < n; ++i) {
-      const ExpertLoad e = list[i];
-      size_t j = i;
-      for (; j > 0 && list[j - 1].tokens < e.tokens; --j) list[j] = list[j - 1];
-      list[j] = e;
-    }
-    return;
-  }
+// Splits the active experts into residents and others, each heaviest first; equal loads keep the caller's order. Returns the
+// seconds that the GPU takes for all residents, and the CPU for all others.
+std::pair<double, double> SplitByLoad(const ExpertLayerView& layer, ExpertSchedule* schedule) {
+  const std::span<const ExpertLoad> active = layer.active;
+  double gpu_work = 0, cpu_work = 0;
+  std::vector<ExpertLoad>&resident = schedule->resident, &remote = schedule->remote;
+  const size_t n = active.size();
   int32_t most = 0;
-  for (const ExpertLoad& e : list) most = std::max(most, e.tokens);
-  if (static_cast<size_t>(most) > 4 * n) {
-    std::sort(list.begin(), list.end(), [](const ExpertLoad& a, const ExpertLoad& b) {
-      return a.tokens != b.tokens ? a.tokens > b.tokens : a.expert < b.expert;
-    });
-    return;
+  for (const ExpertLoad& e : active) most = std::max(most, e.tokens);
+  if (n <= 12 || static_cast<size_t>(most) > 4 * n) {
+    SplitByPlace(active, schedule);
+    for (std::vector<ExpertLoad>* list : {&resident, &remote}) {
+      std::stable_sort(list->begin(), list->end(), [](const ExpertLoad& a, const ExpertLoad& b) { return a.tokens > b.tokens; });
+    }
+    for (const ExpertLoad& e : resident) gpu_work += layer.costs.Gpu(e.tokens);
+    for (const ExpertLoad& e : remote) cpu_work += layer.costs.Cpu(e.tokens);
+    return {gpu_work, cpu_work};
   }
-  counts.assign(static_cast<size_t>(most) + 2, 0);
-  for (const ExpertLoad& e : list) ++counts[static_cast<size_t>(most - e.tokens) + 1];
-  for (size_t i = 1; i < counts.size(); ++i) counts[i] += counts[i - 1];
-  list.resize(2 * n);
-  for (size_t i = 0; i < n; ++i) list[n + counts[static_cast<size_t>(most - list[i].tokens)]++] = list[i];
-  std::copy(list.begin() + static_cast<std::ptrdiff_t>(n), list.end(), list.begin());
-  list.resize(n);
+  // Few distinct loads: counted, then dealt to their places. Residents and others take turns among the counters.
+  std::vector<uint32_t>& counts = schedule->counts;
+  counts.assign(2 * (static_cast<size_t>(most) + 1), 0);
+  uint32_t* const count = counts.data();
+  // Arithmetic instead of branches on what the cache holds.
+  const auto list_of = [](const ExpertLoad& e) { return 1 - static_cast<size_t>(e.on_gpu); };
+  const auto counter = [&](const ExpertLoad& e) { return 2 * static_cast<size_t>(most - e.tokens) + list_of(e); };
+  for (const ExpertLoad& e : active) ++count[counter(e)];
+  uint32_t residents = 0, others = 0;
+  for (int32_t tokens = most; tokens >= 0; --tokens) {
+    uint32_t* const here = &count[2 * static_cast<size_t>(most - tokens)];
+    gpu_work += here[0] * layer.costs.Gpu(tokens);
+    cpu_work += here[1] * layer.costs.Cpu(tokens);
+    residents += std::exchange(here[0], residents);
+    others += std::exchange(here[1], others);
+  }
+  resident.resize(residents);
+  remote.resize(others);
+  ExpertLoad* const lists[2] = {resident.data(), remote.data()};
+  for (const ExpertLoad& e : active) lists[list_of(e)][count[counter(e)]++] = e;
+  return {gpu_work, cpu_work};
 }
 
 class HybridExperts final : public ExpertPolicy {
@@ -46,13 +57,8 @@ class HybridExperts final : public ExpertPolicy {
     const ExpertCosts& c = layer.costs;
     std::vector<ExpertLoad>& resident = schedule->resident;
     std::vector<ExpertLoad>& remote = schedule->remote;
-    SplitByPlace(layer.active, schedule);
-    SortByLoad(resident, schedule->counts);
-    SortByLoad(remote, schedule->counts);
-
-    double gpu_work = 0, cpu_work = 0;
-    for (const ExpertLoad& e : resident) gpu_work += c.Gpu(e.tokens);
-    for (const ExpertLoad& e : remote) cpu_work += c.Cpu(e.tokens);
+    const std::pair<double, double> work = SplitByLoad(layer, schedule);
+    const double gpu_work = work.first, cpu_work = work.second;
     const double cpu_start = layer.cpu_ready + c.cpu_first;
 
     // With k fetched and s stolen: the GPU ends at max(gpu_ready + residents kept + fetched, arrivals), the CPU at
