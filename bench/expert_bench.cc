@@ -6,6 +6,8 @@
 
 #include "models/expert_router.h"
 #include "sim/expert_execution.h"
+#include "sim/placed_step.h"
+#include "sim/scenario.h"
 
 namespace simrun {
 namespace {
@@ -58,6 +60,36 @@ void Choices(benchmark::State& state) {
   }
 }
 BENCHMARK(Choices)->Unit(benchmark::kMicrosecond);
+
+// The whole step as a simulation prices it: attention, links and CPU too. The machine of a KTransformers server with an
+// 80 GB card, which holds a tenth of the experts.
+void PricedStep(benchmark::State& state, const char* experts) {
+  const auto scenario = Scenario::FromYaml(std::string(R"(
+model: deepseek-v3
+hardware: {gpu: h100-pcie-80gb, host: xeon-6454s, host_memory: 1 TB}
+plan: {weights: q4_k_m, placement: [{tensors: routed_experts, tier: dram, share: 0.9, use: compute}]}
+workload: {static_batch: 64, input_tokens: 500, output_tokens: 200}
+scheduler: {max_num_seqs: 64, max_model_len: 1024, max_num_batched_tokens: 2048, experts: )") + experts + "}\n");
+  if (!scenario.ok()) return state.SkipWithError(std::string(scenario.status().message()).c_str());
+  StepCostOptions options;
+  options.max_tokens = 2048;
+  options.max_rows = kSequences;
+  const auto step = StepCostOf(scenario->resolved(), *scenario->catalog(), options);
+  if (!step.ok()) return state.SkipWithError(std::string(step.status().message()).c_str());
+  StepWork work;
+  work.decode_seqs = work.tokens = work.logits_rows = kSequences;
+  work.decode_kv_max = 600;
+  work.decode_kv_sum = work.decode_kv_sum_windowed = 600 * kSequences;
+  StepCost cost;
+  for (auto _ : state) {
+    (*step)->Predict({&work, 1}, &cost);
+    benchmark::DoNotOptimize(cost.stage_seconds[0]);
+  }
+}
+BENCHMARK_CAPTURE(PricedStep, in_expectation, "{}")->Unit(benchmark::kMicrosecond);
+BENCHMARK_CAPTURE(PricedStep, static_pinned, "static")->Unit(benchmark::kMicrosecond);
+BENCHMARK_CAPTURE(PricedStep, hybrid_pinned, "hybrid")->Unit(benchmark::kMicrosecond);
+BENCHMARK_CAPTURE(PricedStep, hybrid_score, "{policy: hybrid, cache: score}")->Unit(benchmark::kMicrosecond);
 
 }  // namespace
 }  // namespace simrun

@@ -54,12 +54,14 @@ void TimeExperts(const ExpertLayerView& layer, std::span<const ExpertLoad> gpu, 
   ExpertSchedule& s = *schedule;
   s.Clear();
   s.gpu_busy = s.cpu_busy = s.link_busy = 0;
+  s.gpu_tokens = s.cpu_tokens = s.fetched_tokens = 0;
   s.gpu_end = layer.gpu_ready;
   s.cpu_end = layer.cpu_ready;
   s.link_end = layer.link_ready;
   s.on_gpu.resize(gpu.size());
   for (size_t i = 0; i < gpu.size(); ++i) {
     s.gpu_busy += c.Gpu(gpu[i].tokens);
+    s.gpu_tokens += gpu[i].tokens;
     s.on_gpu[i] = gpu[i].expert;
   }
   s.gpu_end += s.gpu_busy;
@@ -69,13 +71,16 @@ void TimeExperts(const ExpertLayerView& layer, std::span<const ExpertLoad> gpu, 
     s.link_end += c.transfer;
     s.gpu_end = std::max(s.gpu_end, s.link_end) + seconds;
     s.gpu_busy += seconds;
+    s.fetched_tokens += e.tokens;
     s.on_gpu.push_back(e.expert);
     s.fetched.push_back(e.expert);
   }
+  s.gpu_tokens += s.fetched_tokens;
   if (!cpu.empty()) s.cpu_busy = c.cpu_first;
   s.on_cpu.resize(cpu.size());
   for (size_t i = 0; i < cpu.size(); ++i) {
     s.cpu_busy += c.Cpu(cpu[i].tokens);
+    s.cpu_tokens += cpu[i].tokens;
     s.on_cpu[i] = cpu[i].expert;
   }
   s.cpu_end += s.cpu_busy;

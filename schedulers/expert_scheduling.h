@@ -30,9 +30,12 @@ struct ExpertCosts {
   double Cpu(int64_t tokens) const { return std::max(cpu_base, cpu_per_token * static_cast<double>(tokens)); }
 };
 
+// Eight bytes: lists of them are copied and dealt for every layer of every step.
 struct ExpertLoad {
-  int32_t expert = 0;
+  ExpertLoad() = default;
+  ExpertLoad(int32_t e, int32_t t, bool resident) : tokens(t), expert(static_cast<int16_t>(e)), on_gpu(resident) {}
   int32_t tokens = 0;   // at least 1
+  int16_t expert = 0;
   bool on_gpu = false;  // resident in GPU memory when the layer starts
 };
 
@@ -50,6 +53,8 @@ struct ExpertSchedule {
   double makespan = 0;                                 // end of the last expert; gpu_ready at least
   double gpu_busy = 0, cpu_busy = 0, link_busy = 0;    // seconds of work on each timeline
   double gpu_end = 0, cpu_end = 0, link_end = 0;       // when each is free again
+  int64_t gpu_tokens = 0, cpu_tokens = 0;              // of the experts that each runs
+  int64_t fetched_tokens = 0;                          // part of gpu_tokens
   std::vector<int32_t> on_gpu;                         // experts run by the GPU, fetched ones included
   std::vector<int32_t> on_cpu;
   std::vector<int32_t> fetched;                        // in the order in which they cross the link

@@ -63,7 +63,7 @@ class RoutedExperts final : public ExpertStage {
     routing_ = *o.routing;
     seed_ = o.seed;
     engine_ = static_cast<uint64_t>(o.engine);
-    tokens_of_.assign(static_cast<size_t>(model.moe->experts), 0);
+    experts_ = model.moe->experts;
     intervals_.assign(params_.places.size(), 0.0);
     return absl::OkStatus();
   }
@@ -88,12 +88,8 @@ class RoutedExperts final : public ExpertStage {
     last_start_ = view.now;
     last_makespan_ = s.makespan;
 
-    double rows_gpu = 0, rows_fetched = 0, rows_cpu = 0;
-    for (const ExpertLoad& e : execution.Loads(index)) tokens_of_[static_cast<size_t>(e.expert)] = e.tokens;
-    for (const int32_t e : s.on_gpu) rows_gpu += tokens_of_[static_cast<size_t>(e)];
-    for (const int32_t e : s.on_cpu) rows_cpu += tokens_of_[static_cast<size_t>(e)];
-    for (const int32_t e : s.fetched) rows_fetched += tokens_of_[static_cast<size_t>(e)];
-    rows_gpu -= rows_fetched;
+    const double rows_cpu = static_cast<double>(s.cpu_tokens), rows_fetched = static_cast<double>(s.fetched_tokens);
+    const double rows_gpu = static_cast<double>(s.gpu_tokens - s.fetched_tokens);
     const double fetched = static_cast<double>(s.fetched.size());
     const double resident = static_cast<double>(s.on_gpu.size()) - fetched, cpu = static_cast<double>(s.on_cpu.size());
     if (resident > 0) work->resident = costs_->Experts(rows_gpu, resident, resident);
@@ -110,7 +106,7 @@ class RoutedExperts final : public ExpertStage {
     totals_ = ExpertTotals();
     for (const auto& e : executions_) totals_.Add(e->totals());
     for (const int places : params_.places) totals_.places += places;
-    totals_.experts = static_cast<int64_t>(params_.places.size() * tokens_of_.size());
+    totals_.experts = static_cast<int64_t>(params_.places.size()) * experts_;
     totals_.bytes_fetched = static_cast<double>(totals_.fetched) * bytes_per_gpu_;
     totals_.bytes_ahead = static_cast<double>(totals_.transfers_ahead) * bytes_per_gpu_;
     return &totals_;
@@ -124,13 +120,13 @@ class RoutedExperts final : public ExpertStage {
   ExpertExecutionParams params_;
   ExpertRouting routing_;
   uint64_t seed_ = 1, engine_ = 0;
+  int64_t experts_ = 0;  // of a layer
   double bytes_ = 0, bytes_per_gpu_ = 0, flops_per_row_ = 0;
   TierKind tier_ = TierKind::kDram;
   ExpertCosts unit_;
   bool times_ = false;
   std::vector<int> moe_index_;
   std::vector<std::unique_ptr<ExpertExecution>> executions_;  // of the token groups
-  std::vector<int32_t> tokens_of_;
   std::vector<double> intervals_;
   int last_index_ = -1;
   double last_start_ = 0, last_makespan_ = 0;
