@@ -72,7 +72,7 @@ TEST(HopperSteps, TimeAndPowerOfWholeSteps) {
   ASSERT_EQ(errors.size(), 2u);
   for (const auto& [gpu, e] : errors) {
     EXPECT_EQ(e.rows, 22) << gpu;
-    EXPECT_LT(e.time / e.rows, 0.045) << gpu << ", bias " << e.time_bias / e.rows;
+    EXPECT_LT(e.time / e.rows, 0.04) << gpu << ", bias " << e.time_bias / e.rows;
     EXPECT_LT(e.watts / e.rows, 0.065) << gpu << ", bias " << e.watts_bias / e.rows;
   }
 }
