@@ -26,10 +26,9 @@ constexpr size_t kEnoughForCurves = 12;
 constexpr int kTreesOfSmallKernels = 60;  // that take little of a step
 constexpr double kWorth = 0.01;           // trees are left out that lower the error by less than this share
 constexpr double kUnusable = 0.6;         // mean error above which rows contradict one another
-// Another device's trees: what is expected of their weight, and an error of one row beside them; its parameters: their
-// spread around the lender's, of that over all devices.
-constexpr double kBorrowWeight = 0.85, kBorrowSpread = 0.2, kBorrowNoise = 0.07;
-constexpr double kBorrowedSpread = 0.5, kLeastSpread = 0.08;
+// Another device's parameters: their spread around the lender's, of that over all devices. And how much less likely it is
+// to lend per octave between their multiplications per clock, in units of twice the logarithm.
+constexpr double kBorrowedSpread = 0.5, kLeastSpread = 0.08, kKinship = 40;
 // Formats whose measurements show the host instead of the kernel, or mix kernels.
 constexpr const char* kLeftOut[] = {"w4a16_mxfp4", "int4_wo", "int8_wo", "int4"};
 constexpr double kSameKernel = 0.04;      // versions whose times differ by less share a curve
@@ -214,13 +213,19 @@ std::vector<int> RangeFeatures(const std::string& op) {
   return out;
 }
 
+// 16-bit operations per clock of one multiprocessor; 0: not known.
+double FlopsPerClock(const GpuSpec& gpu) {
+  const double clocks = gpu.multiprocessors * gpu.boost_clock.value();
+  return clocks > 0 ? gpu.peak[static_cast<size_t>(DType::kBf16)].value() / clocks : 0;
+}
+
 // Everything one fit of a family needs.
 class FamilyFit {
  public:
   using Rows = std::vector<std::vector<const OpRow*>>;   // per member
 
   FamilyFit(const DeviceBase& base, const Catalog& catalog, const CalibrationOptions& options, const Family& family)
-      : base_(base), options_(options) {
+      : base_(base), catalog_(catalog), options_(options) {
     for (const Group& group : family) {
       Member m;
       // Other devices that were measured themselves.
@@ -379,9 +384,9 @@ class FamilyFit {
   }
 
   // Few rows: the whole model of another device, formula and trees, moved as little as the rows ask for. Of every device
-  // with trees, the parameters become the centre of a narrow prior and the rows are fitted with its trees in place; the
-  // device under which rows and prior are likeliest lends. Its trees are shrunk by a ridge regression of the errors on what
-  // they say.
+  // with trees, the parameters become the centre of a narrow prior, and its trees one of what the formula leaves
+  // (BorrowedTrees); both are fitted to the rows together. The device under which the rows are likeliest lends, those whose
+  // multiprocessors multiply as many numbers per clock before others: kernels are written for one kind.
   absl::Status Borrow(const Rows& rows, std::vector<OperatorParams>* entries, std::vector<std::vector<FittedParameter>>* parameters) const {
     std::optional<Loan> best;
     for (const OperatorParams& lender : members_.front().others) {
@@ -401,6 +406,13 @@ class FamilyFit {
     return absl::OkStatus();
   }
 
+  // Between the multiplications per clock of a multiprocessor there and here.
+  double Octaves(const std::string& device) const {
+    const absl::StatusOr<DeviceChoice> other = ChooseDevice(device, catalog_);
+    const double here = FlopsPerClock(base_.machine.gpu), there = other.ok() ? FlopsPerClock(other->machine.gpu) : 0;
+    return here > 0 && there > 0 ? std::fabs(std::log2(here / there)) : 0;
+  }
+
   struct Loan {
     double loss = 0;
     std::string device;
@@ -411,10 +423,9 @@ class FamilyFit {
   absl::StatusOr<Loan> BorrowFrom(const OperatorParams& lender, const Rows& rows, const std::vector<OperatorParams>& entries) const {
     Loan loan;
     loan.device = lender.device;
-    loan.trees = lender.trees.front();
-    loan.trees.weight = kBorrowWeight;
     loan.entries = entries;
     loan.parameters.resize(entries.size());
+    const BorrowedTrees trees(lender.trees.front(), {});
     std::vector<FormulaPrior> priors;
     for (size_t i = 0; i < entries.size(); ++i) {
       FormulaPrior prior = members_[i].prior;
@@ -435,43 +446,41 @@ class FamilyFit {
       priors.push_back(std::move(prior));
     }
     // Twice: what the trees say depends on the formula through the shares of its terms.
+    std::vector<TreeSample> all;
     for (int round = 0; round < 2; ++round) {
-      loan.loss = 0;
-      double xx = 0, xy = 0;
+      loan.loss = kKinship * Octaves(lender.device);
+      all.clear();
       for (size_t i = 0; i < entries.size(); ++i) {
         if (rows[i].empty()) continue;
         std::vector<TreeSample> samples;
         SIMRUN_RETURN_IF_ERROR(SamplesOf(loan.entries[i], rows[i], &samples));
         std::vector<OpRow> corrected;
+        std::vector<Features> at;
         for (size_t k = 0; k < rows[i].size(); ++k) {
           corrected.push_back(*rows[i][k]);
-          corrected.back().seconds /= std::exp(loan.trees.Eval(samples[k].features));
+          corrected.back().seconds /= std::exp(trees.Mean(samples[k].features));
+          at.push_back(samples[k].features);
         }
         std::vector<const OpRow*> pointers;
         for (const OpRow& row : corrected) pointers.push_back(&row);
         FormulaFitOptions options;
         options.seed = options_.seed;
         options.only_q = true;
+        options.covariance = trees.Covariance(at);
         SIMRUN_ASSIGN_OR_RETURN(FormulaFit fit, FitFormula(base_.machine, base_.set, loan.entries[i], priors[i], pointers, options));
         loan.loss += fit.loss;
+        for (const FittedParameter& p : fit.parameters) loan.loss += 2 * std::log(p.prior_sd / p.sd);   // what was left to choose
         loan.entries[i] = std::move(fit.params);
         loan.parameters[i] = std::move(fit.parameters);
-        samples.clear();
-        SIMRUN_RETURN_IF_ERROR(SamplesOf(loan.entries[i], rows[i], &samples));
-        for (const TreeSample& s : samples) {
-          const double says = loan.trees.Eval(s.features) / loan.trees.weight;
-          xx += says * says;
-          xy += says * s.target;
-        }
+        SIMRUN_RETURN_IF_ERROR(SamplesOf(loan.entries[i], rows[i], &all));
       }
-      const double precision = kBorrowNoise * kBorrowNoise / (kBorrowSpread * kBorrowSpread);
-      const double weight = std::clamp((xy + precision * kBorrowWeight) / (xx + precision), 0.1, 1.0);
-      loan.trees.weight = std::round(weight * 100) / 100;
     }
+    loan.trees = trees.Given(all);
     return loan;
   }
 
   const DeviceBase& base_;
+  const Catalog& catalog_;
   const CalibrationOptions& options_;
   std::vector<Member> members_;
   CurveCovariance covariance_;   // of the first fit, kept for the parts of the cross-validation

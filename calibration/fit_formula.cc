@@ -130,6 +130,7 @@ struct Problem {
   OperatorParams start;
   const FormulaPrior* prior = nullptr;
   std::vector<OpRow> rows;
+  Eigen::MatrixXd lower;   // of the covariance of the rows' errors; empty: none
 
   int inputs() const { return static_cast<int>(prior->parameters.size()); }
   int values() const { return static_cast<int>(rows.size() + prior->parameters.size()); }
@@ -142,13 +143,17 @@ struct Problem {
     }
     return p;
   }
-  // Without the robust transform: log(predicted / measured) / tolerance.
+  // Without the robust transform: log(predicted / measured) in units of the errors expected.
   bool Raw(const Eigen::VectorXd& x, Eigen::VectorXd* out) const {
     const absl::StatusOr<OperatorPricer> pricer = OperatorPricer::Create(*machine, WithEntry(*base, At(x)), start.backend, rows);
     if (!pricer.ok()) return false;
     for (size_t i = 0; i < rows.size(); ++i) {
       const double t = pricer->Price(rows[i]).seconds.value_or(rows[i].seconds);
-      (*out)[static_cast<Eigen::Index>(i)] = std::log(std::max(t, 1e-12) / rows[i].seconds) / kTolerance;
+      (*out)[static_cast<Eigen::Index>(i)] = std::log(std::max(t, 1e-12) / rows[i].seconds) / (lower.size() > 0 ? 1 : kTolerance);
+    }
+    if (lower.size() > 0) {
+      auto errors = out->head(static_cast<Eigen::Index>(rows.size()));
+      lower.triangularView<Eigen::Lower>().solveInPlace(errors);
     }
     for (size_t i = 0; i < prior->parameters.size(); ++i) {
       const ParameterPrior& pp = prior->parameters[i];
@@ -235,11 +240,22 @@ absl::StatusOr<FormulaFit> FitFormula(const Machine& machine, const OperatorPara
   problem.prior = &prior;
   Rng rng(options.seed, "rows");
   std::vector<const OpRow*> chosen = rows;
-  for (size_t i = 0; i < chosen.size() && i < static_cast<size_t>(options.most_rows); ++i) {
-    std::swap(chosen[i], chosen[i + rng.Below(chosen.size() - i)]);
+  if (options.covariance.empty()) {
+    for (size_t i = 0; i < chosen.size() && i < static_cast<size_t>(options.most_rows); ++i) {
+      std::swap(chosen[i], chosen[i + rng.Below(chosen.size() - i)]);
+    }
+    if (chosen.size() > static_cast<size_t>(options.most_rows)) chosen.resize(static_cast<size_t>(options.most_rows));
   }
-  if (chosen.size() > static_cast<size_t>(options.most_rows)) chosen.resize(static_cast<size_t>(options.most_rows));
   for (const OpRow* row : chosen) problem.rows.push_back(*row);
+  double shared = 0;   // logarithm of the covariance's determinant
+  if (!options.covariance.empty()) {
+    const Eigen::Index n = static_cast<Eigen::Index>(rows.size());
+    if (options.covariance.size() != rows.size() * rows.size()) return absl::InvalidArgumentError("a covariance needs a value per pair of rows");
+    const Eigen::LLT<Eigen::MatrixXd> llt(Eigen::Map<const Eigen::MatrixXd>(options.covariance.data(), n, n));
+    if (llt.info() != Eigen::Success) return absl::InvalidArgumentError("the covariance is not positive definite");
+    problem.lower = llt.matrixL();
+    for (Eigen::Index i = 0; i < n; ++i) shared += 2 * std::log(problem.lower(i, i));
+  }
 
   FormulaFit best;
   bool found = false;
@@ -260,7 +276,7 @@ absl::StatusOr<FormulaFit> FitFormula(const Machine& machine, const OperatorPara
     lm.minimize(x);
     Eigen::VectorXd residuals(problem.values());
     if (problem(x, residuals) < 0) return absl::InternalError(fmt::format("pricing \"{}\" failed", start.op));
-    double loss = residuals.squaredNorm();
+    double loss = residuals.squaredNorm() + shared;
     if (devices > 0) loss -= 2 * std::log(((q == 1 ? prior.q1 : q == 2 ? prior.q2 : prior.q4) + 0.5) / (devices + 1.5));
     if (found && loss >= best.loss) continue;
     found = true;

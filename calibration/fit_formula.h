@@ -4,6 +4,7 @@
 //
 // rho(r) = 2 (sqrt(1 + r^2) - 1), s_p the spread of the parameter over devices, kept within [0.15, 1]. Levenberg-Marquardt
 // on logarithms, for every exponent q in {1, 2, 4}; the best q wins. With few rows the prior decides, with many the rows.
+// Errors that rows share (a covariance) are told apart first: rho is of L^-1 times the logarithms, L L' the covariance.
 #pragma once
 
 #include <memory>
@@ -48,13 +49,16 @@ struct FittedParameter {
 struct FormulaFit {
   OperatorParams params;      // `start` with the fitted values
   std::vector<FittedParameter> parameters;
-  double loss = 0;
+  double loss = 0;            // minus twice the logarithm of how likely rows and prior are, but for a constant
 };
 
 struct FormulaFitOptions {
   int most_rows = 500;        // a random choice of that many is used
   uint64_t seed = 1;
   bool only_q = false;        // keep the exponent of `start`
+  // Of the logarithms of row i over prediction and of row j, row by row; empty: each row for itself, 10 %. Not with more
+  // than `most_rows`.
+  std::vector<double> covariance;
 };
 
 // `base`: what prices the rest of the operator (its entries of the same device are replaced). `start` gives op, dtype,

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include <Eigen/Dense>
+
 #include "base/rng.h"
 
 namespace simrun {
@@ -42,6 +44,30 @@ ResidualTrees::Edges FindEdges(std::vector<double> values, int most) {
     if (i > 0 && i < distinct.size()) add(i);
   }
   return edges;
+}
+
+// Rounds leaves to what the text form stores, at the scale and sign that do least harm to leaves of these weights; returns
+// their code.
+int RoundLeaves(std::vector<double>* leaves, const std::vector<double>& weights) {
+  double largest = 0;
+  for (const double v : *leaves) largest = std::max(largest, std::fabs(v));
+  int code = ResidualTrees::LeafScaleCode(largest);
+  double least = -1;
+  const auto rounded = [](double v, double scale) { return scale * ResidualTrees::kLeafLevels[ResidualTrees::NearestLevel(v / scale)]; };
+  for (int tenths = 4; tenths <= 10 && largest > 0; ++tenths) {
+    for (const double sign : {1.0, -1.0}) {
+      const int tried = ResidualTrees::LeafScaleCode(sign * largest * tenths / 10);
+      const double scale = ResidualTrees::LeafScale(tried);
+      double harm = 0;
+      for (size_t l = 0; l < leaves->size(); ++l) {
+        const double off = (*leaves)[l] - rounded((*leaves)[l], scale);
+        harm += weights[l] * off * off;
+      }
+      if (least < 0 || harm < least) least = harm, code = tried;
+    }
+  }
+  for (double& v : *leaves) v = rounded(v, ResidualTrees::LeafScale(code));
+  return code;
 }
 
 }  // namespace
@@ -129,31 +155,11 @@ ResidualTrees FitTrees(const std::vector<TreeSample>& samples, size_t features, 
     sums.assign(leaves, 0.0);
     counts.assign(leaves, 0.0);
     for (size_t i = 0; i < count; ++i) sums[leaf[i]] += error[i], counts[leaf[i]] += 1;
-    double largest = 0;
     tree.leaves.resize(leaves);
     for (size_t l = 0; l < leaves; ++l) {
       tree.leaves[l] = options.rate * sums[l] / (counts[l] + options.ridge);
-      largest = std::max(largest, std::fabs(tree.leaves[l]));
     }
-    // The scale and sign at which rounding to the levels does least harm.
-    int code = ResidualTrees::LeafScaleCode(largest);
-    double least = -1;
-    const auto rounded = [](double v, double scale) {
-      return scale * ResidualTrees::kLeafLevels[ResidualTrees::NearestLevel(v / scale)];
-    };
-    for (int tenths = 4; tenths <= 10 && largest > 0; ++tenths) {
-      for (const double sign : {1.0, -1.0}) {
-        const int tried = ResidualTrees::LeafScaleCode(sign * largest * tenths / 10);
-        const double scale = ResidualTrees::LeafScale(tried);
-        double harm = 0;
-        for (size_t l = 0; l < leaves; ++l) {
-          const double off = tree.leaves[l] - rounded(tree.leaves[l], scale);
-          harm += counts[l] * off * off;
-        }
-        if (least < 0 || harm < least) least = harm, code = tried;
-      }
-    }
-    for (double& v : tree.leaves) v = rounded(v, ResidualTrees::LeafScale(code));
+    const int code = RoundLeaves(&tree.leaves, counts);
     for (size_t i = 0; i < count; ++i) fitted[i] += tree.leaves[leaf[i]];
     out.Add(tree, code);
   }
@@ -175,6 +181,62 @@ int TreesWorthKeeping(const std::vector<TreeSample>& samples, size_t features, c
   size_t count = 0;
   while (error[count] > (1 + slack) * least + kLeastGain * static_cast<double>(unseen.size())) ++count;
   return static_cast<int>(count);
+}
+
+BorrowedTrees::BorrowedTrees(const ResidualTrees& trees, const BorrowOptions& options) : trees_(trees), options_(options) {
+  trees_.weight = 1;
+  for (const ResidualTrees::Tree& tree : trees_.trees()) {
+    double squares = 0;
+    for (const double v : tree.leaves) squares += v * v;
+    variance_.push_back(options.leaf_spread * options.leaf_spread * squares / static_cast<double>(tree.leaves.size()));
+  }
+}
+
+std::vector<double> BorrowedTrees::Covariance(const std::vector<Features>& at) const {
+  const size_t n = at.size();
+  std::vector<double> says(n), out(n * n, 0.0);
+  std::vector<std::vector<size_t>> leaves;
+  for (size_t i = 0; i < n; ++i) {
+    says[i] = Correction(at[i]);
+    leaves.push_back(trees_.LeavesOf(at[i]));
+  }
+  for (size_t i = 0; i < n; ++i) {
+    for (size_t j = 0; j <= i; ++j) {
+      double sum = options_.weight_spread * options_.weight_spread * says[i] * says[j];
+      for (size_t t = 0; t < variance_.size(); ++t) sum += leaves[i][t] == leaves[j][t] ? variance_[t] : 0;
+      out[i * n + j] = out[j * n + i] = sum + (i == j ? options_.noise * options_.noise : 0);
+    }
+  }
+  return out;
+}
+
+ResidualTrees BorrowedTrees::Given(const std::vector<TreeSample>& samples) const {
+  const size_t n = samples.size();
+  std::vector<Features> at;
+  for (const TreeSample& s : samples) at.push_back(s.features);
+  const std::vector<double> covariance = Covariance(at);
+  const Eigen::Index size = static_cast<Eigen::Index>(n);
+  Eigen::VectorXd error(size);
+  for (size_t i = 0; i < n; ++i) error[static_cast<Eigen::Index>(i)] = samples[i].target - Mean(at[i]);
+  const Eigen::VectorXd pull = Eigen::LLT<Eigen::MatrixXd>(Eigen::Map<const Eigen::MatrixXd>(covariance.data(), size, size)).solve(error);
+  ResidualTrees out = trees_;
+  double moved = 0;
+  for (size_t i = 0; i < n; ++i) moved += Correction(at[i]) * pull[static_cast<Eigen::Index>(i)];
+  out.weight = std::clamp(options_.weight + options_.weight_spread * options_.weight_spread * moved, 0.1, 1.5);
+  out.weight = std::round(out.weight * 100) / 100;
+  std::vector<std::vector<size_t>> leaves;
+  for (const Features& f : at) leaves.push_back(trees_.LeavesOf(f));
+  for (size_t t = 0; t < variance_.size(); ++t) {
+    ResidualTrees::Tree tree = trees_.trees()[t];
+    tree.leaves.assign(tree.leaves.size(), 0.0);
+    for (size_t i = 0; i < n; ++i) tree.leaves[leaves[i][t]] += variance_[t] * pull[static_cast<Eigen::Index>(i)] / out.weight;
+    double largest = 0;
+    for (const double v : tree.leaves) largest = std::max(largest, std::fabs(v));
+    if (largest < kLeastGain) continue;
+    const int code = RoundLeaves(&tree.leaves, std::vector<double>(tree.leaves.size(), 1.0));
+    out.Add(tree, code);
+  }
+  return out;
 }
 
 }  // namespace simrun

@@ -40,4 +40,27 @@ ResidualTrees FitTrees(const std::vector<TreeSample>& samples, size_t features, 
 // `slack` of the least one and 0.05 % more.
 int TreesWorthKeeping(const std::vector<TreeSample>& samples, size_t features, const TreeFitOptions& options, double slack);
 
+// Another device's trees as prior knowledge: kernels change their ways at the same sizes, by other amounts. The weight of
+// all of them, and the value of every leaf, are normally distributed; leaves around their value, by `leaf_spread` times
+// the root mean square of their tree's.
+struct BorrowOptions {
+  double weight = 0.85, weight_spread = 0.1, leaf_spread = 1;
+  double noise = 0.02;        // of a row, in log time
+};
+class BorrowedTrees {
+ public:
+  BorrowedTrees(const ResidualTrees& trees, const BorrowOptions& options);
+  double Mean(const Features& at) const { return options_.weight * Correction(at); }
+  // Of the errors around the mean at these points, noise included, row by row.
+  std::vector<double> Covariance(const std::vector<Features>& at) const;
+  // The trees given targets at some points, and further ones with the same questions that move the leaves.
+  ResidualTrees Given(const std::vector<TreeSample>& samples) const;
+
+ private:
+  double Correction(const Features& at) const { return trees_.Eval(at); }
+  ResidualTrees trees_;
+  BorrowOptions options_;
+  std::vector<double> variance_;   // of a leaf, per tree
+};
+
 }  // namespace simrun

@@ -120,6 +120,16 @@ std::vector<double> ResidualTrees::EvalMany(std::span<const double> points, size
   return sums;
 }
 
+std::vector<size_t> ResidualTrees::LeavesOf(std::span<const double> features) const {
+  std::vector<size_t> leaves;
+  for (const Tree& tree : trees_) {
+    size_t at = 0;
+    for (const Split& s : tree.splits) at = at * 2 + (features[s.feature] >= edges[s.feature].values[s.edge] ? 1 : 0);
+    leaves.push_back(at);
+  }
+  return leaves;
+}
+
 std::vector<double> ResidualTrees::PartialSums(std::span<const double> features) const {
   std::vector<double> sums = {0.0};
   for (const Tree& tree : trees_) {

@@ -68,6 +68,9 @@ class ResidualTrees {
   std::vector<double> EvalMany(std::span<const double> points, size_t stride) const;
   // What the first 0, 1, 2, ... trees add up to, without weight and range.
   std::vector<double> PartialSums(std::span<const double> features) const;
+  const std::vector<Tree>& trees() const { return trees_; }
+  // The leaf every tree ends in.
+  std::vector<size_t> LeavesOf(std::span<const double> features) const;
   bool empty() const { return trees_.empty(); }
   size_t count() const { return trees_.size(); }
 

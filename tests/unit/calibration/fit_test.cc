@@ -108,6 +108,63 @@ TEST(FitFormulaTest, WithoutRowsToSayOtherwiseThePriorStands) {
   EXPECT_NEAR(fit->params.em, 0.7, 0.01);
 }
 
+TEST(FitFormulaTest, AnErrorThatRowsShareCountsOnce) {
+  // Hardly more than fixed time, 30 % above its prior, in eight rows as uncertain as the prior. One row moves it half way,
+  // eight to eight ninths; where their errors come as one, eight say no more than one.
+  const DeviceBase base = H100();
+  std::vector<OpRow> rows = GemmRows(base.machine, 8, 0, 2);
+  OperatorParams start;
+  start.op = "gemm";
+  start.dtype = "bf16";
+  FormulaPrior prior = PriorFor("gemm", "bf16", {});
+  for (ParameterPrior& p : prior.parameters) p.spread = p.name == "t0" ? 0.3 : 1e-3;
+  const double t0 = prior.parameters.front().value;
+  for (OpRow& row : rows) row.work.m = 1, row.work.n = 64, row.work.k = 64, row.seconds = 1.3 * (t0 + 0.19e-6);
+  const auto moved = [&](size_t count, double shared) {
+    FormulaFitOptions options;
+    for (size_t i = 0; i < count; ++i) {
+      for (size_t j = 0; j < count; ++j) options.covariance.push_back(0.09 * (i == j ? 1 : shared));
+    }
+    const auto fit = FitFormula(base.machine, base.set, start, prior, Pointers({rows.begin(), rows.begin() + static_cast<std::ptrdiff_t>(count)}), options);
+    EXPECT_TRUE(fit.ok()) << fit.status();
+    return std::log(fit->params.t0.value() / t0) / std::log(1.3);
+  };
+  EXPECT_NEAR(moved(1, 0), 0.5, 0.06);
+  EXPECT_NEAR(moved(8, 0), 8.0 / 9, 0.06);
+  EXPECT_NEAR(moved(8, 0.999), moved(1, 0), 0.02);
+  FormulaFitOptions wrong;
+  wrong.covariance = {1, 0, 0};
+  EXPECT_FALSE(FitFormula(base.machine, base.set, start, prior, Pointers(rows), wrong).ok());
+}
+
+TEST(BorrowedTreesTest, ARowMovesTheLeavesItFallsInto) {
+  // One tree: -0.1 below 4, 0.1 above. Leaves have variance 0.01, a row 0.0025: a row says 0.3 and moves its leaf four
+  // fifths of the way there, the other one not at all.
+  ResidualTrees trees;
+  trees.depth = 1;
+  trees.edges.resize(2);
+  trees.edges[0].low = 0, trees.edges[0].high = 8;
+  trees.edges[0].Add(2048);
+  const int code = ResidualTrees::LeafScaleCode(0.1);
+  const double leaf = ResidualTrees::LeafScale(code);
+  trees.Add({{{0, 0}}, {-leaf, leaf}}, code);
+  BorrowOptions options;
+  options.weight = 1, options.weight_spread = 0, options.leaf_spread = 0.1 / leaf, options.noise = 0.05;
+  const BorrowedTrees borrowed(trees, options);
+  TreeSample row;
+  row.features[0] = 6;
+  row.target = 0.3;
+  const ResidualTrees moved = borrowed.Given({row});
+  EXPECT_NEAR(moved.Eval(std::array{5.0, 0.0}), leaf + 0.8 * (0.3 - leaf), 0.003);   // scales are in steps of 1 %
+  EXPECT_NEAR(moved.Eval(std::array{1.0, 0.0}), -leaf, 1e-6);
+  // Two rows in one leaf share its variance, two in different ones nothing.
+  Features low{}, high{};
+  low[0] = 1, high[0] = 6;
+  EXPECT_NEAR(borrowed.Covariance({high, high})[1], 0.01, 1e-9);
+  EXPECT_NEAR(borrowed.Covariance({low, high})[1], 0, 1e-12);
+  EXPECT_NEAR(borrowed.Covariance({low, high})[0], 0.0125, 1e-9);
+}
+
 TEST(FitTreesTest, LearnAStepAndNothingElse) {
   Rng rng(3, "trees");
   std::vector<TreeSample> samples;
