@@ -36,7 +36,7 @@ uint64_t Ordered(double worth) {
   return (bits ^ (sign != 0 ? ~uint64_t{0} : uint64_t{1} << 63)) >> kLowBits << kLowBits;
 }
 
-// Brings the `count` least of n different keys to the front. Hoare's selection, without a branch on a comparison: whether
+// Brings the `count` least of n different keys to the front. Quickselect without a branch on a comparison: whether
 // an expert is worth more than another one is a coin toss, which costs a processor more than the rest of the work.
 void SelectLeast(uint64_t* keys, size_t n, size_t count) {
   size_t low = 0, high = n;

@@ -92,8 +92,8 @@ class RoutedExperts final : public ExpertStage {
     const double rows_gpu = static_cast<double>(s.gpu_tokens - s.fetched_tokens);
     const double fetched = static_cast<double>(s.fetched.size());
     const double resident = static_cast<double>(s.on_gpu.size()) - fetched, cpu = static_cast<double>(s.on_cpu.size());
-    if (resident > 0) work->resident = costs_->Experts(rows_gpu, resident, resident);
-    if (fetched > 0) work->fetched = costs_->Experts(rows_fetched, fetched, fetched);
+    if (resident > 0) work->resident = Price(rows_gpu, resident);
+    if (fetched > 0) work->fetched = Price(rows_fetched, fetched);
     work->fetch_bytes = fetched * bytes_per_gpu_;
     work->ahead_bytes = execution.ahead() * bytes_per_gpu_;
     work->fetch_tier = tier_;
@@ -113,6 +113,20 @@ class RoutedExperts final : public ExpertStage {
   }
 
  private:
+  // Experts on the GPU, each with rows. The same few numbers come again and again.
+  const PartCost& Price(double rows, double experts) {
+    const uint64_t key = static_cast<uint64_t>(rows) << 16 | static_cast<uint64_t>(experts);
+    Priced& p = priced_[(key * 0x9e3779b97f4a7c15ull) >> (64 - kPricedBits)];
+    if (p.key != key) p = {key, costs_->Experts(rows, experts, experts)};
+    return p.cost;
+  }
+
+  static constexpr int kPricedBits = 10;
+  struct Priced {
+    uint64_t key = 0;
+    PartCost cost;
+  };
+  std::vector<Priced> priced_{size_t{1} << kPricedBits};
   const LayerCosts* costs_ = nullptr;
   std::unique_ptr<ExpertPolicy> policy_;
   std::unique_ptr<ExpertRanking> ranking_;

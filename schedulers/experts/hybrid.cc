@@ -10,8 +10,20 @@ namespace {
 // Up to this many experts, moves and swaps improve the list schedule.
 constexpr size_t kRefine = 16;
 
-// Splits the active experts into residents and others, each heaviest first; equal loads keep the caller's order. Returns the
-// seconds that the GPU takes for all residents, and the CPU for all others.
+// Few experts, or loads that differ widely: heaviest first, then by number.
+void SortByLoad(std::vector<ExpertLoad>* list) {
+  const auto heavier = [](const ExpertLoad& a, const ExpertLoad& b) { return a.tokens != b.tokens ? a.tokens > b.tokens : a.expert < b.expert; };
+  if (list->size() > 12) return std::sort(list->begin(), list->end(), heavier);
+  for (size_t i = 1; i < list->size(); ++i) {
+    const ExpertLoad e = (*list)[i];
+    size_t j = i;
+    for (; j > 0 && heavier(e, (*list)[j - 1]); --j) (*list)[j] = (*list)[j - 1];
+    (*list)[j] = e;
+  }
+}
+
+// Splits the active experts into residents and others, each heaviest first; equal loads by number, the order in which callers
+// list them. Returns the seconds that the GPU takes for all residents, and the CPU for all others.
 std::pair<double, double> SplitByLoad(const ExpertLayerView& layer, ExpertSchedule* schedule) {
   const std::span<const ExpertLoad> active = layer.active;
   double gpu_work = 0, cpu_work = 0;
@@ -21,9 +33,8 @@ std::pair<double, double> SplitByLoad(const ExpertLayerView& layer, ExpertSchedu
   for (const ExpertLoad& e : active) most = std::max(most, e.tokens);
   if (n <= 12 || static_cast<size_t>(most) > 4 * n) {
     SplitByPlace(active, schedule);
-    for (std::vector<ExpertLoad>* list : {&resident, &remote}) {
-      std::stable_sort(list->begin(), list->end(), [](const ExpertLoad& a, const ExpertLoad& b) { return a.tokens > b.tokens; });
-    }
+    SortByLoad(&resident);
+    SortByLoad(&remote);
     for (const ExpertLoad& e : resident) gpu_work += layer.costs.Gpu(e.tokens);
     for (const ExpertLoad& e : remote) cpu_work += layer.costs.Cpu(e.tokens);
     return {gpu_work, cpu_work};
@@ -107,7 +118,10 @@ class HybridExperts final : public ExpertPolicy {
     resident.resize(kept);
     const std::span<const ExpertLoad> all(remote);
     TimeExperts(layer, resident, all.first(best_k), all.subspan(best_k), schedule);
-    if (layer.active.size() <= kRefine) Refine(layer, kept, best_k, schedule);
+    // Without transfers and thefts, when the CPU ends last and a transfer would end later still, nothing can be better.
+    const bool best_possible = best_k == 0 && best_s == 0 && schedule->cpu_end >= schedule->gpu_end &&
+                               layer.link_ready + c.transfer >= schedule->makespan;
+    if (layer.active.size() <= kRefine && !best_possible) Refine(layer, kept, best_k, schedule);
   }
 
  private:
