@@ -119,6 +119,9 @@ struct EngineProfile {
   bool custom_all_reduce = true;
   bool deepep = false;
   bool streaming_decode = false;       // decode attention key by key, without tiles
+  // Traffic of GPU memory per element of weights and KV cache in narrow formats, which passes of their own widen before the
+  // kernels that multiply; 0: those kernels do.
+  double widen_weight_bytes = 0, widen_kv_bytes = 0;
   // Passes over the fp32 logits that top-p and top-k take on the GPU (sorting, cumulated sums); 0: the largest is picked.
   double sampling_passes = 0;
   double expert_imbalance = 0;  // load of the busiest expert-parallel rank over the mean; 0: from the model
@@ -209,6 +212,9 @@ void EngineProfile::Describe(Visitor& v) {
   v.Field("deepep", deepep, {.help = "expert all-to-all by DeepEP kernels"});
   v.Field("sampling_passes", sampling_passes, {.help = "passes over the logits that top-p and top-k take; 0: the largest is picked", .min = 0, .max = 10000});
   v.Field("streaming_decode", streaming_decode, {.help = "decode attention walks the cache key by key instead of in tiles"});
+  v.Field("widen_weight_bytes", widen_weight_bytes,
+          {.help = "GPU memory traffic per element of narrow weights that passes of their own widen; 0: the kernel that multiplies does", .min = 0, .max = 1000});
+  v.Field("widen_kv_bytes", widen_kv_bytes, {.help = "and per element of a narrow KV cache", .min = 0, .max = 1000});
   v.Field("expert_imbalance", expert_imbalance,
           {.help = "load of the busiest expert-parallel rank over the mean; 0: from the model", .min = 0});
   v.Field("architectures", architectures, {.help = "values that hold for one GPU architecture"});

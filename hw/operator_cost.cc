@@ -425,6 +425,8 @@ FormulaParts OperatorCosts::PartsOf(const Term& term, const OperatorParams& p) c
   return parts;
 }
 
+double OperatorCosts::WideningRate() const { return bandwidth_ * Capped(Choose("elementwise", DType::kBf16).params->em); }
+
 OperatorCosts::Term OperatorCosts::GemmTerm(const Operator& op, const OperatorParams& p, Features* features) const {
   const DType compute = Supported(ComputeDType(op.weights, op.activations));
   const double m = D(op.m), n = D(op.n), k = D(op.k);
@@ -435,7 +437,8 @@ OperatorCosts::Term OperatorCosts::GemmTerm(const Operator& op, const OperatorPa
   // Weights narrower than the multiply are widened on the fly; where that was measured the entry's rates contain it.
   const bool measured = compute != ComputeDType(op.weights, op.activations) && p.dtype == DTypeName(ComputeDType(op.weights, op.activations));
   const bool dequantised = weight_bytes < BytesPerElement(compute) - 0.01 && !measured;
-  const double efficiency = dequantised ? kDequantEfficiency : 1;
+  const bool passes = dequantised && options_.widen_weight_bytes > 0;
+  const double efficiency = dequantised && !passes ? kDequantEfficiency : 1;
   Term term;
   term.q = p.q;
   term.t0 = p.t0.value();
@@ -443,11 +446,12 @@ OperatorCosts::Term OperatorCosts::GemmTerm(const Operator& op, const OperatorPa
   term.peak = Peak(compute);
   term.compute = term.flops / (term.peak * Capped(p.ec) * efficiency);
   // Batched products have more input than m x k and say so.
-  term.bytes = std::max(op.bytes, input_bytes * m * k + weight_bytes * n * k + wide * m * n);
+  term.bytes = std::max(op.bytes, input_bytes * m * k + (passes ? wide : weight_bytes) * n * k + wide * m * n);
   term.memory = term.bytes / (bandwidth_ * Capped(p.em) * efficiency);
   if (options_.benchmark) term.memory *= Rereading(p, term.bytes);
   term.serial = p.k0 > 0 ? p.d.value() * k / (k + p.k0) : p.d.value() * k / 1024;
   if (p.eq > 0 && (narrow || measured)) term.extra = 3 * m * k / (bandwidth_ * Capped(p.eq));
+  if (passes) term.extra += options_.widen_weight_bytes * n * k / WideningRate();
   if (features != nullptr || !p.trees.empty()) {
     const Features f = GemmFeatures({m, n, k}, PartsOf(term, p), machine_.gpu.multiprocessors);
     if (features != nullptr) *features = f;
@@ -750,12 +754,14 @@ AttentionCost OperatorCosts::AttentionFormula(const AttentionShape& shape) const
     d.c_key = 2 * std::max(heads, kMlaHeadTile) * (cache + D(shape.mla_latent)) / (peak * Capped(dec.ec)) * layers;
     d.c_seq = d.c_key * dec.kappa;
   } else {
-    const double bytes_key = kv_heads * widths * kv_element, flops_key = 2 * heads * widths;
+    const bool passes = options_.widen_kv_bytes > 0 && kv_element < element;
+    const double bytes_key = kv_heads * widths * (passes ? element : kv_element), flops_key = 2 * heads * widths;
     bytes_per_key = bytes_key;
     const bool apart = options_.streaming_decode && (shape.head_dim != 128 || shape.window > 0);
     const double cache = kCacheBytesPerClock * static_cast<double>(machine_.gpu.multiprocessors) * machine_.gpu.boost_clock.value();
     const double reads = apart ? 1 + (heads / kv_heads - 1) / std::max(1.0, cache / bandwidth_) : 1;
     d.m_key = reads * bytes_key / dm * layers;
+    if (passes) d.m_key += options_.widen_kv_bytes * kv_heads * widths / WideningRate() * layers;
     d.m_seq = (options_.streaming_decode ? 0 : d.m_key * dec.kappa) + heads * widths * element / dm * layers;
     // Decode is bound by memory on every GPU; on a device whose rates say otherwise the multiply is the floor.
     if (flops_key / peak > bytes_key / bandwidth_) {

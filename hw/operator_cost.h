@@ -60,6 +60,9 @@ struct OperatorCostOptions {
   bool streaming_decode = false;
   // Times of the engine's kernels over those returned here: slower ones leave the board more of its power limit.
   double time_factor = 1;
+  // Traffic of GPU memory per element of weights and KV cache narrower than the multiply, where the engine widens them in
+  // passes of their own; 0: inside the kernel that multiplies.
+  double widen_weight_bytes = 0, widen_kv_bytes = 0;
 };
 
 // Seconds of attention by resource, and joules above idle and the active floor of one GPU.
@@ -277,6 +280,7 @@ class OperatorCosts {
   OpTime Finish(const Term& term, Provenance label) const;
   // How much of the memory time is left when a benchmark repeats the kernel on `bytes` of data.
   double Rereading(const OperatorParams& p, double bytes) const;
+  double WideningRate() const;  // bytes per second of passes that widen narrow tensors
   FormulaParts PartsOf(const Term& term, const OperatorParams& p) const;
   Term GemmTerm(const Operator& op, const OperatorParams& p, Features* features) const;
   Term RowTerm(const Operator& op, const OperatorParams& p, Features* features) const;

@@ -824,6 +824,8 @@ absl::StatusOr<OperatorCosts> OperatorCostsFor(const Machine& machine, const Eng
   cost_options.custom_all_reduce = profile.custom_all_reduce;
   cost_options.deepep = profile.deepep;
   cost_options.time_factor = profile.gpu_time_factor;
+  cost_options.widen_weight_bytes = profile.widen_weight_bytes;
+  cost_options.widen_kv_bytes = profile.widen_kv_bytes;
   return options.operators != nullptr ? OperatorCosts::Create(machine, options.operators, cost_options)
                                       : OperatorCosts::Create(machine, catalog, cost_options);
 }

@@ -365,6 +365,41 @@ TEST(OperatorCostTest, StreamingDecodeReadsWhatThereIs) {
   EXPECT_NEAR(apart / shared, 1 + (32.0 / 8 - 1) / cache, 0.02);
 }
 
+// Narrow weights and KV cache widened in passes of their own: the traffic of the passes, and the reads of a 16-bit kernel.
+TEST(OperatorCostTest, WideningInPassesCostsTheirTraffic) {
+  const Machine machine = TestMachine("t4-16gb");
+  OperatorCostOptions options;
+  options.widen_weight_bytes = 13;
+  options.widen_kv_bytes = 17;
+  const OperatorCosts passes = Costs(machine, options), fused = Costs(machine);
+  const double rate = machine.gpu.memory_bandwidth.value() * 0.901;  // of element-wise kernels
+  Operator op;
+  op.kind = OpKind::kGemm;
+  op.weights = DType::kInt4;
+  op.activations = DType::kFp16;
+  op.m = 8, op.n = 16384, op.k = 4096;
+  Operator wide = op;
+  wide.weights = DType::kFp16;
+  EXPECT_NEAR(passes.Cost(op).seconds, passes.Cost(wide).seconds + 13.0 * 16384 * 4096 / rate, 1e-6 * passes.Cost(op).seconds);
+  EXPECT_LT(fused.Cost(op).seconds, 0.5 * passes.Cost(wide).seconds);
+  EXPECT_DOUBLE_EQ(passes.Cost(wide).seconds, fused.Cost(wide).seconds);
+  AttentionShape shape;
+  shape.layers = 1;
+  shape.heads = shape.kv_heads = 32;
+  shape.head_dim = shape.v_head_dim = 128;
+  shape.compute = DType::kFp16;
+  const auto memory = [](const OperatorCosts& costs, const AttentionShape& s) {
+    AttentionSplit more, less;
+    costs.Attention(s).AddDecode(64, 64 * 2000, 2000, &more);
+    costs.Attention(s).AddDecode(64, 64 * 1000, 1000, &less);
+    return (more.memory - less.memory) / (64 * 1000 * 32 * 256.0);  // per element
+  };
+  shape.kv = DType::kFp16;
+  const double read = memory(passes, shape);
+  shape.kv = DType::kInt4;
+  EXPECT_NEAR(memory(passes, shape) / (read + 17 / rate), 1, 0.02);
+}
+
 Operator Moe(int64_t tokens);
 
 // Marlin's kernel has an entry of its own: 0.28 of the 16-bit peak on H100, MXFP4 filled up to tiles of 256 and 128.

@@ -204,5 +204,13 @@ workload: {static_batch: 1, input_tokens: 100, output_tokens: 20}
   EXPECT_NEAR(placed, whole, 1e-6 * whole);
 }
 
+// A pageable copy goes through a pinned buffer in turn: filled by one thread (8 GB/s of the reference host), then sent.
+TEST(PlacedStep, PageableCopiesFillAndSendInTurn) {
+  Model pinned(ScenarioOf(kStreamed)), pageable(ScenarioOf(kStreamed, {{"engine.pinned_memory", "false"}}));
+  const double link = 31.5e9 * 0.794, fill = 8e9 * pageable.scenario.resolved().machine.host.single_thread;
+  const double fast = pinned.Steady(Decodes(8, 100)).stage_seconds[0], slow = pageable.Steady(Decodes(8, 100)).stage_seconds[0];
+  EXPECT_NEAR(slow / fast, (1 / link + 1 / fill) * link, 0.02 * slow / fast);
+}
+
 }  // namespace
 }  // namespace simrun
