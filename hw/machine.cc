@@ -156,7 +156,8 @@ struct CpuEntry {
   Sourced<int> cores, sockets;
   Sourced<FlopsPerSecond> peak_fp32, peak_bf16, peak_int8;
   Sourced<BytesPerSecond> memory_bandwidth;
-  Sourced<double> memory_efficiency, single_thread;
+  Sourced<double> memory_efficiency, single_thread, lut_rate;
+  Sourced<int> lut_rows;
   Sourced<Bytes> memory, llc;
   Sourced<Watts> tdp, idle_power;
   Sourced<Seconds> kernel_launch;
@@ -168,6 +169,8 @@ struct CpuEntry {
     v.Field("peak_fp32", peak_fp32, {.help = "per socket at base clock"});
     v.Field("peak_bf16", peak_bf16, {.help = "per socket, with matrix instructions"});
     v.Field("peak_int8", peak_int8, {.help = "per socket, with matrix or dot-product instructions"});
+    v.Field("lut_rate", lut_rate, {.help = "look-ups per second of a socket that multiplies by narrow weights with tables in its caches"});
+    v.Field("lut_rows", lut_rows, {.help = "most rows of a product that go this way"});
     v.Field("llc", llc, {.help = "last-level cache per socket"});
     v.Field("memory_bandwidth", memory_bandwidth, {.help = "per socket, raw", .required = true});
     v.Field("memory_efficiency", memory_efficiency, {.help = "reached by streaming / raw", .required = true});
@@ -446,6 +449,8 @@ absl::StatusOr<CpuSpec> LoadCpu(std::string_view name, const Catalog& catalog) {
   cpu.peak_fp32 = entry.peak_fp32.value;
   cpu.peak_bf16 = entry.peak_bf16.value;
   cpu.peak_int8 = entry.peak_int8.value;
+  cpu.lut_rate = entry.lut_rate.value;
+  cpu.lut_rows = entry.lut_rows.value;
   cpu.llc = entry.llc.value;
   cpu.memory_bandwidth = entry.memory_bandwidth.value;
   cpu.memory_efficiency = entry.memory_efficiency.value;

@@ -89,6 +89,10 @@ struct CpuSpec {
   FlopsPerSecond peak_fp32{0};      // per socket, at base clock
   FlopsPerSecond peak_bf16{0};      // per socket; AMX or SVE where present, else 0
   FlopsPerSecond peak_int8{0};      // likewise
+  // Look-up tables beside the cache arrays that multiply a few rows by narrow weights bit by bit: look-ups per second of a
+  // socket, 0: none; and the most rows that go this way.
+  double lut_rate = 0;
+  int lut_rows = 0;
   Bytes llc{0};                     // last-level cache per socket; 0: not known
   BytesPerSecond memory_bandwidth;  // per socket, raw
   double memory_efficiency = 0.8;   // reached by streaming / raw

@@ -13,6 +13,9 @@ namespace {
 
 // Widening 4- or 8-bit weights inside a 16-bit GEMM: Marlin-type kernels reach this share of the plain kernel's rates.
 constexpr double kDequantEfficiency = 0.9;
+// Weights that one table of a look-up unit covers. A table has an entry for each combination of them and is made once for
+// all rows of a product; a row then takes one look-up per bit.
+constexpr double kLutWeights = 4, kLutEntries = 16;
 // Share of the dense prefill efficiency at head_dim 64 and 256 (measured beside 128).
 constexpr double kHeadDim64 = 0.78, kHeadDim256 = 1.1;
 // What the last-level cache serves a multiprocessor per clock, for query heads that read the same keys one after the other
@@ -445,6 +448,10 @@ OperatorCosts::Term OperatorCosts::GemmTerm(const Operator& op, const OperatorPa
   term.flops = 2 * m * n * k;
   term.peak = Peak(compute);
   term.compute = term.flops / (term.peak * Capped(p.ec) * efficiency);
+  if (machine_.cpu_only && machine_.host.lut_rate > 0 && m <= machine_.host.lut_rows && weight_bytes < 2) {
+    const double tables = n * k / kLutWeights, lookups = tables * (kLutEntries + m * BitsPerElement(op.weights));
+    term.compute = std::min(term.compute, lookups / machine_.host.lut_rate);
+  }
   // Batched products have more input than m x k and say so.
   term.bytes = std::max(op.bytes, input_bytes * m * k + (passes ? wide : weight_bytes) * n * k + wide * m * n);
   term.memory = term.bytes / (bandwidth_ * Capped(p.em) * efficiency);

@@ -84,5 +84,29 @@ TEST(CpuDeviceTest, MatrixInstructionsSpeedUpPrompts) {
   EXPECT_GT(gemm("epyc-7313", DType::kBf16), 0.9 * gemm("epyc-7313", DType::kFp32));
 }
 
+// SAIL's socket against the same one without its look-up tables. Its abstract: up to 10.7 times as fast. The gain grows with
+// the batch, over which tables are amortised and with which the cores' own time grows, and with narrower weights.
+TEST(CpuDeviceTest, LookUpTablesSpeedUpDecoding) {
+  double most = 0;
+  for (const int64_t batch : {1, 2, 4, 8, 16, 32}) {
+    double gain[2] = {0, 0};
+    for (const DType weights : {DType::kInt8, DType::kInt4}) {
+      const auto seconds = [&](const char* cpu) { return DecodeSeconds("llama-2-7b", cpu, weights, DType::kFp32, batch); };
+      const double speedup = seconds("neoverse-n1-16c") / seconds("sail-16c");
+      EXPECT_GE(speedup, 1) << batch;
+      EXPECT_LE(speedup, 10.7) << batch;
+      gain[weights == DType::kInt4 ? 1 : 0] = speedup;
+      most = std::max(most, speedup);
+    }
+    EXPECT_GE(gain[1], gain[0] - 1e-9) << batch;
+  }
+  EXPECT_GT(most, 0.85 * 10.7);
+  // Wide weights and prompts are the cores' work.
+  EXPECT_DOUBLE_EQ(DecodeSeconds("llama-2-7b", "neoverse-n1-16c", DType::kFp32, DType::kFp32, 8),
+                   DecodeSeconds("llama-2-7b", "sail-16c", DType::kFp32, DType::kFp32, 8));
+  EXPECT_DOUBLE_EQ(DecodeSeconds("llama-2-7b", "neoverse-n1-16c", DType::kInt4, DType::kFp32, 64),
+                   DecodeSeconds("llama-2-7b", "sail-16c", DType::kInt4, DType::kFp32, 64));
+}
+
 }  // namespace
 }  // namespace simrun
