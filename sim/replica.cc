@@ -502,6 +502,7 @@ void Replica::StartStep(Lane& lane, SimTime now, double extra_seconds) {
     totals_.stage_busy = totals_.stage_busy + duration;
   }
   lane.end = end;
+  if (params_.track_memory) memory_.Set(now.seconds().value(), static_cast<double>(blocks_in_use()));
   ++totals_.steps;
   if (lanes_in_flight_++ == 0) busy_since_ = now;
 }
@@ -524,6 +525,7 @@ int Replica::CompleteLane(Lane& lane) {
   if (--lanes_in_flight_ == 0) totals_.busy = totals_.busy + (now - busy_since_);
   int finished = 0;
   for (Group& g : lane.groups) finished += CompleteGroup(g, lane_index, now);
+  if (params_.track_memory) memory_.Set(now.seconds().value(), static_cast<double>(blocks_in_use()));
   return finished;
 }
 

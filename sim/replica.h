@@ -16,6 +16,7 @@
 #include "schedulers/batching.h"
 #include "schedulers/router.h"
 #include "schedulers/waiting_queue.h"
+#include "sim/level_timeline.h"
 #include "sim/decode_set.h"
 #include "sim/metrics.h"
 #include "sim/prefix_cache.h"
@@ -40,6 +41,7 @@ struct EngineParams {
   bool prefix_caching = false;         // from the first request on that says what its prompt has in common with others, or
                                        // that is preempted and may find its own blocks again
   bool fast_forward = true;            // false: plan every step; the results are the same
+  bool track_memory = false;           // follow the KV blocks in use over time
 };
 
 // One step of one lane, for observers.
@@ -110,6 +112,8 @@ class Replica {
   int64_t cached_blocks() const;
   bool idle() const { return load_.outstanding() == 0; }
   void set_observer(EngineObserver* observer) { observer_ = observer; }
+  // Blocks in use over time, summed over ranks, where params.track_memory asks for it.
+  const LevelTimeline& memory() const { return memory_; }
   // Blocks in use now, summed over ranks; 0 when idle.
   int64_t blocks_in_use() const;
   // Share of the request's prompt that is cached in the rank it would go to.
@@ -244,6 +248,7 @@ class Replica {
   uint64_t next_order_ = 0;
   ReplicaLoad load_;
   EngineTotals totals_;
+  LevelTimeline memory_;
 };
 
 }  // namespace simrun

@@ -114,6 +114,12 @@ std::string Report::ToBinary() const {
     t->set_kv_capacity_bytes(tier.kv_capacity.value());
     t->set_kv_peak_bytes(tier.kv_peak.value());
   }
+  if (!memory.timeline.kv_mean.empty()) {
+    proto::MemoryTimeline* t = m->mutable_timeline();
+    t->set_interval_s(memory.timeline.interval.value());
+    t->mutable_kv_mean()->Add(memory.timeline.kv_mean.begin(), memory.timeline.kv_mean.end());
+    t->mutable_kv_peak()->Add(memory.timeline.kv_peak.begin(), memory.timeline.kv_peak.end());
+  }
   for (const Link& link : links) {
     proto::Link* l = out.add_links();
     l->set_name(link.name);
@@ -272,6 +278,10 @@ absl::StatusOr<Report> Report::FromBinary(std::string_view bytes) {
   for (const proto::Tier& t : in.memory().tiers()) {
     r.memory.tiers.push_back({t.name(), Bytes(t.capacity_bytes()), Bytes(t.weights_bytes()), Bytes(t.kv_capacity_bytes()), Bytes(t.kv_peak_bytes())});
   }
+  r.memory.timeline.interval = Seconds(in.memory().timeline().interval_s());
+  const proto::MemoryTimeline& timeline = in.memory().timeline();
+  r.memory.timeline.kv_mean.assign(timeline.kv_mean().begin(), timeline.kv_mean().end());
+  r.memory.timeline.kv_peak.assign(timeline.kv_peak().begin(), timeline.kv_peak().end());
   for (const proto::Link& l : in.links()) r.links.push_back({l.name(), l.bytes(), l.utilization()});
   r.placement.objective = in.placement().objective();
   r.placement.candidates = in.placement().candidates();

@@ -60,6 +60,12 @@ struct Report {
       Bytes capacity, weights, kv_capacity, kv_peak;   // of one engine
     };
     std::vector<Tier> tiers;                      // outside GPU memory
+    // KV cache in use over the run, as shares of its capacity, where tensors lie outside GPU memory: mean over the engines,
+    // and of the fullest one. A tier holds weights + share x kv_capacity.
+    struct Timeline {
+      Seconds interval;
+      std::vector<double> kv_mean, kv_peak;
+    } timeline;
   } memory;
   struct Utilization {
     double engine_busy = 0, stage_busy = 0, mean_batch = 0, mfu = 0;

@@ -21,6 +21,7 @@ absl::StatusOr<std::unique_ptr<Run>> Run::Create(const Scenario& scenario, Simul
   std::unique_ptr<Run> run(new Run(scenario, slo, SimTime::From(r.config.metrics.warmup)));
   run->params_ = r.params;
   run->params_.fast_forward = options.fast_forward;
+  run->params_.track_memory = !r.placement.resident;
 
   std::vector<StepCostModel*> models;
   StepCostModel* model = options.step_cost;
@@ -157,6 +158,21 @@ void Run::FillEngineUse(SimTime span, Report* report) const {
       found->bytes += use.bytes;
       if (span.seconds().value() > 0) {
         found->utilization += use.bytes / (use.capacity * span.seconds().value() * static_cast<double>(compiled_.size()));
+      }
+    }
+  }
+  if (params_.track_memory && m.kv_blocks > 0) {
+    const double capacity = static_cast<double>(m.kv_blocks * r.plan.dp), engines = static_cast<double>(r.plan.replicas);
+    Report::Memory::Timeline& timeline = report->memory.timeline;
+    for (const auto& replica : cluster_->replicas()) {
+      LevelTimeline memory = replica->memory();
+      memory.Close(span.seconds().value());
+      timeline.interval = Seconds(memory.width());
+      timeline.kv_mean.resize(memory.slots());
+      timeline.kv_peak.resize(memory.slots());
+      for (size_t i = 0; i < memory.slots(); ++i) {
+        timeline.kv_mean[i] += memory.Mean(i) / capacity / engines;
+        timeline.kv_peak[i] = std::max(timeline.kv_peak[i], memory.Peak(i) / capacity);
       }
     }
   }

@@ -1,4 +1,5 @@
 // What holds for every placement: nothing moves faster than its link, no tier holds more than it can, time adds up.
+#include <algorithm>
 #include <string>
 #include <vector>
 
@@ -52,6 +53,17 @@ workload: {{requests: 24, arrivals: {{poisson: {{rate: 3 /s}}}}, input_tokens: {
       EXPECT_LE((t.weights + t.kv_peak).value(), t.capacity.value() + 1) << t.name;
       EXPECT_LE(t.kv_peak, t.kv_capacity) << t.name;
     }
+    // Over time: never above the peak, which is reached, nor above capacity.
+    double highest = 0;
+    ASSERT_EQ(r.memory.timeline.kv_mean.size(), r.memory.timeline.kv_peak.size());
+    ASSERT_FALSE(r.memory.timeline.kv_mean.empty());
+    for (size_t i = 0; i < r.memory.timeline.kv_mean.size(); ++i) {
+      EXPECT_GE(r.memory.timeline.kv_mean[i], 0);
+      EXPECT_LE(r.memory.timeline.kv_mean[i], r.memory.timeline.kv_peak[i] * (1 + 1e-9));
+      highest = std::max(highest, r.memory.timeline.kv_peak[i]);
+    }
+    EXPECT_NEAR(highest, r.memory.kv_peak_fraction, 1e-9);
+    EXPECT_GE(r.memory.timeline.interval.value() * static_cast<double>(r.memory.timeline.kv_mean.size()), r.simulation.simulated_s * (1 - 1e-9));
     EXPECT_LE(r.memory.weights + r.memory.activations + r.memory.reserve, r.memory.gpu);
   }
   EXPECT_GE(ran, 15);
