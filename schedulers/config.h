@@ -77,7 +77,7 @@ struct SchedulerConfig {
     v.Field("prefix_caching", prefix_caching,
             {.help = "prompts that begin as others did (hash_ids of a trace, workload.shared_prefix) find those KV blocks; auto: the engine profile's"});
     v.Field("queue_order", queue_order, {.help = "order of the waiting queue", .choices = &QueueOrderNames});
-    v.Field("preemption", preemption, {.help = "what happens to a sequence whose KV blocks are taken away", .choices = &PreemptionNames});
+    v.Field("preemption", preemption, {.help = "what happens to a sequence whose KV blocks are taken away; auto: whichever of the two takes less time for its length", .choices = &PreemptionNames});
     v.Field("swap_space", swap_space, {.help = "host memory per GPU for swapped KV blocks; when full, preemption recomputes", .min = 0});
     v.Field("router", router, {.help = "how requests are dealt to the replicas", .choices = &RouterNames});
     v.Field("max_model_len", max_model_len, {.help = "longest prompt plus output accepted; auto: the model's context length", .min = 1});

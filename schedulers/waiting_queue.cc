@@ -10,7 +10,7 @@
 namespace simrun {
 
 std::vector<std::string> QueueOrderNames() { return {"fcfs", "shortest-job", "priority", "earliest-deadline"}; }
-std::vector<std::string> PreemptionNames() { return {"recompute", "swap"}; }
+std::vector<std::string> PreemptionNames() { return {"recompute", "swap", "auto"}; }
 
 absl::StatusOr<QueueOrder> ParseQueueOrder(std::string_view name) {
   const std::vector<std::string> names = QueueOrderNames();

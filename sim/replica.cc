@@ -419,13 +419,20 @@ bool Replica::MakeRoomForDecodes(Group& g, size_t rank_index, double* swap_secon
   return true;
 }
 
+bool Replica::Swaps(int64_t tokens, int64_t blocks) const {
+  if (params_.preemption != Preemption::kCheapest) return params_.preemption == Preemption::kSwap;
+  const double n = static_cast<double>(tokens);
+  const double out_and_in = 2 * static_cast<double>(blocks) * params_.swap_seconds_per_block;
+  return out_and_in < (params_.recompute_first + params_.recompute_second * n) * n;
+}
+
 void Replica::Preempt(Group& g, Rank& rank, uint32_t id, double* swap_seconds) {
   Request& r = requests_[id];
   ++r.preemptions;
   ++totals_.preemptions;
   const int64_t blocks = BlocksHeld(g, r);
-  const bool swapped = r.state == State::kDecode && params_.preemption == Preemption::kSwap && rank.free_swap_blocks >= blocks;
   const int64_t kv = r.state == State::kDecode ? g.decodes.KvOf(r.member) : r.prefilled;
+  const bool swapped = r.state == State::kDecode && rank.free_swap_blocks >= blocks && Swaps(kv, blocks);
   // Until they are taken, its blocks save it computing them again.
   if (params_.prefix_caching && !swapped && rank.prefixes == nullptr) StartPrefixCaching();
   if (rank.prefixes != nullptr && !swapped) NameBlocks(rank, id, kv, true);

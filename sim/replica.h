@@ -24,7 +24,7 @@
 
 namespace simrun {
 
-enum class Preemption { kRecompute, kSwap };
+enum class Preemption { kRecompute, kSwap, kCheapest };
 
 // What does not change during a run, shared by all replicas of a cluster.
 struct EngineParams {
@@ -37,6 +37,8 @@ struct EngineParams {
   int64_t window = 0;                  // sliding window of the model, 0: none
   int64_t max_model_len = 0;           // prompt + output; 0: no limit
   int64_t swap_blocks = 0;             // host blocks per rank
+  // kCheapest: seconds of computing L tokens again, first x L + second x L^2.
+  double recompute_first = 0, recompute_second = 0;
   double swap_seconds_per_block = 0;   // one way
   bool prefix_caching = false;         // from the first request on that says what its prompt has in common with others, or
                                        // that is preempted and may find its own blocks again
@@ -200,6 +202,8 @@ class Replica {
   // Preempts until the decodes of the next step have their blocks. False when they must wait for another lane.
   bool MakeRoomForDecodes(Group& group, size_t rank_index, double* swap_seconds);
   void Preempt(Group& group, Rank& rank, uint32_t id, double* swap_seconds);
+  // Whether a preempted sequence's blocks are sent to host memory and back, rather than computed again.
+  bool Swaps(int64_t tokens, int64_t blocks) const;
   void StartStep(Lane& lane, SimTime now, double extra_seconds);
   int CompleteLane(Lane& lane);
   int CompleteGroup(Group& group, size_t lane_index, SimTime now);

@@ -256,7 +256,7 @@ ResolvedScenario Resolve(const ScenarioConfig& config, const YamlNode& root, con
   }
   if (const absl::StatusOr<QueueOrder> order = ParseQueueOrder(s.queue_order); order.ok()) p.queue_order = *order;
   p.prefix_caching = s.prefix_caching.value_or(r.engine.prefix_caching);
-  p.preemption = s.preemption == "swap" ? Preemption::kSwap : Preemption::kRecompute;
+  p.preemption = s.preemption == "swap" ? Preemption::kSwap : s.preemption == "auto" ? Preemption::kCheapest : Preemption::kRecompute;
   p.lanes = static_cast<int>(s.micro_batches.value_or(plan.pp));
   p.ranks = plan.dp;
   for (int stage = 0; stage < plan.pp; ++stage) p.window = std::max(p.window, KvBytesPerGpu(r.model, plan, stage).window);
@@ -309,7 +309,7 @@ ResolvedScenario Resolve(const ScenarioConfig& config, const YamlNode& root, con
   p.kv_blocks = r.memory.kv_blocks;
   p.limits.watermark_blocks = static_cast<int64_t>(std::ceil(s.watermark.value_or(r.engine.watermark) * static_cast<double>(p.kv_blocks)));
   const double block_bytes = r.memory.kv_block.value();
-  if (block_bytes > 0 && p.preemption == Preemption::kSwap) {
+  if (block_bytes > 0 && p.preemption != Preemption::kRecompute) {
     p.swap_blocks = static_cast<int64_t>(s.swap_space.value() / block_bytes);
     p.swap_seconds_per_block = block_bytes / (r.machine.host_link.bandwidth.value() * r.machine.host_link.efficiency);
   }

@@ -13,6 +13,26 @@
 
 namespace simrun {
 
+namespace {
+// Seconds to compute tokens of a sequence again: of a chunk at its start, and how they grow with what it looks back at.
+void PriceRecomputation(CompiledStepCost& model, int64_t budget, int64_t longest, EngineParams* params) {
+  const int64_t tokens = std::min<int64_t>({budget, 2048, longest}), past = std::max<int64_t>(1, std::min<int64_t>(8192, longest - tokens));
+  const auto seconds = [&](int64_t before) {
+    const PrefillChunk chunk{tokens, before};
+    StepWork work;
+    work.tokens = tokens;
+    work.chunks = {&chunk, 1};
+    StepCost cost;
+    for (int i = 0; i < 2; ++i) model.Predict({&work, 1}, &cost);
+    double sum = 0;
+    for (int s = 0; s < model.stages(); ++s) sum += cost.stage_seconds[static_cast<size_t>(s)];
+    return sum / static_cast<double>(tokens);
+  };
+  params->recompute_first = seconds(0);
+  params->recompute_second = std::max(0.0, (seconds(past) - params->recompute_first) / static_cast<double>(past)) / 2;
+}
+}  // namespace
+
 absl::StatusOr<std::unique_ptr<Run>> Run::Create(const Scenario& scenario, SimulateOptions options, ArrivalSource* source) {
   const ResolvedScenario& r = scenario.resolved();
   Slo slo;
@@ -42,6 +62,11 @@ absl::StatusOr<std::unique_ptr<Run>> Run::Create(const Scenario& scenario, Simul
       }
       cost_options.operators = shared.operators;
       cost_options.memo = &shared.memo;
+    }
+    if (r.params.preemption == Preemption::kCheapest) {
+      // A model of its own: pricing leaves traces in one that is used.
+      SIMRUN_ASSIGN_OR_RETURN(const std::unique_ptr<CompiledStepCost> pricing, StepCostOf(r, *scenario.catalog(), cost_options));
+      PriceRecomputation(*pricing, r.params.limits.max_num_batched_tokens, r.params.max_model_len, &run->params_);
     }
     for (int i = 0; i < (r.placement.resident ? 1 : r.plan.replicas); ++i) {
       SIMRUN_ASSIGN_OR_RETURN(std::unique_ptr<CompiledStepCost> compiled, StepCostOf(r, *scenario.catalog(), cost_options, i));

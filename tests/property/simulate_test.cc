@@ -30,7 +30,7 @@ std::string RandomScenario(uint64_t seed) {
   const int64_t seqs = number(1, 64);
   y << "scheduler: {policy: " << pick({"chunked-prefill", "prefill-first", "orca", "static"}) << ", max_num_seqs: " << seqs
     << ", max_num_batched_tokens: " << seqs + number(32, 2000) << ", router: " << pick({"round-robin", "random", "least-outstanding", "power-of-two"})
-    << ", queue_order: " << pick({"fcfs", "shortest-job", "priority", "earliest-deadline"}) << ", preemption: " << pick({"recompute", "swap"}) << "}\n";
+    << ", queue_order: " << pick({"fcfs", "shortest-job", "priority", "earliest-deadline"}) << ", preemption: " << pick({"recompute", "swap", "auto"}) << "}\n";
   y << "workload: {requests: " << number(20, 150) << ", input_tokens: {uniform: {min: 1, max: " << number(10, 1500)
     << "}}, output_tokens: {uniform: {min: 1, max: " << number(1, 300) << "}}, priorities: {levels: 3}, deadline: 2 s, ";
   switch (rng.Below(4)) {
@@ -211,6 +211,25 @@ workload: {concurrency: 2, duration: 10 s, input_tokens: 200000, output_tokens: 
   // With time between the requests the run ends, and every request is counted: two clients, ten seconds, one each second.
   const Report r = ReportOf(ScenarioOf(yaml, {{"workload.think_time", "1 s"}}));
   EXPECT_EQ(r.requests.rejected_context_length, 20);
+}
+
+// What is fetched back and what is computed again: whichever is faster on this machine.
+TEST(Simulate, PreemptionTakesTheFasterWay) {
+  const char* const tight = "model: llama-3.1-8b\nhardware: {gpu: h100-sxm-80gb}\nengine: {kv_blocks: 200}\n"
+                            "scheduler: {prefix_caching: false}\n"
+                            "workload: {concurrency: 10, requests: 60, input_tokens: 800, output_tokens: 500}\n";
+  struct Link {
+    const char *bandwidth, *faster, *slower;
+  };
+  for (const Link& link : {Link{"64 GB/s", "swap", "recompute"}, Link{"0.5 GB/s", "recompute", "swap"}}) {
+    const auto run = [&](const char* preemption) {
+      return ReportOf(ScenarioOf(tight, {{"hardware.host_link_bandwidth", link.bandwidth}, {"scheduler.preemption", preemption}}));
+    };
+    const Report chosen = run("auto"), good = run(link.faster), bad = run(link.slower);
+    EXPECT_GT(chosen.requests.preemptions, 0);
+    EXPECT_EQ(chosen.e2e.mean.value(), good.e2e.mean.value()) << link.bandwidth;
+    EXPECT_LT(chosen.e2e.mean.value(), bad.e2e.mean.value()) << link.bandwidth;
+  }
 }
 
 }  // namespace
