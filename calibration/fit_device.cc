@@ -24,7 +24,7 @@ namespace {
 constexpr size_t kEnoughForTrees = 150;   // rows; below, trees of other devices
 constexpr size_t kEnoughForCurves = 12;
 constexpr int kTreesOfSmallKernels = 60;  // that take little of a step
-constexpr double kWorth = 0.01;           // trees are left out that lower the error by less than this share
+constexpr double kWorth = 0.02;           // trees are left out that lower the error by less than this share
 constexpr double kUnusable = 0.6;         // mean error above which rows contradict one another
 // Another device's parameters: their spread around the lender's, of that over all devices. And how much less likely it is
 // to lend per octave between their multiplications per clock, in units of twice the logarithm.
@@ -368,7 +368,7 @@ class FamilyFit {
     const std::string& op = entries->front().op;
     const std::span<const std::string_view> names = FeatureNames(op);
     if (op == "quantize") options.trees = std::min(options.trees, kTreesOfSmallKernels);
-    options.trees = TreesWorthKeeping(samples, names.size(), options, kWorth);
+    options = ChooseTrees(samples, names.size(), options, kWorth);
     const ResidualTrees trees = FitTrees(samples, names.size(), RangeFeatures(op), options);
     Give(trees.ToTable(names), trees, entries);
     return absl::OkStatus();

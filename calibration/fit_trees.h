@@ -3,7 +3,9 @@
 // Every tree is fitted to the errors left by those before it, clipped where the `clip_share` smallest of them end (Huber
 // loss), level by level: of all (feature, edge) pairs the one that lowers the squared error most, summed over the level's
 // nodes. Leaves are shrunk towards zero by `ridge` pseudo-measurements and by `rate`, then rounded to what the text form
-// stores, so that later trees repair the rounding. Edges are quantiles of the data. Deterministic.
+// stores, so that later trees repair the rounding. Then, in further passes, the leaves of every tree are fitted again to the
+// errors that all others leave: early trees were shrunk by `rate` for the sake of later ones that are not kept. Edges are
+// quantiles of the data. Deterministic.
 #pragma once
 
 #include <cstdint>
@@ -15,14 +17,16 @@
 namespace simrun {
 
 struct TreeFitOptions {
-  int trees = 400;            // at most: see TreesWorthKeeping
+  int trees = 500;            // at most: see ChooseTrees
   int depth = 5;
   int edges = 60;             // per feature, at most 64
-  double rate = 0.4;
+  double rate = 0.25;
   double ridge = 2;
   double clip_share = 0.7;    // of the errors are not clipped
   double least_clip = 0.04;   // in units of log time
   double feature_share = 0.8; // of the features a tree may ask about, drawn per tree
+  int passes = 5;             // over all trees, each refitted to what the others leave
+  double pass_ridge = 10;     // pseudo-measurements of a leaf in these passes
   uint64_t seed = 1;
 };
 
@@ -36,9 +40,9 @@ struct TreeSample {
 ResidualTrees FitTrees(const std::vector<TreeSample>& samples, size_t features, const std::vector<int>& range,
                        const TreeFitOptions& options);
 
-// How many trees a fifth of the samples, held out, says are worth keeping: the fewest whose mean error is within
-// `slack` of the least one and 0.05 % more.
-int TreesWorthKeeping(const std::vector<TreeSample>& samples, size_t features, const TreeFitOptions& options, double slack);
+// `options` with as many trees as a fifth of the samples, held out, says are worth keeping (the fewest whose mean error is
+// within `slack` of the least one and 0.05 % more), and with the ridge for further passes under which that fifth is predicted best.
+TreeFitOptions ChooseTrees(const std::vector<TreeSample>& samples, size_t features, const TreeFitOptions& options, double slack);
 
 // Another device's trees as prior knowledge: kernels change their ways at the same sizes, by other amounts. The weight of
 // all of them, and the value of every leaf, are normally distributed; leaves around their value, by `leaf_spread` times

@@ -143,8 +143,8 @@ std::string Entry(const OperatorParams& p) {
                          t.of.empty() ? "" : fmt::format("of: {}, ", t.of),
                          t.weight == 1 ? "" : fmt::format("weight: {:.4g}, ", t.weight), t.depth,
                          t.count > 0 ? fmt::format("count: {}, ", t.count) : "", range);
-      out += "        features: " + Folded(t.features, "          ") + ",\n";
-      out += "        trees: " + Folded(t.trees, "          ") + "}";
+      out += "        features: " + Folded(t.features, "     ") + ",\n";
+      out += "        trees: " + Folded(t.trees, "     ") + "}";
     }
     out += "]";
   }

@@ -15,6 +15,21 @@ double Blocks(double size, double tile) { return std::ceil(size / tile); }
 // Octaves by which the last, partly filled wave stretches the work.
 double Unfilled(double waves) { return waves > 0 ? Log2(std::ceil(waves) / waves) : 0; }
 
+// Into how many parts decode kernels split the keys of a sequence, so that few blocks fill the multiprocessors: as
+// FlashAttention 3 chooses, the fewest with at least 85 % of the best filling of waves (num_splits_heuristic).
+double KeyParts(double blocks, double key_tiles, double sms) {
+  constexpr double kFewTiles = 4, kMostParts = 128, kFull = 0.8, kGoodEnough = 0.85;
+  if (blocks >= kFull * sms || key_tiles <= kFewTiles) return 1;
+  const int most = static_cast<int>(std::min({kMostParts, sms, key_tiles}));
+  double best = 0;
+  const auto filled = [&](int parts) { const double waves = blocks * parts / sms; return waves / std::ceil(waves); };
+  for (int parts = 1; parts <= most; ++parts) best = std::max(best, filled(parts));
+  for (int parts = 1; parts <= most; ++parts) {
+    if (filled(parts) >= kGoodEnough * best) return parts;
+  }
+  return 1;
+}
+
 struct Writer {
   Features values{};
   size_t next = 0;
@@ -32,9 +47,10 @@ constexpr std::array<std::string_view, 22> kGemm = {
     "m",      "n",      "k",         "mn",         "nk",         "mnk",       "compute",    "memory",
     "serial", "time",   "waves64",   "waves128",   "waves256",   "fill64",    "fill64x128", "fill128",
     "fill256n", "fill256m", "pad64", "pad128",     "n/k",        "m/n"};
-constexpr std::array<std::string_view, 21> kAttention = {
+constexpr std::array<std::string_view, 25> kAttention = {
     "sequences", "queries", "keys",      "heads",  "kv_heads", "group",   "head_dim", "kv_bytes", "compute", "memory", "serial",
-    "time",      "rows",    "blocks",    "fill",   "tiles",    "tiles_fill", "pad",   "splits",   "kv_size", "seq_heads"};
+    "time",      "rows",    "blocks",    "fill",   "tiles",    "tiles_fill", "pad",   "splits",   "kv_size", "seq_heads",
+    "parts",     "walk",    "parts_fill", "walk_pad"};
 constexpr std::array<std::string_view, 28> kMoe = {
     "tokens", "hidden", "inter",  "topk",   "experts", "local", "ep",      "tp",      "rows",    "rows/expert", "active", "spread", "imbalance",
     "compute", "memory", "serial", "time", "waves16", "waves64", "waves128", "fill64", "pad16",  "pad64",  "weights", "imbalanced_rows", "weight_bytes", "skew", "peak_rows"};
@@ -85,6 +101,11 @@ Features AttentionFeatures(const AttentionPoint& p, const FormulaParts& parts, d
                          Log2(p.sequences * p.keys * p.kv_heads * p.head_dim * p.kv_bytes), Log2(p.sequences * p.heads)}) {
     w.Add(x);
   }
+  // Query heads of one key-value head share a tile of 64 rows; keys come in tiles of 128, of wide heads 64.
+  const double key_tile = p.head_dim > 256 ? 64 : 128, key_tiles = Blocks(p.keys, key_tile);
+  const double row_blocks = p.sequences * p.kv_heads * Blocks(p.heads / p.kv_heads * p.queries, 64);
+  const double splits = p.queries > 1 ? 1 : KeyParts(row_blocks, key_tiles, sms);
+  for (const double x : {Log2(splits), Log2(Blocks(key_tiles, splits)), Unfilled(row_blocks * splits / sms), key_tiles * key_tile / p.keys}) w.Add(x);
   return w.values;
 }
 

@@ -15,7 +15,7 @@ namespace simrun {
 namespace {
 
 constexpr int kMaxDepth = 8, kMostTrees = 4096;
-constexpr size_t kWord = 58;   // characters of packed text between spaces, where a file may break the line
+constexpr size_t kWord = 103;  // characters of packed text between spaces, where a file may break the line
 constexpr double kLn2 = 0.6931471805599453;
 
 std::vector<std::string_view> Words(std::string_view text) {

@@ -184,6 +184,39 @@ TEST(FitTreesTest, LearnAStepAndNothingElse) {
   EXPECT_NEAR(trees.Eval(std::array{20.0, 5.0}), -0.1 / 101, 0.002);
 }
 
+TEST(FitTreesTest, PassesTakeBackWhatTheRateHeldBack) {
+  // One tree of one question: a step of 0.2 and -0.2 at 400 samples a side. Boosting takes a quarter of it, short of the
+  // ridge's two samples; a pass afterwards all of it, short of its ridge's ten.
+  std::vector<TreeSample> samples(800);
+  for (size_t i = 0; i < samples.size(); ++i) {
+    samples[i].features[0] = static_cast<double>(i % 2);
+    samples[i].target = i % 2 == 0 ? 0.2 : -0.2;
+  }
+  TreeFitOptions options;
+  options.trees = 1, options.depth = 1, options.feature_share = 1.1, options.least_clip = 1;
+  options.passes = 0;
+  EXPECT_NEAR(FitTrees(samples, 1, {}, options).Eval(std::array{0.0}), options.rate * 0.2 * 400 / 402, 0.001);
+  options.passes = 1;
+  EXPECT_NEAR(FitTrees(samples, 1, {}, options).Eval(std::array{0.0}), 0.2 * 400 / 410, 0.002);
+}
+
+TEST(FitTreesTest, ChoosesAsManyTreesAsHeldOutRowsGainFrom) {
+  // A step is learnt by a handful of trees; noise that no feature tells is not worth one.
+  Rng rng(5, "trees");
+  std::vector<TreeSample> step(600), noise(600);
+  for (size_t i = 0; i < step.size(); ++i) {
+    step[i].features[0] = noise[i].features[0] = rng.Uniform(0, 10);
+    step[i].target = step[i].features[0] < 4 ? 0.2 : -0.1;
+    noise[i].target = 0.05 * rng.Normal();
+  }
+  TreeFitOptions options;
+  options.trees = 100;
+  const int steps = ChooseTrees(step, 1, options, 0.02).trees;
+  EXPECT_GE(steps, 3);
+  EXPECT_LT(steps, 60);
+  EXPECT_LT(ChooseTrees(noise, 1, options, 0.02).trees, steps);
+}
+
 TEST(FitTreesTest, TooFewSamplesGiveNoTrees) {
   EXPECT_TRUE(FitTrees(std::vector<TreeSample>(19), 2, {}, {}).empty());
 }

@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 
@@ -185,6 +186,27 @@ TEST(AttentionGridTest, MeetsItsNodesAndStaysBetweenThem) {
   EXPECT_EQ(grid.Factor(8, 1536), 1 + 3 + 100 * 10.5);
   EXPECT_EQ(grid.Factor(1e9, 1e12), 1 + 12 + 100 * 20);        // clamped to the last node
   EXPECT_EQ(grid.Factor(0.2, 0), 1);
+}
+
+// Decode of 4 sequences with 8 key-value heads is 32 blocks on 132 multiprocessors: parts of the keys fill them. Filling of
+// whole waves by parts: 0.24, 0.48, 0.73, then 128 of 132 with four, and none better; so four parts of eight tiles each.
+TEST(AttentionFeaturesTest, KeysAreSplitUntilTheMultiprocessorsAreBusy) {
+  AttentionPoint point{.sequences = 4, .queries = 1, .keys = 4096, .heads = 32, .kv_heads = 8, .head_dim = 128};
+  const auto names = AttentionFeatureNames();
+  const auto feature = [&](std::string_view name) {
+    return AttentionFeatures(point, {}, 132)[static_cast<size_t>(std::find(names.begin(), names.end(), name) - names.begin())];
+  };
+  EXPECT_DOUBLE_EQ(std::exp2(feature("parts")), 4);
+  EXPECT_DOUBLE_EQ(std::exp2(feature("walk")), 8);
+  EXPECT_NEAR(std::exp2(feature("parts_fill")), 132.0 / 128, 1e-9);
+  point.sequences = 16;   // 128 blocks are enough
+  EXPECT_DOUBLE_EQ(std::exp2(feature("parts")), 1);
+  EXPECT_DOUBLE_EQ(std::exp2(feature("walk")), 32);
+  point.sequences = 4, point.keys = 500;   // four tiles are not split
+  EXPECT_DOUBLE_EQ(std::exp2(feature("parts")), 1);
+  EXPECT_NEAR(feature("walk_pad"), 512.0 / 500, 1e-12);
+  point.keys = point.queries = 4096;   // nor is a prompt
+  EXPECT_DOUBLE_EQ(std::exp2(feature("parts")), 1);
 }
 
 }  // namespace
