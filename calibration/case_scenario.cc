@@ -72,33 +72,6 @@ ClosedLoopBenchmark BenchmarkOf(const MeasuredCase& c) {
   return b;
 }
 
-// The policies that FlexGen's published runs name on their command lines (its bench_suite.py, Apache-2.0): shares of weights
-// and KV cache on GPU, in host memory and on disk, and the batches that a block of sequences is worked on in. A share goes
-// by whole matrices, to the place at a matrix's middle: of 20 % on the GPU one of four attention matrices is left and none
-// of the feed-forward part. Nothing for runs that stay in GPU memory.
-std::string FlexGenPolicy(const MeasuredCase& c) {
-  const bool compressed = c.engine == "flexllmgen+4bit-compression";
-  if (c.engine != "flexllmgen" && !compressed) return "";
-  const auto policy = [](const char* weights, const char* kv, double gpu_batch, double batch) {
-    return fmt::format("{{rules: [{}, {}, {{tensors: activations, tier: dram}}], window: 2, token_groups: {}}}", weights, kv,
-                       std::clamp<int64_t>(std::llround(batch / gpu_batch), 1, 8));
-  };
-  const char* const streamed = "{tensors: kv, tier: dram, use: stream}";
-  const char* const all_in_dram = "{tensors: weights, tier: dram}";
-  if (c.model == "opt-30b") {
-    return compressed ? policy(all_in_dram, streamed, 64, c.load_value)
-                      : policy("{tensors: attention, share: 0.75, tier: dram}, {tensors: dense_ffn, tier: dram}, {tensors: embedding, tier: dram}, "
-                               "{tensors: lm_head, tier: dram}",
-                               "{tensors: kv, tier: dram, use: compute}", 48, c.load_value);
-  }
-  if (c.model == "opt-175b") {
-    return compressed ? policy(all_in_dram, streamed, 48, c.load_value)
-                      : policy("{tensors: weights, share: 0.5, tier: dram}, {tensors: weights, share: 0.5, tier: nvme}",
-                               "{tensors: kv, tier: nvme}", 32, c.load_value);
-  }
-  return "";
-}
-
 double ClosedLoopRequests(const MeasuredCase& c, double clients, double rounds) {
   return std::clamp(c.num_requests.value_or(clients * rounds), clients, 20000.0);
 }
@@ -231,7 +204,6 @@ absl::StatusOr<CaseScenario> ScenarioOfCase(const MeasuredCase& c, const std::st
       set("hardware.nvme.capacity", Text("1.5 TB"));
       if (c.engine == "deepspeed-zero-inference") set("plan.placement", *ParseYaml("[{tensors: attention, tier: nvme}, {tensors: dense_ffn, tier: nvme}]", ""));
     }
-    if (const std::string policy = FlexGenPolicy(c); !policy.empty()) set("plan.placement", *ParseYaml(policy, ""));
     if (c.isl && c.osl) set("scheduler.max_model_len", Number(*c.isl + *c.osl));
   }
   if (const auto fraction = c.Note("kv_fraction"); fraction && c.engine != "trtllm") set("engine.gpu_memory_utilization", YamlNode::Scalar(*fraction));
