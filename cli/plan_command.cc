@@ -282,11 +282,11 @@ int PlanCommand(const PlanOptions& options, Terminal terminal, planner::Team* te
   }
   if (!evaluation.ok()) return Fail(evaluation.status(), terminal.err);
   if (team != nullptr && team->rank() > 0) return kDone;
-  const int64_t todo = space->Count(Obstacle::kNone);
-  const std::string stopped = evaluation->cancelled ? fmt::format("stopped: {} of {} were simulated", CountText(static_cast<double>(evaluation->ranked.size())),
-                                                                  Plural(static_cast<double>(todo), "plan"))
-                                                    : "";
-  if (evaluation->ranked.empty()) return FailWith(kRunFailed, stopped, terminal.err);
+  const auto stopped = [&] {
+    return FailWith(kRunFailed, fmt::format("stopped: {} of {} were simulated", CountText(static_cast<double>(evaluation->ranked.size())),
+                                            Plural(static_cast<double>(space->Count(Obstacle::kNone)), "plan")), terminal.err);
+  };
+  if (evaluation->ranked.empty()) return stopped();
   if (!evaluation->ranked.front().error.empty()) return FailWith(kRunFailed, evaluation->ranked.front().error, terminal.err);
   if (!options.out.empty()) {
     absl::StatusOr<std::unique_ptr<OutputDir>> out = OutputDir::Create(options.out);
@@ -305,7 +305,7 @@ int PlanCommand(const PlanOptions& options, Terminal terminal, planner::Team* te
     PrintText(*space, *evaluation, options, terminal.out);
   }
   // What was finished is shown all the same.
-  if (evaluation->cancelled) return FailWith(kRunFailed, stopped, terminal.err);
+  if (evaluation->cancelled) return stopped();
   return kDone;
 }
 

@@ -16,12 +16,13 @@ PowerModel::PowerModel(const GpuSpec& gpu, std::optional<Watts> limit, std::opti
   compute_ = spec_.compute.value();
   memory_ = spec_.memory.value();
   ramp_ = spec_.ramp.value();
-  measured_room_ = spec_.own_rates ? std::max(0.0, spec_.ceiling * tdp_ - idle_ - active) : kUnlimited;
+  const double ceiling_room = std::max(0.0, spec_.ceiling * tdp_ - idle_ - active);
+  measured_room_ = spec_.own_rates ? ceiling_room : kUnlimited;
   room_ = std::max(0.0, spec_.ceiling * limit_ - idle_ - active_);
   link_ = std::min(link_, room_);
-  if (const double room = spec_.ceiling * tdp_ - idle_ - active; room > 0 && spec_.settled.value() > 0) {
-    settled_ = spec_.settled.value() / room;
-    settled_memory_ = memory_ * MemoryShare(std::min(1.0, spec_.settled.value() / compute_)) / room;
+  if (ceiling_room > 0 && spec_.settled.value() > 0) {
+    settled_ = spec_.settled.value() / ceiling_room;
+    settled_memory_ = memory_ * MemoryShare(std::min(1.0, spec_.settled.value() / compute_)) / ceiling_room;
   }
 }
 
@@ -39,7 +40,7 @@ PowerModel::Setting PowerModel::At(const Work& work) const {
   const double factor = work.attention ? spec_.attention : 1;
   Setting s{1, factor * compute_, factor * memory_, room_};
   if (!limited() || work.seconds <= 0) return s;
-  const double duty = work.seconds / (work.seconds + ramp_);
+  const double duty = Duty(work.seconds);
   const double compute = duty * s.compute * std::min(1.0, work.compute / work.seconds);
   const double memory = duty * s.memory * std::min(1.0, work.memory / work.seconds);
   const double measured = ClockFor(compute, memory, measured_room_, 1);

@@ -51,15 +51,13 @@ class PowerModel {
   Setting At(const Work& work) const;
   // Joules above idle and active of a kernel of `seconds` with FLOPs and bytes as in Work, `launches` kernels together.
   [[gnu::always_inline]] double Joules(const Setting& s, double seconds, double compute, double memory, double launches = 1) const {
-    const double duty = seconds / (seconds + ramp_ * launches + kTiny);
-    const double joules = duty * (s.compute * std::min(compute, seconds) + s.memory * std::min(memory, seconds));
+    const double joules = Duty(seconds, launches) * (s.compute * std::min(compute, seconds) + s.memory * std::min(memory, seconds));
     return std::min(joules, s.room * seconds);
   }
 
   // Seconds that the board's ceiling alone makes a kernel take in long work; 0: not known for this board.
   double SettledSeconds(const Work& work) const {
-    const double duty = work.seconds / (work.seconds + ramp_ + kTiny);
-    return duty * (work.attention ? spec_.attention : 1) * (work.compute * settled_ + work.memory * settled_memory_);
+    return Duty(work.seconds) * (work.attention ? spec_.attention : 1) * (work.compute * settled_ + work.memory * settled_memory_);
   }
 
   // Watts above idle while the engine works.
@@ -76,6 +74,8 @@ class PowerModel {
 
  private:
   static constexpr double kTiny = 1e-30, kUnlimited = 1e30;
+  // Of what kernels draw at full power: those of `seconds` altogether, `launches` of them.
+  double Duty(double seconds, double launches = 1) const { return seconds / (seconds + ramp_ * launches + kTiny); }
   double Volts(double clock) const { return spec_.voltage_floor + (1 - spec_.voltage_floor) * clock; }
   // Watts of the two parts at full clock, and what they draw at a clock.
   double Draw(double compute, double memory, double clock) const {

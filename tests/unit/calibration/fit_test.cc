@@ -66,12 +66,18 @@ std::vector<const OpRow*> Pointers(const std::vector<OpRow>& rows) {
   return out;
 }
 
+// What a fit starts from.
+OperatorParams Bf16Gemm() {
+  OperatorParams p;
+  p.op = "gemm";
+  p.dtype = "bf16";
+  return p;
+}
+
 TEST(FitFormulaTest, RecoversKnownParameters) {
   const DeviceBase base = H100();
   const std::vector<OpRow> rows = GemmRows(base.machine, 400, 0.02, 1);
-  OperatorParams start;
-  start.op = "gemm";
-  start.dtype = "bf16";
+  const OperatorParams start = Bf16Gemm();
   const auto fit = FitFormula(base.machine, base.set, start, PriorFor("gemm", "bf16", {}), Pointers(rows), {});
   ASSERT_TRUE(fit.ok()) << fit.status();
   EXPECT_EQ(fit->params.q, 2);
@@ -90,9 +96,7 @@ TEST(FitFormulaTest, RecoversKnownParameters) {
 TEST(FitFormulaTest, WithoutRowsToSayOtherwiseThePriorStands) {
   const DeviceBase base = H100();
   std::vector<OpRow> rows = GemmRows(base.machine, 1, 0, 2);
-  OperatorParams start;
-  start.op = "gemm";
-  start.dtype = "bf16";
+  const OperatorParams start = Bf16Gemm();
   OperatorParams other;
   other.op = "gemm";
   other.t0 = Seconds(4e-6);
@@ -113,9 +117,7 @@ TEST(FitFormulaTest, AnErrorThatRowsShareCountsOnce) {
   // eight to eight ninths; where their errors come as one, eight say no more than one.
   const DeviceBase base = H100();
   std::vector<OpRow> rows = GemmRows(base.machine, 8, 0, 2);
-  OperatorParams start;
-  start.op = "gemm";
-  start.dtype = "bf16";
+  const OperatorParams start = Bf16Gemm();
   FormulaPrior prior = PriorFor("gemm", "bf16", {});
   for (ParameterPrior& p : prior.parameters) p.spread = p.name == "t0" ? 0.3 : 1e-3;
   const double t0 = prior.parameters.front().value;
