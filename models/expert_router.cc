@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <numeric>
 
 namespace simrun {
@@ -10,11 +11,11 @@ namespace {
 constexpr double kMaxShare = 0.98;
 constexpr uint16_t kNone = 0xffff;
 
-// Walker's alias method over 32-bit draws. A cell is one word: below `keep` (32 bits) it is `self` (16), else `other` (16).
-using Alias = uint64_t;
-Alias Cell(uint32_t keep, uint16_t self, uint16_t other) {
-  return uint64_t{keep} | uint64_t{self} << 32 | uint64_t{other} << 48;
-}
+// Walker's alias method over 32-bit draws. Below `keep` a cell is its first expert, else its second.
+struct Alias {
+  uint32_t keep = 0xffffffffu;
+  uint16_t experts[2] = {0, 0};
+};
 std::vector<Alias> MakeAlias(std::span<const double> weights) {
   const size_t n = weights.size();
   const double sum = std::accumulate(weights.begin(), weights.end(), 0.0);
@@ -25,11 +26,11 @@ std::vector<Alias> MakeAlias(std::span<const double> weights) {
     (scaled[i] < 1 ? small : large).push_back(static_cast<uint16_t>(i));
   }
   std::vector<Alias> table(n);
-  for (size_t i = 0; i < n; ++i) table[i] = Cell(0xffffffffu, static_cast<uint16_t>(i), static_cast<uint16_t>(i));
+  for (size_t i = 0; i < n; ++i) table[i].experts[0] = table[i].experts[1] = static_cast<uint16_t>(i);
   while (!small.empty() && !large.empty()) {
     const uint16_t s = small.back(), l = large.back();
     small.pop_back();
-    table[s] = Cell(static_cast<uint32_t>(std::min(scaled[s] * 4294967296.0, 4294967295.0)), s, l);
+    table[s] = {static_cast<uint32_t>(std::min(scaled[s] * 4294967296.0, 4294967295.0)), {s, l}};
     scaled[l] -= 1 - scaled[s];
     if (scaled[l] < 1) {
       large.pop_back();
@@ -69,7 +70,6 @@ class LawRouter final : public ExpertRouter {
     }
     experts_ = layers_.empty() ? 0 : layers_.front().alias.size();
     counts_.assign(experts_, 0);
-    seen_.assign(experts_, 0);
     identity_.resize(experts_);
     std::iota(identity_.begin(), identity_.end(), uint16_t{0});
     memory_.resize(layers_.size());
@@ -96,8 +96,7 @@ class LawRouter final : public ExpertRouter {
 
   std::span<const uint32_t> Layer(int l) override {
     const LayerLaw& layer = layers_[static_cast<size_t>(l)];
-    std::fill(seen_.begin(), seen_.end(), uint64_t{0});
-    token_ = 0;
+    std::fill(counts_.begin(), counts_.end(), 0u);
     const int16_t follow = first_ || layer.partner.empty() ? repeat_ : follow_;
     first_ = false;
     if (decodes_drawn_) {
@@ -114,14 +113,13 @@ class LawRouter final : public ExpertRouter {
     } else {
       Aggregate(layer, prefill_, spread_);
     }
-    for (size_t e = 0; e < experts_; ++e) counts_[e] = static_cast<uint32_t>(seen_[e]);
     return counts_;
   }
 
   std::unique_ptr<ExpertRouter> Clone() const override { return std::make_unique<LawRouter>(*this); }
 
  private:
-  static constexpr size_t kMaxSlots = 4096;
+  static constexpr size_t kMaxSlots = 4096, kLanes = 8;
   struct LayerLaw {
     std::vector<Alias> alias;
     std::vector<double> share;
@@ -136,9 +134,8 @@ class LawRouter final : public ExpertRouter {
   // Without a branch on random bits, which no processor foresees.
   static uint16_t Fresh(const Alias* alias, uint64_t experts, uint32_t bits) {
     const uint64_t product = bits * experts;
-    const Alias cell = alias[product >> 32];
-    const uint32_t other = static_cast<uint32_t>(product) >= static_cast<uint32_t>(cell) ? 1 : 0;
-    return static_cast<uint16_t>(cell >> (32 + 16 * other));
+    const Alias& cell = alias[product >> 32];
+    return cell.experts[static_cast<uint32_t>(product) >= cell.keep ? 1 : 0];
   }
 
   // The choices of `tokens` tokens, in passes over all of them, most of which the compiler turns into vector code. `choices`
@@ -150,7 +147,7 @@ class LawRouter final : public ExpertRouter {
       kinds_.resize(n + 8);
       remembered_.resize(n + 8);
       fresh_.resize(n);
-      candidates_.resize(n);
+      candidates_.resize(n + 2 * kLanes);
     }
     BulkRng bits = bits_;
     bits.Fill(fresh_bits_.data(), n);
@@ -172,16 +169,22 @@ class LawRouter final : public ExpertRouter {
     if (!prompt) Mix(kinds, n, repeat_, follow, memory, fresh, candidates);
 
     const size_t draws = layer.draws, k = top_k_;
-    uint64_t* const seen = seen_.data();
+    const Repeats repeats(draws);
+    uint32_t* const counts = counts_.data();
     for (size_t t = 0; t < tokens; ++t) {
-      const uint64_t token = ++token_;
       const size_t first = t * k;
       if (prompt) Mix(kinds + first, k, repeat_, follow, memory, fresh + first, candidates + first);
+      // A token chooses an expert once.
+      if (repeats.Any(candidates + first)) {
+        for (size_t i = first + 1; i < first + draws; ++i) {
+          uint16_t e = candidates[i];
+          while (std::find(candidates + first, candidates + i, e) != candidates + i) e = Fresh(alias, experts, bits.Next32());
+          candidates[i] = e;
+        }
+      }
       for (size_t i = first; i < first + draws; ++i) {
-        uint16_t e = candidates[i];
-        while (seen[e] >> 32 == token) e = Fresh(alias, experts, bits.Next32());
-        seen[e] = (token << 32) + static_cast<uint32_t>(seen[e]) + 1;
-        choices[i] = e;
+        ++counts[candidates[i]];
+        choices[i] = candidates[i];
       }
       if (prompt) Remember(remembered + first, k, remember_, choices + first, memory);
     }
@@ -189,6 +192,39 @@ class LawRouter final : public ExpertRouter {
     bits_ = bits;
   }
 
+  // Finds tokens that would choose an expert twice: all pairs of up to kLanes choices at once.
+  class Repeats {
+   public:
+    explicit Repeats(size_t draws) : draws_(draws) {
+      const Lanes lane = {0, 1, 2, 3, 4, 5, 6, 7};
+      for (size_t apart = 1; apart < std::min(draws, kLanes); ++apart) {
+        pairs_[apart] = static_cast<Lanes>(lane < static_cast<uint16_t>(draws - apart));
+      }
+    }
+    // Reads 2 kLanes - 1 experts.
+    bool Any(const uint16_t* experts) const {
+      if (draws_ > kLanes) {
+        for (size_t i = 1; i < draws_; ++i) {
+          if (std::find(experts, experts + i, experts[i]) != experts + i) return true;
+        }
+        return false;
+      }
+      Lanes same = {}, first, second;
+      std::memcpy(&first, experts, sizeof first);
+      for (size_t apart = 1; apart < kLanes; ++apart) {
+        std::memcpy(&second, experts + apart, sizeof second);
+        same |= static_cast<Lanes>(first == second) & pairs_[apart];
+      }
+      uint64_t halves[2];
+      std::memcpy(halves, &same, sizeof halves);
+      return (halves[0] | halves[1]) != 0;
+    }
+
+   private:
+    using Lanes = uint16_t __attribute__((vector_size(2 * kLanes)));
+    const size_t draws_;
+    Lanes pairs_[kLanes] = {};  // by distance: the lanes whose partner is a choice of the same token
+  };
   // What each choice would be if its token had no other: from the memory, `candidate` (which follows the layer before), or
   // fresh.
   static void Mix(const uint16_t* __restrict kinds, size_t n, int16_t repeat, int16_t follow, const uint16_t* __restrict memory,
@@ -239,7 +275,7 @@ class LawRouter final : public ExpertRouter {
       drawn_[e] = static_cast<uint32_t>(drawn_[e] + by);
       left -= by;
     }
-    for (size_t e = 0; e < experts_; ++e) seen_[e] += drawn_[e];
+    for (size_t e = 0; e < experts_; ++e) counts_[e] += drawn_[e];
     drawn_.clear();
   }
 
@@ -252,9 +288,6 @@ class LawRouter final : public ExpertRouter {
   std::vector<std::vector<uint16_t>> memory_;  // [layer][sequence][top_k]
   std::vector<uint16_t> prompt_memory_, choices_, identity_;
   std::vector<uint32_t> counts_, drawn_;
-  // Of each expert in the layer at hand: the last token that chose it (upper half, from 1), and how many did.
-  std::vector<uint64_t> seen_;
-  uint64_t token_ = 0;
   std::vector<uint32_t> fresh_bits_;
   std::vector<uint16_t> kinds_, remembered_, fresh_, candidates_;
   size_t decodes_ = 0, prefill_ = 0;
