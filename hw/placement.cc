@@ -139,7 +139,8 @@ PlacementUse UseOf(const Placement& placement, const ModelSpec& model, const Par
   double head = 0;
   add(placement.embedding, gpu.embedding, all.embedding, nullptr);
   add(placement.lm_head, gpu.lm_head, all.lm_head, &head);
-  use.gpu_window = Bytes(largest * placement.window + head);
+  const double expert = model.moe ? gpu.routed_experts / static_cast<double>(model.moe->experts) : 0;
+  use.gpu_window = Bytes(largest * placement.window + head + placement.expert_buffers * expert);
   return use;
 }
 

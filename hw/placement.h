@@ -87,6 +87,7 @@ struct LayerPlacement {
 struct Placement {
   bool resident = true;  // everything in GPU memory
   int window = 2, token_groups = 1;
+  int expert_buffers = 0;  // single experts that GPU memory has room for beside those placed there, to cross the link
   std::vector<PlacementRule> rules;  // as applied
   std::vector<LayerPlacement> layers;
   TensorParts embedding, lm_head, kv, activations;

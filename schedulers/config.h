@@ -27,6 +27,7 @@ struct ExpertsConfig {
   double score_rate = 0.02;
   std::string prefetch = "none";
   int64_t prefetch_layers = 1;
+  std::optional<int64_t> prefetch_buffer;
   double predictor_accuracy = 0.8;
   std::string residents = "popular";
   template <class Visitor>
@@ -37,6 +38,8 @@ struct ExpertsConfig {
     v.Field("score_rate", score_rate, {.help = "cache score: weight of the newest step", .min = 0.0001, .max = 1});
     v.Field("prefetch", prefetch, {.help = "which experts cross the link ahead of time", .choices = &ExpertPrefetchNames});
     v.Field("prefetch_layers", prefetch_layers, {.help = "layers that prefetch looks ahead", .min = 1, .max = 16});
+    v.Field("prefetch_buffer", prefetch_buffer,
+            {.help = "experts brought ahead that GPU memory has room for at a time; auto: those that one token chooses", .min = 1, .max = 1 << 16});
     v.Field("predictor_accuracy", predictor_accuracy, {.help = "part of a layer's active experts that prefetch foresees", .min = 0, .max = 1});
     v.Field("residents", residents, {.help = "experts in GPU memory at the start: the most popular, or any", .choices = &ExpertResidentNames});
   }

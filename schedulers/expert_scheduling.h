@@ -76,6 +76,8 @@ class ExpertPolicy {
   // Fills `schedule`. Every active expert is in exactly one of on_gpu and on_cpu; fetched experts are in on_gpu and
   // were not resident. Allocates nothing once `schedule` has seen a layer of the same size.
   virtual void Schedule(const ExpertLayerView& layer, ExpertSchedule* schedule) const = 0;
+  // False: no expert ever crosses the link for the layer that needs it.
+  virtual bool fetches() const { return true; }
 };
 
 using ExpertPolicyFactory = std::function<std::unique_ptr<ExpertPolicy>()>;

@@ -22,6 +22,7 @@ void ExpertExecution::Begin(int64_t decodes, int64_t prefill) {
   const bool foreseen = oracle && future_ != nullptr && prefill == 0 && decodes == future_decodes_;
   router_->Begin(decodes, prefill);
   choices_ = 0;
+  waiting_ = 0;
   for (size_t l = 0; l < loads_.size(); ++l) {
     const std::span<const uint32_t> counts = router_->Layer(static_cast<int>(l));
     std::vector<ExpertLoad>& loads = loads_[l];
@@ -90,7 +91,8 @@ void ExpertExecution::Predict(int layer) {
 
 int ExpertExecution::BringAhead(int layer, const ExpertCosts& costs, double gpu_ready, double cpu_ready, int transfers) {
   int used = 0;
-  if (!params_.prefetch->idle()) {
+  const int room = std::min(transfers, params_.prefetch_buffer - waiting_);
+  if (!params_.prefetch->idle() && room > 0) {
     foreseen_.clear();
     const int last = std::min(layers() - 1, layer + params_.prefetch_layers);
     for (int l = layer + 1; l <= last; ++l) {
@@ -103,12 +105,13 @@ int ExpertExecution::BringAhead(int layer, const ExpertCosts& costs, double gpu_
       view.costs = costs;
       view.gpu_ready = gpu_ready;
       view.cpu_ready = cpu_ready;
-      view.transfers = transfers;
+      view.transfers = room;
       view.policy = params_.policy;
       params_.prefetch->Choose(view, &scratch_, &chosen_);
       for (const Prefetched& p : chosen_) {
         const size_t l = static_cast<size_t>(layer + 1 + p.layer);
         staged_[l].push_back(p.expert);
+        ++waiting_;
         for (ExpertLoad& e : predicted_[l]) e.on_gpu = e.on_gpu || e.expert == p.expert;
         ++used;
       }
@@ -124,13 +127,13 @@ int ExpertExecution::BringAhead(int layer, const ExpertCosts& costs, double gpu_
       missing += cache_.Resident(layer, e.expert) ? 0 : 1;
     }
     arrived_.resize(missing);
-    const size_t room = static_cast<size_t>(transfers - used);
-    if (arrived_.size() > room) {
-      std::partial_sort(arrived_.begin(), arrived_.begin() + static_cast<std::ptrdiff_t>(room), arrived_.end(), [&](int32_t a, int32_t b) {
+    const size_t most = static_cast<size_t>(transfers - used);
+    if (arrived_.size() > most) {
+      std::partial_sort(arrived_.begin(), arrived_.begin() + static_cast<std::ptrdiff_t>(most), arrived_.end(), [&](int32_t a, int32_t b) {
         const double x = cache_.Worth(layer, a), y = cache_.Worth(layer, b);
         return x != y ? x > y : a < b;
       });
-      arrived_.resize(room);
+      arrived_.resize(most);
     }
     // Those that would not be kept are not sent.
     used += cache_.Admit(layer, arrived_);
@@ -174,6 +177,7 @@ const ExpertSchedule& ExpertExecution::Layer(int layer, const ExpertCosts& costs
   totals_.fetched += static_cast<int64_t>(schedule_.fetched.size());
   arrived_.assign(schedule_.fetched.begin(), schedule_.fetched.end());
   arrived_.insert(arrived_.end(), staged.begin(), staged.end());
+  waiting_ -= static_cast<int>(staged.size());
   cache_.Admit(layer, arrived_);
 
   ahead_ = 0;

@@ -22,6 +22,7 @@ struct ExpertExecutionParams {
   const ExpertRanking* ranking = nullptr;
   const ExpertPrefetch* prefetch = nullptr;
   int prefetch_layers = 1;          // foreseen
+  int prefetch_buffer = 1;          // experts brought ahead that the GPU holds at a time
   double predictor_accuracy = 1;    // part of a layer's active experts that are foreseen; others take their place
   std::vector<int> places;          // of each layer with experts
   std::vector<std::vector<int32_t>> residents;  // at the start, per layer; empty: those of the lowest numbers
@@ -61,6 +62,7 @@ class ExpertExecution {
   int64_t choices_ = 0;
   std::vector<std::vector<ExpertLoad>> loads_, predicted_;
   std::vector<std::vector<int32_t>> staged_;   // brought ahead for a layer to come
+  int waiting_ = 0;                            // of all layers
   ExpertSchedule schedule_;
   ExpertPrefetch::Scratch scratch_;
   std::vector<ForeseenLayer> foreseen_;

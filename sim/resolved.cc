@@ -9,6 +9,7 @@
 #include "schedulers/waiting_queue.h"
 #include "sim/placement_search.h"
 #include "sim/expert_routing.h"
+#include "sim/routed_experts.h"
 
 namespace simrun {
 namespace {
@@ -91,7 +92,7 @@ void CheckPlacedFit(const YamlNode& root, ResolvedScenario* r, Problems* problem
                               "more than the {} the engine may use",
                               Human(m.weights), Human(m.activations), Human(m.reserve), Human(needed - m.usable), Human(m.usable)),
                   fmt::format("keep {} less there{}", Human(needed - m.usable),
-                              m.window > Bytes(0) ? fmt::format(" (buffers of plan.placement.window take {})", Human(m.window)) : ""));
+                              m.window > Bytes(0) ? fmt::format(" (buffers of plan.placement.window and scheduler.experts take {})", Human(m.window)) : ""));
   }
   for (const TierPlan& t : m.tiers) {
     const Bytes kv = t.kv_block * static_cast<double>(m.kv_blocks);
@@ -273,6 +274,9 @@ ResolvedScenario Resolve(const ScenarioConfig& config, const YamlNode& root, con
   }
   const auto auto_rules = [&] {
     PlacementRoom room = RoomFor(r.model, plan, r.machine, r.engine, p.limits, p.max_model_len, r.engines_per_host);
+    if (const int buffers = ExpertBuffers(config.scheduler.experts, r.model); buffers > 0) {
+      room.gpu -= Bytes(WeightBytesByClass(r.model, plan, true).routed_experts / static_cast<double>(r.model.moe->experts)) * buffers;
+    }
     const std::optional<PlacementRule> kv = r.policy == "static" ? KvElsewhere(r, &room) : std::nullopt;
     std::vector<PlacementRule> rules = AutoRules(r.model, plan, room, static_cast<int>(placement.window.value_or(2)));
     if (kv) rules.insert(rules.begin(), *kv);
@@ -290,6 +294,7 @@ ResolvedScenario Resolve(const ScenarioConfig& config, const YamlNode& root, con
                                  PlaceOf(root, "plan.placement"), problems);
   if (!problems->empty()) return r;
   if (!r.placement.resident) {
+    r.placement.expert_buffers = ExpertBuffers(config.scheduler.experts, r.model);
     r.memory = PlanPlacedMemory(r.model, plan, r.machine, r.engine, p.limits, p.max_model_len, config.engine.kv_blocks.value_or(0),
                                 r.placement, r.engines_per_host);
   } else {

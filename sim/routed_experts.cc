@@ -33,6 +33,7 @@ class RoutedExperts final : public ExpertStage {
     params_.ranking = ranking_.get();
     params_.prefetch = prefetch_.get();
     params_.prefetch_layers = static_cast<int>(c.prefetch_layers);
+    params_.prefetch_buffer = PrefetchBuffer(c, model);
     params_.predictor_accuracy = c.predictor_accuracy;
     const std::vector<std::vector<double>> popularity = o.routing->Popularity(o.seed);
     moe_index_.assign(static_cast<size_t>(model.layers), -1);
@@ -165,6 +166,18 @@ ExpertCosts MarginalExpertCosts(const ModelSpec& model, const ParallelPlan& plan
   c.cpu_per_token = host.ComputeSeconds(flops);
   c.transfer = link_rate > 0 ? bytes_per_gpu / link_rate : 0;
   return c;
+}
+
+int PrefetchBuffer(const ExpertsConfig& config, const ModelSpec& model) {
+  return static_cast<int>(std::min(config.prefetch_buffer.value_or(model.moe->top_k), model.moe->experts * model.layers));
+}
+
+int ExpertBuffers(const ExpertsConfig& config, const ModelSpec& model) {
+  if (!config.policy || !model.moe) return 0;
+  const absl::StatusOr<ExpertPolicyFactory> policy = BuiltInExpertPolicies().Find(*config.policy);
+  const absl::StatusOr<ExpertPrefetchFactory> prefetch = BuiltInExpertPrefetches().Find(config.prefetch);
+  if (!policy.ok() || !prefetch.ok()) return 0;
+  return ((*policy)()->fetches() ? 2 : 0) + ((*prefetch)()->idle() ? 0 : PrefetchBuffer(config, model));
 }
 
 absl::StatusOr<std::unique_ptr<ExpertStage>> MakeRoutedExperts(const ModelSpec& model, const ParallelPlan& plan,

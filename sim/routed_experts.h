@@ -28,6 +28,12 @@ struct RoutedExpertsOptions {
 ExpertCosts MarginalExpertCosts(const ModelSpec& model, const ParallelPlan& plan, const LayerCosts& costs, const HostCosts& host,
                                 TierKind tier, double link_rate);
 
+// Experts that may be brought ahead at a time (scheduler.experts.prefetch_buffer).
+int PrefetchBuffer(const ExpertsConfig& config, const ModelSpec& model);
+// Experts that GPU memory needs room for beside the residents: two where the policy fetches, one arriving while one
+// computes, and those brought ahead. 0 without a policy.
+int ExpertBuffers(const ExpertsConfig& config, const ModelSpec& model);
+
 // NotFound for an unknown policy, cache or prefetch.
 absl::StatusOr<std::unique_ptr<ExpertStage>> MakeRoutedExperts(const ModelSpec& model, const ParallelPlan& plan,
                                                                const LayerCosts* costs, const RoutedExpertsOptions& options);

@@ -8,6 +8,7 @@ class StaticExperts final : public ExpertPolicy {
     SplitByPlace(layer.active, schedule);
     TimeExperts(layer, schedule->resident, {}, schedule->remote, schedule);
   }
+  bool fetches() const override { return false; }
 };
 }  // namespace
 

@@ -264,6 +264,7 @@ std::vector<Knob> Knobs() {
       // A CPU slow enough for the link to have spare time.
       {"scheduler.experts.prefetch", "none", "next-layer", M(Tpot), -1, "slow_cpu"},
       {"scheduler.experts.prefetch_layers", "1", "4", M(Tpot), -1, "slow_cpu", {{"scheduler.experts", "{policy: static, prefetch: impact, predictor_accuracy: 1}"}}},
+      {"scheduler.experts.prefetch_buffer", "1", "6", M(Tpot), -1, "slow_cpu", {{"scheduler.experts", "{policy: static, prefetch: next-layer, predictor_accuracy: 1}"}}},
       {"scheduler.experts.predictor_accuracy", "0.1", "1", M(Tpot), -1, "slow_cpu", {{"scheduler.experts", "{policy: static, prefetch: next-layer}"}}},
       {"scheduler.experts.residents", "arbitrary", "popular", M(Tpot), -1, "half_experts", {{"workload.routing", "{zipf: {exponent: 1}}"}}},
       {"plan.placement.objective", "throughput", "tpot", M(Tpot), -1, "host_experts", {{"plan.placement", "{policy: optimize}"}, {"workload.concurrency", "64"}, {"workload.requests", "64"}}},

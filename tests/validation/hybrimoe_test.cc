@@ -5,7 +5,7 @@
 // without regard to popularity). The GPU's time and the size of an expert follow from the machine and the model. The
 // time of a transfer cannot be read off the baseline, which has none: 15.5 MB over PCIe 4 x16 is 0.62 ms from pinned
 // memory, and 2.3 ms where the driver copies pageable memory through a staging buffer at the 9 GB/s of one core. That core
-// is one of the ten: where experts are transferred, nine compute.
+// is one of the ten, busy for the 1.7 ms of a copy in each 2.3: where experts are transferred, 9.3 compute.
 #include <cmath>
 #include <map>
 #include <string>
@@ -23,13 +23,15 @@ constexpr int kLayers = 28, kExperts = 64, kTopK = 8;
 constexpr double kExpertBytes = 3.0 * 3584 * 2560 * 4.5 / 8;
 constexpr double kPinned = 25e9, kCoreCopy = 9e9, kCores = 10;
 
+// Fetched experts take the place of the one used longest ago, as in any cache of fixed size (were the residents pinned,
+// and fetched ones dropped again, scheduling alone would give 1.30 in decode, not 1.62; published is 1.46).
 struct Variant {
   const char *policy, *cache, *prefetch;
 };
 const std::map<std::string, Variant>& Variants() {
   static const auto* const v = new std::map<std::string, Variant>{
       {"baseline_ktransformers", {"static", "pinned", "none"}},
-      {"+scheduling", {"hybrid", "pinned", "none"}},
+      {"+scheduling", {"hybrid", "lru", "none"}},
       {"+prefetching", {"static", "pinned", "impact"}},
       {"+caching", {"static", "score", "none"}},
       {"all", {"hybrid", "score", "impact"}},
@@ -47,6 +49,7 @@ double StepSeconds(const Variant& v, const ExpertCosts& costs, int64_t decodes, 
   params.ranking = ranking.get();
   params.prefetch = prefetch.get();
   params.prefetch_layers = 3;
+  params.prefetch_buffer = kTopK;
   params.predictor_accuracy = 0.8;
   params.places.assign(kLayers, kExperts / 4);
   RoutingLaw law{kTopK, GammaPopularity(kLayers, kExperts, kTopK, 0.83, Rng(1, "popularity")), 0.215, 0.71, 0.3};
@@ -99,7 +102,8 @@ TEST(HybriMoe, Ablation) {
     }
   };
   std::map<std::string, double> d, p, pinned_d, pinned_p;
-  run(kExpertBytes / kPinned + kExpertBytes / kCoreCopy, 1, &d, &p);
+  const double copy = kExpertBytes / kCoreCopy, cross = kExpertBytes / kPinned;
+  run(cross + copy, copy / (cross + copy), &d, &p);
   run(kExpertBytes / kPinned, 0, &pinned_d, &pinned_p);
   int line = 0;
   // Seen with --gtest_output=xml.
@@ -109,13 +113,16 @@ TEST(HybriMoe, Ablation) {
                              std::to_string(p[variant]) + " pinned " + std::to_string(pinned_p[variant]);
     RecordProperty("speedups_" + std::to_string(line++), text);
   }
-  for (const char* variant : {"+scheduling", "+caching", "all"}) EXPECT_NEAR(d[variant], decode[variant], 0.15 * decode[variant]) << variant;
-  for (const char* variant : {"+scheduling", "+caching", "+prefetching"}) EXPECT_GT(d["all"], d[variant]);
-  EXPECT_GT(d["+scheduling"], d["+prefetching"]);
+  for (const char* variant : {"+scheduling", "+prefetching", "+caching", "all"}) EXPECT_NEAR(d[variant], decode[variant], 0.15 * decode[variant]) << variant;
+  // In the published order.
+  EXPECT_GT(d["all"], d["+scheduling"]);
+  EXPECT_GT(d["+scheduling"], d["+caching"]);
+  EXPECT_GT(d["+caching"], d["+prefetching"]);
   EXPECT_GT(p["all"], p["+scheduling"]);
+  EXPECT_GT(p["+scheduling"], p["+prefetching"]);
+  for (const char* variant : {"+scheduling", "+prefetching", "all"}) EXPECT_NEAR(p[variant], prefill[variant], 0.15 * prefill[variant]) << variant;
   // Transfers from pinned memory would gain far more.
   for (const char* variant : {"+scheduling", "all"}) {
-    EXPECT_NEAR(p[variant], prefill[variant], 0.15 * prefill[variant]) << variant;
     EXPECT_GT(pinned_d[variant], 1.3 * decode[variant]) << variant;
   }
 }
