@@ -67,6 +67,16 @@ MemoryTiers TiersOf(const Machine& m) {
   return tiers;
 }
 
+void AddCapacity(TierKind tier, Bytes more, Machine* m) {
+  switch (tier) {
+    case TierKind::kGpu: m->gpu.memory += more; break;
+    case TierKind::kDram: m->host.memory += more / SocketsPerHost(*m); break;
+    case TierKind::kCxl: m->cxl_capacity += more / std::max(1, m->cxl_cards); break;
+    case TierKind::kNvme: m->nvme_capacity += more / std::max(1, m->nvme_drives); break;
+    case TierKind::kRemote: m->remote_memory += more; break;
+  }
+}
+
 absl::StatusOr<MemorySystem> MemorySystem::Create(const Machine& m, const MemorySystemOptions& options, FlowNetwork* network) {
   SIMRUN_ASSIGN_OR_RETURN(const Topology topology, BuildTopology(m, std::max(m.gpus_per_node, options.first_gpu + options.gpus)));
   const int node = options.first_gpu / m.gpus_per_node;

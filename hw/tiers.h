@@ -38,6 +38,8 @@ struct MemoryTier {
 };
 using MemoryTiers = std::array<MemoryTier, kNumTiers>;
 MemoryTiers TiersOf(const Machine& machine);
+// Makes a tier larger, by `more` bytes of a GPU or of a host in all.
+void AddCapacity(TierKind tier, Bytes more, Machine* machine);
 
 // Sockets of one host that an engine uses.
 int SocketsPerHost(const Machine& machine);

@@ -23,6 +23,7 @@ namespace {
 struct Away {
   double share = 0;
   TensorUse use = TensorUse::kStream;
+  TierKind tier = TierKind::kDram;  // of the KV cache; weights fill the tiers in turn
 };
 struct Point {
   Away experts, weights, kv;  // weights: everything else that is multiplied
@@ -141,12 +142,12 @@ class Search {
         if (share <= 1e-6) return;
       }
     };
-    // The KV cache's bytes follow from what is left, so its rule only names the nearest tier.
+    // The KV cache's bytes follow from what is left, so its rule only names a tier.
     if (p.kv.share > 0) {
       PlacementRule rule;
       rule.tensors = "kv";
       rule.share = p.kv.share;
-      rule.tier = "dram";
+      rule.tier = std::string(TierName(p.kv.tier));
       rule.use = p.kv.use == TensorUse::kCompute ? "compute" : "stream";
       rules.push_back(std::move(rule));
     }
@@ -207,9 +208,11 @@ class Search {
   int candidates_ = 0;
 };
 
+constexpr double kNearby = 0.04;  // first step of a search around a known point
+
 // Coarse to fine around the best point.
 Point Refine(Search* search, Point best, double* value, double first_step) {
-  for (double step = first_step; step > 0.01; step /= 2) {
+  for (double step = first_step; step > 0.002; step /= 2) {
     for (bool better = true; better;) {
       better = false;
       for (Away Point::*which : {&Point::experts, &Point::weights, &Point::kv}) {
@@ -251,7 +254,12 @@ PlacementChoice OptimizePlacement(const ResolvedScenario& scenario, const Placem
   double point_value = std::numeric_limits<double>::infinity();
   const std::vector<Away> none = {{0, TensorUse::kStream}};
   const std::vector<Away> away = {{0, TensorUse::kStream}, {0.5, TensorUse::kStream}, {1, TensorUse::kStream}, {0.5, TensorUse::kCompute}, {1, TensorUse::kCompute}};
-  const std::vector<Away> kv = {{0, TensorUse::kStream}, {1, TensorUse::kStream}, {1, TensorUse::kCompute}};
+  std::vector<Away> kv = {{0, TensorUse::kStream}};
+  for (const MemoryTier& tier : TiersOf(scenario.machine)) {
+    if (tier.kind == TierKind::kGpu || !(tier.capacity > Bytes(0))) continue;
+    kv.push_back({1, TensorUse::kStream, tier.kind});
+    if (tier.addressable()) kv.push_back({1, TensorUse::kCompute, tier.kind});
+  }
   for (const Away& e : scenario.model.moe ? away : none) {
     for (const Away& w : away) {
       for (const Away& k : kv) {
@@ -265,7 +273,8 @@ PlacementChoice OptimizePlacement(const ResolvedScenario& scenario, const Placem
     }
   }
   if (point) {
-    point = Refine(&search, *point, &point_value, 0.25);
+    // The second time as below, so that a memory that changes nothing is worth nothing.
+    for (const double step : {0.25, kNearby}) point = Refine(&search, *point, &point_value, step);
     if (point_value < best) {
       best = point_value;
       choice.rules = search.RulesOf(*point);
@@ -281,21 +290,18 @@ PlacementChoice OptimizePlacement(const ResolvedScenario& scenario, const Placem
   // What one more GiB of a memory would be worth: the best near this placement in a slightly larger memory.
   constexpr double kGiB = 1024.0 * 1024 * 1024;
   const Machine machine = search.machine();
-  for (const TierKind tier : {TierKind::kGpu, TierKind::kDram, TierKind::kCxl}) {
-    Machine larger = machine;
-    const double had = TiersOf(machine)[static_cast<size_t>(tier)].capacity.value();
+  for (int i = 0; i < kNumTiers; ++i) {
+    const TierKind tier = static_cast<TierKind>(i);
+    const double had = TiersOf(machine)[static_cast<size_t>(i)].capacity.value();
     if (had <= 0) continue;
     const double more = std::max(kGiB, 0.02 * had);
-    switch (tier) {
-      case TierKind::kGpu: larger.gpu.memory = larger.gpu.memory + Bytes(more); break;
-      case TierKind::kDram: larger.host.memory = larger.host.memory + Bytes(more / SocketsPerHost(machine)); break;
-      default: larger.cxl_capacity = larger.cxl_capacity + Bytes(more / std::max(1, machine.cxl_cards));
-    }
+    Machine larger = machine;
+    AddCapacity(tier, Bytes(more), &larger);
     search.set_machine(larger);
     double value = std::min(best, search.Value(choice.rules));
     if (point) {
       double around = search.Value(search.RulesOf(*point));
-      Refine(&search, *point, &around, 0.04);
+      Refine(&search, *point, &around, kNearby);
       value = std::min(value, around);
     }
     choice.marginal.push_back({tier, (best / value - 1) / (more / kGiB)});

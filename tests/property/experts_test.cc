@@ -129,5 +129,27 @@ TEST(Experts, TheSearchedPlacementIsNeverWorseThanTheBuiltInOnes) {
   }
 }
 
+// Weights that do not fit on GPU and host lie on another node, 10 times as fast as the one drive, and on the drive.
+TEST(Experts, TheSearchedPlacementSaysWhatEachMemoryIsWorth) {
+  const auto scenario = Scenario::FromYaml(R"(
+model: llama-3.1-70b
+hardware: {gpu: rtx-4090, host: xeon-8380, sockets: 1, host_memory: 64 GB, network: ib-ndr-400, remote_memory: 20 GB, nvme: {drives: 1, capacity: 1 TB}}
+plan: {placement: optimize}
+scheduler: {max_num_seqs: 4, max_model_len: 1024, max_num_batched_tokens: 512}
+workload: {concurrency: 4, requests: 4, input_tokens: 100, output_tokens: 20}
+)");
+  ASSERT_TRUE(scenario.ok()) << scenario.status();
+  std::map<std::string, double> gain;
+  for (const Report::Placement::Marginal& m : ReportOf(scenario).placement.marginal) gain[m.tier] = m.per_gib;
+  ASSERT_EQ(gain.size(), 4u);
+  // One more GiB of any faster memory spares reading it from the drive, a hundredth or so of what lies there; the nearer
+  // the faster. The drive has room to spare.
+  EXPECT_GT(gain.at("remote"), 0.005);
+  EXPECT_LT(gain.at("remote"), 0.05);
+  EXPECT_GE(gain.at("dram"), gain.at("remote") * 0.99);
+  EXPECT_GE(gain.at("gpu"), gain.at("dram") * 0.99);
+  EXPECT_NEAR(gain.at("nvme"), 0, 1e-9);
+}
+
 }  // namespace
 }  // namespace simrun
