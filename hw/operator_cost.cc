@@ -350,11 +350,14 @@ OperatorCosts::Choice OperatorCosts::ChooseWeightOnly(const Operator& op) const 
 
 // Multiplies in a format the device has no units for, where it was measured how its kernels widen that format.
 OperatorCosts::Choice OperatorCosts::ChooseWidened(const Operator& op) const {
-  const DType asked = ComputeDType(op.weights, op.activations);
-  if (Supported(asked) == asked) return {};
-  const OperatorParams* p = params_->Find("gemm", DTypeName(asked), options_.backend);
-  if (p == nullptr || p->dtype != DTypeName(asked) || p->device != params_->name) return {};
+  const OperatorParams* p = params_->Find("gemm", DTypeName(ComputeDType(op.weights, op.activations)), options_.backend);
+  if (p == nullptr || !MeasuredWidening(op, *p) || p->device != params_->name) return {};
   return {p, std::max({Provenance::kMeasured, p->label, machine_.gpu.operators_provenance}), ""};
+}
+
+bool OperatorCosts::MeasuredWidening(const Operator& op, const OperatorParams& p) const {
+  const DType asked = ComputeDType(op.weights, op.activations);
+  return Supported(asked) != asked && p.dtype == DTypeName(asked);
 }
 
 OperatorCosts::Choice OperatorCosts::ChooseFor(const Operator& op) const {
@@ -438,7 +441,7 @@ OperatorCosts::Term OperatorCosts::GemmTerm(const Operator& op, const OperatorPa
   const bool narrow = BitsPerElement(compute) < 16;
   const double input_bytes = narrow ? BytesPerElement(op.activations) : wide;
   // Weights narrower than the multiply are widened on the fly; where that was measured the entry's rates contain it.
-  const bool measured = compute != ComputeDType(op.weights, op.activations) && p.dtype == DTypeName(ComputeDType(op.weights, op.activations));
+  const bool measured = MeasuredWidening(op, p);
   const bool dequantised = weight_bytes < BytesPerElement(compute) - 0.01 && !measured;
   const bool passes = dequantised && options_.widen_weight_bytes > 0;
   const double efficiency = dequantised && !passes ? kDequantEfficiency : 1;
@@ -843,8 +846,7 @@ OperatorCosts::Origin OperatorCosts::OriginOf(const Operator& op, const CommPath
     origin.note.part += fmt::format(" {}", DTypeName(compute));
     if (compute != asked)
       choice.why += fmt::format("{}{} not supported", choice.why.empty() ? "" : "; ", DTypeName(asked));
-    if (BytesPerElement(op.weights) < BytesPerElement(compute) - 0.01 && choice.params != nullptr && choice.params->dtype == DTypeName(asked) &&
-        compute != asked) {
+    if (BytesPerElement(op.weights) < BytesPerElement(compute) - 0.01 && choice.params != nullptr && MeasuredWidening(op, *choice.params)) {
       choice.why += "; widened as measured";
     } else if (BytesPerElement(op.weights) < BytesPerElement(compute) - 0.01) {
       origin.note.part += fmt::format(", {} weights", DTypeName(op.weights));

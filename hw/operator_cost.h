@@ -296,6 +296,8 @@ class OperatorCosts {
   Choice ChooseFor(const Operator& op) const;
   Choice ChooseWeightOnly(const Operator& op) const;
   Choice ChooseWidened(const Operator& op) const;
+  // Whether `p` was measured with kernels that widen the operator's format to one the device multiplies in.
+  bool MeasuredWidening(const Operator& op, const OperatorParams& p) const;
   CommPath PathOf(const Operator& op, const CommPath* path) const;
 
   Machine machine_;

@@ -104,7 +104,9 @@ TEST(KTransformers, DecodeAndPrefillRatesOfDeepSeekV3) {
     double prefill = 0;
     const double decode = DecodeRate(row.sockets, row.experts, &prefill);
     EXPECT_NEAR(decode, row.decode, 0.05 * row.decode) << row.sockets << " sockets, " << row.experts << " experts";
-    if (row.prefill > 0) EXPECT_NEAR(prefill, row.prefill, 0.20 * row.prefill);
+    if (row.prefill > 0) {
+      EXPECT_NEAR(prefill, row.prefill, 0.20 * row.prefill);
+    }
   }
 }
 

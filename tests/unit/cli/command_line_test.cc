@@ -3,6 +3,7 @@
 
 #include <sstream>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include <gmock/gmock.h>
@@ -175,6 +176,13 @@ TEST_F(CommandLine, AFullDiskIsARunFailure) {
   const int status = std::system(command.c_str());
   EXPECT_EQ(WEXITSTATUS(status), 1);
   EXPECT_THAT(place_.Read("err"), HasSubstr("could not be written"));
+}
+
+// `simrun ... | head`: nobody is told that nobody listens.
+TEST_F(CommandLine, AReaderThatLeavesIsNotComplainedAbout) {
+  const std::string command = "(sleep 0.2; exec " + std::string(SIMRUN_BINARY) + " " + File("config.yaml") + ") 2> " + File("err") + " | true";
+  std::ignore = std::system(command.c_str());
+  EXPECT_EQ(place_.Read("err"), "");
 }
 
 TEST_F(CommandLine, OwnCatalogueEntriesAreFoundFirst) {
