@@ -201,7 +201,7 @@ void PrintText(const PlanSpace& space, const Evaluation& e, const PlanOptions& o
   out << (e.heuristic ? "; * the usual plan: largest tp in a node, pp across\n" : "\n");
   const PlanResult& best = e.ranked.front();
   if (!e.front.empty() || !best.error.empty()) return;
-  out << "\nPlan 1: engine time goes to " << BottleneckText(best.report.bottleneck) << '\n';
+  out << "\nPlan 1: engine time goes to " << BottleneckText(best.report) << '\n';
   // The usual plan is what one would have taken; when it is the best, what it was better than.
   const size_t against = e.heuristic && *e.heuristic != 0 ? *e.heuristic : 1;
   if (against < e.ranked.size() && e.ranked[against].error.empty() && !e.ranked[against].stopped) {

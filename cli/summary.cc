@@ -61,7 +61,8 @@ void AddLatency(const char* name, const LatencySummary& l, const char* meaning, 
 }
 
 // What the names of report.json mean to someone who reads them for the first time.
-std::string_view BoundText(const std::string& name) {
+std::string_view BoundText(const std::string& name, bool all_on_gpu) {
+  if (name == "link" && !all_on_gpu) return "links to other memories";
   static constexpr std::array<std::pair<std::string_view, std::string_view>, 9> kTexts = {{
       {"compute", "compute"},
       {"memory_bandwidth", "GPU memory bandwidth"},
@@ -148,14 +149,15 @@ std::string EnergyText(const Report::Energy& e) {
 
 }  // namespace
 
-std::string BottleneckText(const std::map<std::string, double>& shares) {
+std::string BottleneckText(const Report& report) {
+  const bool all_on_gpu = report.memory.tiers.empty();
   std::vector<std::pair<double, std::string>> sorted;
-  for (const auto& [name, share] : shares) {
+  for (const auto& [name, share] : report.bottleneck) {
     if (share >= 0.0005) sorted.emplace_back(share, name);
   }
   std::stable_sort(sorted.begin(), sorted.end(), [](const auto& a, const auto& b) { return a.first > b.first; });
   std::vector<std::string> parts;
-  for (const auto& [share, name] : sorted) parts.push_back(fmt::format("{} {}", BoundText(name), PercentText(share)));
+  for (const auto& [share, name] : sorted) parts.push_back(fmt::format("{} {}", BoundText(name, all_on_gpu), PercentText(share)));
   return Joined(parts);
 }
 
@@ -199,7 +201,7 @@ std::string SummaryText(const Scenario& scenario, const Report& r) {
   if (const std::string intervals = IntervalText(r.intervals); !intervals.empty()) out += Line("Confidence", intervals);
   out += '\n';
 
-  out += Line("Time goes to", BottleneckText(r.bottleneck));
+  out += Line("Time goes to", BottleneckText(r));
   out += Line("Utilisation", fmt::format("engines busy {}, {} tokens per step on average, {} of peak FLOP/s",
                                          PercentText(r.utilization.engine_busy), NumberText(r.utilization.mean_batch),
                                          PercentText(r.utilization.mfu)));
@@ -208,19 +210,20 @@ std::string SummaryText(const Scenario& scenario, const Report& r) {
                                     Human(r.memory.weights), Human(r.memory.activations), Human(r.memory.reserve),
                                     Human(r.memory.gpu), NumberText(r.memory.kv_capacity_tokens),
                                     PercentText(r.memory.kv_peak_fraction)));
+  for (const Report::Memory::Tier& t : r.memory.tiers) {
+    out += Line("", fmt::format("{}: {} weights and at most {} KV cache of {} per engine", t.name, Human(t.weights), Human(t.kv_peak), Human(t.capacity)));
+  }
   if (const Report::PrefixCache& c = r.prefix_cache; c.used) {
     std::string text = fmt::format("{} of prompt tokens were cached ({} of {}), {} evicted", PercentText(c.hit_rate),
                                    CountText(static_cast<double>(c.cached_tokens)), CountText(static_cast<double>(c.looked_up_tokens)),
                                    Plural(static_cast<double>(c.evicted_blocks), "block"));
+    if (c.resumed_tokens > 0) text += fmt::format("; preempted requests found {} again", Plural(static_cast<double>(c.resumed_tokens), "token"));
     if (c.hit_requests > 0 && c.hit_requests < r.ttft.count) {
       text += fmt::format("; mean TTFT {} of the {} that found something, {} of the {}", Human(c.hit_ttft),
                           Plural(static_cast<double>(c.hit_requests), "request"), Human(c.miss_ttft),
                           Plural(static_cast<double>(r.ttft.count - c.hit_requests), "other"));
     }
     out += Line("Prefix cache", text);
-  }
-  for (const Report::Memory::Tier& t : r.memory.tiers) {
-    out += Line("", fmt::format("{}: {} weights and at most {} KV cache of {} per engine", t.name, Human(t.weights), Human(t.kv_peak), Human(t.capacity)));
   }
   if (const Report::Placement& p = r.placement; !p.objective.empty()) {
     std::string gains;

@@ -12,6 +12,6 @@ namespace simrun {
 std::string SummaryText(const Scenario& scenario, const Report& report);
 
 // "memory bandwidth 51.0 %, compute 12.1 %, ...": Report::bottleneck, most first.
-std::string BottleneckText(const std::map<std::string, double>& shares);
+std::string BottleneckText(const Report& report);
 
 }  // namespace simrun

@@ -300,6 +300,7 @@ void Replica::Admit(size_t lane_index, size_t rank_index, int64_t tokens, SimTim
   r.lane = static_cast<uint16_t>(lane_index);
   if (!r.started) {
     r.started = true;
+    totals_.looked_up_tokens += r.prompt;
     r.first_start = now;
   }
   r.position = static_cast<uint32_t>(g.members.size());

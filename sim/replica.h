@@ -76,7 +76,7 @@ struct EngineTotals {
   int64_t longest = 0;                 // tokens of the longest request, prompt and output
   // Prefix caching. prefill_tokens + cached_tokens + resumed_tokens = tokens of admitted prompts + recomputed_tokens.
   bool has_texts = false;              // a request said what its prompt has in common with others
-  int64_t looked_up_tokens = 0;        // of prompts, when first admitted
+  int64_t looked_up_tokens = 0;        // of prompts, when first started
   int64_t cached_tokens = 0;           // of these, found
   int64_t resumed_tokens = 0;          // found when admitted again after a preemption
   double dynamic_joules = 0;

@@ -45,7 +45,6 @@ int64_t Replica::AdmitCached(Rank& rank, uint32_t id) {
   r.prefilled = blocks * params_.limits.block_size;
   if (prompt.cached < 0) {
     prompt.cached = r.prefilled;
-    totals_.looked_up_tokens += r.prompt;
     totals_.cached_tokens += r.prefilled;
   } else {
     totals_.resumed_tokens += r.prefilled;

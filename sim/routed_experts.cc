@@ -37,6 +37,7 @@ class RoutedExperts final : public ExpertStage {
     params_.predictor_accuracy = c.predictor_accuracy;
     const std::vector<std::vector<double>> popularity = o.routing->Popularity(o.seed);
     moe_index_.assign(static_cast<size_t>(model.layers), -1);
+    double dealt = 0, due = 0;
     for (int l = 0; l < model.layers; ++l) {
       if (!model.IsMoeLayer(l)) continue;
       const size_t index = params_.places.size();
@@ -49,8 +50,11 @@ class RoutedExperts final : public ExpertStage {
           tier_ = part.tier;
         }
       }
-      // What is not a whole expert stays away.
-      params_.places.push_back(static_cast<int>(std::floor(on_gpu * experts + 1e-6)));
+      // Whole experts: what is missing to one is made up in a later layer, so that the model has as many as its share.
+      due += on_gpu * experts;
+      const double places = std::clamp(std::floor(due - dealt + 1e-6), 0.0, std::ceil(on_gpu * experts - 1e-6));
+      dealt += places;
+      params_.places.push_back(static_cast<int>(places));
       if (c.residents == "popular") {
         std::vector<int32_t> order(static_cast<size_t>(model.moe->experts));
         std::iota(order.begin(), order.end(), 0);

@@ -47,6 +47,14 @@ TEST(Experts, EveryUseIsAHitOrBroughtOrRunByTheCpu) {
   }
 }
 
+// Only whole experts are resident. A tenth of eight experts is one in some layers and none in others, a tenth in all.
+TEST(Experts, SharesThatAreNotWholeExpertsEvenOutOverTheLayers) {
+  for (const double away : {0.9, 0.95, 0.3, 0.99}) {
+    const Report r = ReportOf(ScenarioOf(kHalf, {{"plan.placement", fmt::format("[{{tensors: routed_experts, share: {}, tier: dram, use: compute}}]", away)}}));
+    EXPECT_NEAR(r.experts.resident_share, std::floor((1 - away) * 8 * 32 + 1e-6) / (8 * 32), 1e-9) << away;
+  }
+}
+
 // Uniform choices, half of the experts on the GPU: the steps drawn one by one take as long on average as the step in
 // expectation. 180 steps of 64 uses; the CPU's share has a standard error of 0.5 %.
 TEST(Experts, DrawnStepsAverageToTheExpectedStep) {

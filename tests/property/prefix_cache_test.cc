@@ -91,6 +91,7 @@ workload: {concurrency: 10, requests: 60, input_tokens: 800, output_tokens: 500}
   const Report with = ReportOf(ScenarioOf(scenario)), without = ReportOf(ScenarioOf(scenario, {{"scheduler.prefix_caching", "false"}}));
   EXPECT_GT(with.requests.preemptions, 0);
   EXPECT_GT(with.prefix_cache.resumed_tokens, 0);
+  EXPECT_EQ(with.prefix_cache.looked_up_tokens, 60 * 800);  // also those from before the first preemption
   EXPECT_EQ(with.prefix_cache.cached_tokens, 0);
   EXPECT_FALSE(without.prefix_cache.used);
   EXPECT_LT(with.simulation.simulated_s, without.simulation.simulated_s);

@@ -491,9 +491,11 @@ class ReferenceEngine {
         r->state = State::kPrompt;
         r->prefilled = cached * p_.limits.block_size;
         const bool first = r->hit_tokens < 0;
-        if (first) r->hit_tokens = r->prefilled;
-        if (first && caching_) {
+        if (first) {
+          r->hit_tokens = r->prefilled;
           totals.looked_up_tokens += r->to_prefill;
+        }
+        if (first && caching_) {
           totals.cached_tokens += r->prefilled;
         } else {
           totals.resumed_tokens += r->prefilled;
