@@ -109,7 +109,7 @@ ClassBytes WeightBytesByClass(const ModelSpec& model, const ParallelPlan& plan, 
   return out;
 }
 
-PlacementUse UseOf(const Placement& placement, const ModelSpec& model, const ParallelPlan& plan) {
+PlacementUse UseOf(const Placement& placement, const ModelSpec& model, const ParallelPlan& plan, int stage) {
   PlacementUse use;
   const ClassBytes gpu = WeightBytesByClass(model, plan, true), all = WeightBytesByClass(model, plan, false);
   double largest = 0;
@@ -123,7 +123,8 @@ PlacementUse UseOf(const Placement& placement, const ModelSpec& model, const Par
       if (p.use == TensorUse::kStream && streamed != nullptr) *streamed += per_gpu * p.share;
     }
   };
-  for (size_t l = 0; l < placement.layers.size(); ++l) {
+  const StageLayers range = LayersOfStage(model, plan, stage);
+  for (size_t l = static_cast<size_t>(range.first); l < static_cast<size_t>(range.first + range.count); ++l) {
     const LayerPlacement& layer = placement.layers[l];
     const bool moe = model.IsMoeLayer(static_cast<int64_t>(l));
     double streamed = 0;
@@ -137,8 +138,10 @@ PlacementUse UseOf(const Placement& placement, const ModelSpec& model, const Par
     largest = std::max(largest, streamed);
   }
   double head = 0;
-  add(placement.embedding, gpu.embedding, all.embedding, nullptr);
-  add(placement.lm_head, gpu.lm_head, all.lm_head, &head);
+  const bool last = stage + 1 == plan.pp;
+  // The last stage holds a copy of tied embeddings.
+  if (stage == 0 || (last && model.tie_embeddings)) add(placement.embedding, gpu.embedding, all.embedding, nullptr);
+  if (last) add(placement.lm_head, gpu.lm_head, all.lm_head, &head);
   const double expert = model.moe ? gpu.routed_experts / static_cast<double>(model.moe->experts) : 0;
   use.gpu_window = Bytes(largest * placement.window + head + placement.expert_buffers * expert);
   return use;
@@ -148,7 +151,7 @@ std::vector<PlacementRule> AutoRules(const ModelSpec& model, const ParallelPlan&
   const ClassBytes gpu = WeightBytesByClass(model, plan, true), all = WeightBytesByClass(model, plan, false);
   double moe = 0;
   for (int64_t l = 0; l < model.layers; ++l) moe += model.IsMoeLayer(l) ? 1 : 0;
-  const double layers = static_cast<double>(model.layers), dense = layers - moe;
+  const double layers = static_cast<double>(model.layers), dense = layers - moe, stages = plan.pp;
   struct Class {
     const char* name;
     double per_gpu, whole, largest_layer;
@@ -156,13 +159,13 @@ std::vector<PlacementRule> AutoRules(const ModelSpec& model, const ParallelPlan&
     double density;  // uses of a byte per step
   };
   std::vector<Class> classes = {
-      {"attention", gpu.attention * layers + gpu.router * moe, all.attention * layers + all.router * moe, gpu.attention + gpu.router, "stream", 1},
-      {"shared_experts", gpu.shared_experts * moe, all.shared_experts * moe, gpu.shared_experts, "stream", 1},
-      {"dense_ffn", gpu.dense_ffn * dense, all.dense_ffn * dense, gpu.dense_ffn, "stream", 1},
+      {"attention", (gpu.attention * layers + gpu.router * moe) / stages, all.attention * layers + all.router * moe, gpu.attention + gpu.router, "stream", 1},
+      {"shared_experts", gpu.shared_experts * moe / stages, all.shared_experts * moe, gpu.shared_experts, "stream", 1},
+      {"dense_ffn", gpu.dense_ffn * dense / stages, all.dense_ffn * dense, gpu.dense_ffn, "stream", 1},
       {"lm_head", gpu.lm_head, all.lm_head, gpu.lm_head, "stream", 1},
   };
   if (model.moe) {
-    classes.push_back({"routed_experts", gpu.routed_experts * moe, all.routed_experts * moe, gpu.routed_experts, "compute",
+    classes.push_back({"routed_experts", gpu.routed_experts * moe / stages, all.routed_experts * moe, gpu.routed_experts, "compute",
                        static_cast<double>(model.moe->top_k) / static_cast<double>(model.moe->experts)});
   }
   if (!model.tie_embeddings) classes.push_back({"embedding", gpu.embedding, all.embedding, 0, "stream", 0});
@@ -309,9 +312,7 @@ Placement ResolvePlacement(const PlacementConfig& config, std::vector<PlacementR
   for (TensorParts* parts : {&out.embedding, &out.lm_head, &out.kv, &out.activations}) DropEmpty(parts);
   out.rules = std::move(rules);
   if (!out.resident && problems->size() == before) {
-    if (plan.pp > 1 || plan.dp > 1) {
-      problems->Add(where, path, "tensors outside GPU memory need plan.pp: 1 and plan.dp: 1", "use tp, or replicas");
-    }
+    if (plan.dp > 1) problems->Add(where, path, "tensors outside GPU memory need plan.dp: 1", "use tp, pp or replicas");
     if (model.is_encoder()) problems->Add(where, path, "encoders are served from GPU memory only");
   }
   return out;

@@ -102,12 +102,12 @@ struct ClassBytes {
 };
 ClassBytes WeightBytesByClass(const ModelSpec& model, const ParallelPlan& plan, bool per_gpu);
 
-// What a placement takes of each tier, KV cache left out.
+// What a pipeline stage of a placement takes of each tier, KV cache left out.
 struct PlacementUse {
   Bytes gpu_pinned, gpu_window;            // per GPU
   std::array<Bytes, kNumTiers> weights{};  // of an engine; index 0 unused
 };
-PlacementUse UseOf(const Placement& placement, const ModelSpec& model, const ParallelPlan& plan);
+PlacementUse UseOf(const Placement& placement, const ModelSpec& model, const ParallelPlan& plan, int stage);
 
 // Room for `auto`: what GPU memory weights and window may take, and what the engine may take of each other tier.
 struct PlacementRoom {

@@ -297,6 +297,15 @@ double Pairs(const AttentionShape& shape, double tokens, double past) {
   return sum(past + tokens) - sum(past);
 }
 
+// The hand-over to the next stage.
+void AddStageSend(const ModelSpec& model, const ParallelPlan& plan, int stage, int64_t tokens, Builder* b) {
+  if (stage + 1 >= plan.pp) return;
+  const bool apart = model.norm.kind == "rms" && !model.parallel_blocks;
+  const double message = (apart ? 2 : 1) * static_cast<double>(tokens) * static_cast<double>(model.hidden) * b->element_bytes();
+  b->Collective(OpKind::kSendRecv, "stage_send", 1, 2, message / plan.tp, CommGroup::kPipeline);
+  b->Collective(OpKind::kAllGather, "stage_all_gather", 1, plan.tp, message);
+}
+
 }  // namespace
 
 StageLayers LayersOfStage(const ModelSpec& model, const ParallelPlan& plan, int stage) {
@@ -345,12 +354,13 @@ std::vector<Operator> LowerTokenOperators(const ModelSpec& model, const Parallel
     }
   }
   if (moe > 0) AddMoe(model, plan, moe, rank_tokens, engine_tokens, &b);
-  if (stage + 1 < plan.pp) {
-    const bool apart = model.norm.kind == "rms" && !model.parallel_blocks;
-    const double message = (apart ? 2 : 1) * x;
-    b.Collective(OpKind::kSendRecv, "stage_send", 1, 2, message / plan.tp, CommGroup::kPipeline);
-    b.Collective(OpKind::kAllGather, "stage_all_gather", 1, plan.tp, message);
-  }
+  AddStageSend(model, plan, stage, rank_tokens, &b);
+  return b.Take();
+}
+
+std::vector<Operator> LowerStageSend(const ModelSpec& model, const ParallelPlan& plan, int stage, int64_t tokens) {
+  Builder b(model, plan);
+  AddStageSend(model, plan, stage, tokens, &b);
   return b.Take();
 }
 

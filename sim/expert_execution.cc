@@ -94,7 +94,7 @@ int ExpertExecution::BringAhead(int layer, const ExpertCosts& costs, double gpu_
   const int room = std::min(transfers, params_.prefetch_buffer - waiting_);
   if (!params_.prefetch->idle() && room > 0) {
     foreseen_.clear();
-    const int last = std::min(layers() - 1, layer + params_.prefetch_layers);
+    const int last = std::min(std::min(layers(), params_.end) - 1, layer + params_.prefetch_layers);
     for (int l = layer + 1; l <= last; ++l) {
       Predict(l);
       foreseen_.push_back({predicted_[static_cast<size_t>(l)]});

@@ -25,6 +25,7 @@ struct ExpertExecutionParams {
   int prefetch_buffer = 1;          // experts brought ahead that the GPU holds at a time
   double predictor_accuracy = 1;    // part of a layer's active experts that are foreseen; others take their place
   std::vector<int> places;          // of each layer with experts
+  int end = 1 << 30;                // of the layers run here: nothing is brought ahead for those from this one on
   std::vector<std::vector<int32_t>> residents;  // at the start, per layer; empty: those of the lowest numbers
 };
 

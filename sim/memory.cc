@@ -55,22 +55,27 @@ namespace {
 // Of host memory and drives, for the operating system and file systems; assumed.
 constexpr double kHostShare = 0.95;
 
-// KV bytes of a token that one GPU holds, and the whole engine once.
-double KvPerToken(const ModelSpec& model, const ParallelPlan& plan, bool once) {
-  ParallelPlan p = plan;
-  if (once) p.tp = p.ep = 1;
-  const KvBytes kv = KvBytesPerGpu(model, p, 0);
+// KV bytes of a token on one GPU of a stage.
+double KvPerToken(const ModelSpec& model, const ParallelPlan& plan, int stage) {
+  const KvBytes kv = KvBytesPerGpu(model, plan, stage);
   return (kv.per_token + kv.per_token_windowed).value();
+}
+// And of all layers, held once.
+double KvPerTokenOnce(const ModelSpec& model, const ParallelPlan& plan) {
+  ParallelPlan p = plan;
+  p.tp = p.ep = p.pp = 1;
+  p.stage_layers.clear();
+  return KvPerToken(model, p, 0);
 }
 }  // namespace
 
 PlacementRoom RoomFor(const ModelSpec& model, const ParallelPlan& plan, const Machine& machine, const EngineProfile& engine,
-                      const BatchLimits& limits, int64_t max_model_len, int engines_per_host) {
+                      const BatchLimits& limits, int64_t max_model_len, double engines_per_host) {
   PlacementRoom room;
   room.gpu = machine.gpu.memory * engine.gpu_memory_utilization -
              ActivationBytesPerGpu(model, plan, limits.max_num_batched_tokens, limits.max_num_seqs) - engine.runtime_reserve;
   // Enough KV for every sequence at full length, but no more than a quarter of the memory.
-  const double most = KvPerToken(model, plan, false) * static_cast<double>(limits.max_num_seqs) * static_cast<double>(max_model_len);
+  const double most = KvPerToken(model, plan, 0) * static_cast<double>(limits.max_num_seqs) * static_cast<double>(max_model_len);
   room.kv = Bytes(std::max(0.0, std::min(most, 0.25 * room.gpu.value())));
   const MemoryTiers tiers = TiersOf(machine);
   for (size_t i = 1; i < tiers.size(); ++i) room.tiers[i] = tiers[i].capacity * (kHostShare / engines_per_host);
@@ -79,49 +84,61 @@ PlacementRoom RoomFor(const ModelSpec& model, const ParallelPlan& plan, const Ma
 
 MemoryPlan PlanPlacedMemory(const ModelSpec& model, const ParallelPlan& plan, const Machine& machine,
                             const EngineProfile& engine, const BatchLimits& limits, int64_t max_model_len,
-                            int64_t fixed_blocks, const Placement& placement, int engines_per_host) {
-  MemoryPlan m;
-  const PlacementUse use = UseOf(placement, model, plan);
-  m.gpu = machine.gpu.memory;
-  m.usable = machine.gpu.memory * engine.gpu_memory_utilization;
-  m.window = use.gpu_window;
-  m.weights = use.gpu_pinned + use.gpu_window;
-  m.activations = ActivationBytesPerGpu(model, plan, limits.max_num_batched_tokens, limits.max_num_seqs);
-  m.reserve = engine.runtime_reserve;
-  m.kv_budget = m.usable - m.weights - m.activations - m.reserve;
+                            int64_t fixed_blocks, const Placement& placement, double engines_per_host) {
   const double block = static_cast<double>(limits.block_size);
-  const double per_gpu = KvPerToken(model, plan, false) * block, once = KvPerToken(model, plan, true) * block;
+  const double once = KvPerTokenOnce(model, plan) * block;
   std::array<double, kNumTiers> kv{};
   double streamed = 0;
   for (const TensorPart& p : placement.kv) {
     kv[static_cast<size_t>(p.tier)] += p.share;
     if (p.use == TensorUse::kStream) streamed += p.share;
   }
-  m.kv_block = Bytes(per_gpu * kv[0]);
   const double most_blocks = std::ceil(static_cast<double>(max_model_len) / block) * static_cast<double>(limits.max_num_seqs);
-  double blocks = most_blocks;
-  if (m.kv_budget < Bytes(0)) {
-    blocks = 0;
-  } else {
-    // Two layers of the cache that streams are on the GPU at a time.
-    const double here = kv[0] + streamed * std::min(1.0, 2.0 / static_cast<double>(model.layers));
-    if (here * per_gpu > 0) blocks = std::min(kv[0] > 0 ? 1e15 : most_blocks, m.kv_budget.value() / (here * per_gpu));
-    if (kv[0] <= 0 && streamed <= 0) blocks = 1e15;
+  std::array<Bytes, kNumTiers> weights{};
+  MemoryPlan tightest;
+  double blocks = 0;
+  for (int stage = 0; stage < plan.pp; ++stage) {
+    const PlacementUse use = UseOf(placement, model, plan, stage);
+    for (size_t i = 1; i < weights.size(); ++i) weights[i] += use.weights[i];
+    MemoryPlan m;
+    m.gpu = machine.gpu.memory;
+    m.usable = machine.gpu.memory * engine.gpu_memory_utilization;
+    m.window = use.gpu_window;
+    m.weights = use.gpu_pinned + use.gpu_window;
+    m.activations = ActivationBytesPerGpu(model, plan, limits.max_num_batched_tokens, limits.max_num_seqs);
+    m.reserve = engine.runtime_reserve;
+    m.kv_budget = m.usable - m.weights - m.activations - m.reserve;
+    const double per_gpu = KvPerToken(model, plan, stage) * block;
+    m.kv_block = Bytes(per_gpu * kv[0]);
+    double count = most_blocks;
+    if (m.kv_budget < Bytes(0)) {
+      count = 0;
+    } else {
+      // Two layers of the cache that streams are on the GPU at a time.
+      const double layers = LayersOfStage(model, plan, stage).count;
+      const double here = kv[0] + streamed * std::min(1.0, 2.0 / layers);
+      if (here * per_gpu > 0) count = std::min(kv[0] > 0 ? 1e15 : most_blocks, m.kv_budget.value() / (here * per_gpu));
+      if (kv[0] <= 0 && streamed <= 0) count = 1e15;
+    }
+    if (stage == 0 || count < blocks || (count == blocks && m.kv_budget < tightest.kv_budget)) {
+      tightest = m;
+      blocks = count;
+    }
   }
   const MemoryTiers tiers = TiersOf(machine);
   for (size_t i = 1; i < tiers.size(); ++i) {
     TierPlan t;
     t.tier = static_cast<TierKind>(i);
     t.capacity = tiers[i].capacity * (kHostShare / engines_per_host);
-    t.weights = use.weights[i];
+    t.weights = weights[i];
     t.kv_block = Bytes(once * kv[i]);
     if (t.weights <= Bytes(0) && t.kv_block <= Bytes(0)) continue;
     if (t.kv_block > Bytes(0)) blocks = std::min(blocks, std::max(0.0, (t.capacity - t.weights) / t.kv_block));
-    m.tiers.push_back(t);
+    tightest.tiers.push_back(t);
   }
-  m.kv_blocks = static_cast<int64_t>(std::min(blocks, 1e15));
-  if (fixed_blocks > 0) m.kv_blocks = fixed_blocks;
-  return m;
+  tightest.kv_blocks = static_cast<int64_t>(std::min(blocks, 1e15));
+  if (fixed_blocks > 0) tightest.kv_blocks = fixed_blocks;
+  return tightest;
 }
 
 }  // namespace simrun

@@ -42,12 +42,13 @@ struct MemoryPlan {
 MemoryPlan PlanMemory(const ModelSpec& model, const ParallelPlan& plan, const Machine& machine,
                       const EngineProfile& engine, const BatchLimits& limits, int64_t max_model_len,
                       int64_t fixed_blocks);
-// The same for a plan with tensors outside GPU memory: blocks are limited by every tier that holds a share of them.
+// The same for a plan with tensors outside GPU memory: blocks are limited by every tier that holds a share of them. Less than
+// one engine per host: the engine has the memory of several hosts.
 MemoryPlan PlanPlacedMemory(const ModelSpec& model, const ParallelPlan& plan, const Machine& machine,
                             const EngineProfile& engine, const BatchLimits& limits, int64_t max_model_len,
-                            int64_t fixed_blocks, const Placement& placement, int engines_per_host);
+                            int64_t fixed_blocks, const Placement& placement, double engines_per_host);
 // Room that an engine has for `auto` placement.
 PlacementRoom RoomFor(const ModelSpec& model, const ParallelPlan& plan, const Machine& machine, const EngineProfile& engine,
-                      const BatchLimits& limits, int64_t max_model_len, int engines_per_host);
+                      const BatchLimits& limits, int64_t max_model_len, double engines_per_host);
 
 }  // namespace simrun

@@ -12,6 +12,7 @@
 #include "hw/flow_network.h"
 #include "hw/overlap.h"
 #include "models/tensors.h"
+#include "sim/placed_pipeline.h"
 #include "sim/routed_experts.h"
 
 namespace simrun {
@@ -50,9 +51,15 @@ struct Layer {
 
 class PlacedStep final : public CompiledStepCost {
  public:
-  PlacedStep(ModelSpec model, ParallelPlan plan, EngineProfile profile, Placement placement, HostCosts host)
-      : model_(std::move(model)), plan_(plan), profile_(std::move(profile)), placement_(std::move(placement)),
-        host_(std::move(host)), overlap_(&network_) {}
+  PlacedStep(ModelSpec model, ParallelPlan plan, int stage, EngineProfile profile, Placement placement, HostCosts host)
+      : model_(std::move(model)), whole_plan_(plan), plan_(std::move(plan)), stage_(stage), profile_(std::move(profile)),
+        placement_(std::move(placement)), host_(std::move(host)), range_(LayersOfStage(model_, whole_plan_, stage)), overlap_(&network_) {
+    // Layers cost the same on every stage.
+    plan_.pp = 1;
+    plan_.stage_layers.clear();
+    if (!first()) placement_.embedding = {TensorPart{}};
+    if (!last()) placement_.lm_head = {TensorPart{}};
+  }
 
   absl::Status Build(const Machine& machine, const Catalog& catalog, const PlacedStepOptions& options);
 
@@ -95,12 +102,21 @@ class PlacedStep final : public CompiledStepCost {
   Task Send(double bytes, Task after);      // GPU to host memory
   Task Receive(double bytes, Task after);   // and back
 
+  bool first() const { return stage_ == 0; }
+  bool last() const { return stage_ + 1 == whole_plan_.pp; }
+  PartCost SendOn(int64_t tokens);  // to the next stage
+
   ModelSpec model_;
-  ParallelPlan plan_;
+  ParallelPlan whole_plan_, plan_;  // the plan, and the same with one stage
+  const int stage_;
   EngineProfile profile_;
   Placement placement_;
   HostCosts host_;
+  const StageLayers range_;
   std::unique_ptr<LayerCosts> costs_;
+  CommPath next_stage_;
+  int64_t sent_tokens_ = -1;
+  PartCost sent_;
   std::unique_ptr<ExpertStage> experts_;
   FlowNetwork network_;
   Overlap overlap_;
@@ -149,7 +165,7 @@ absl::Status PlacedStep::Build(const Machine& machine, const Catalog& catalog, c
   MemorySystemOptions memory;
   memory.first_gpu = options.first_gpu;
   memory.gpus = plan_.tp;
-  memory.engines_per_host = options.engines_per_host;
+  memory.engines_per_host = options.stages_per_host;
   memory.pinned = profile_.pinned_memory;
   memory.link_efficiency = profile_.link_efficiency;
   SIMRUN_ASSIGN_OR_RETURN(memory_, MemorySystem::Create(machine, memory, &network_));
@@ -171,6 +187,7 @@ absl::Status PlacedStep::Build(const Machine& machine, const Catalog& catalog, c
     routed.seed = options.seed;
     routed.engine = options.engine;
     routed.placement = &placement_;
+    routed.layers = range_;
     routed.host = &host_;
     const Route& way = memory_.ToGpu(TierKind::kDram);
     routed.link_rate = way.cap;
@@ -185,6 +202,7 @@ absl::Status PlacedStep::Build(const Machine& machine, const Catalog& catalog, c
   } else if (model_.moe) {
     experts_ = MakeExpectedExperts(model_, plan_, costs_.get());
   }
+  if (!last()) next_stage_ = GroupPath(machine, 2, plan_.tp, options.first_gpu);
   Compile();
   provenance_ = costs_->Provenance();
   if (!provenance_of_experts_.part.empty()) provenance_.push_back(provenance_of_experts_);
@@ -227,12 +245,12 @@ void PlacedStep::Compile() {
       }
     }
   };
-  for (size_t l = 0; l < placement_.layers.size(); ++l) {
-    const LayerPlacement& p = placement_.layers[l];
+  for (int l = range_.first; l < range_.first + range_.count; ++l) {
+    const LayerPlacement& p = placement_.layers[static_cast<size_t>(l)];
     Layer layer;
     layer.placement = &p;
-    layer.moe = model_.IsMoeLayer(static_cast<int64_t>(l));
-    layer.windowed = model_.IsWindowedLayer(static_cast<int64_t>(l));
+    layer.moe = model_.IsMoeLayer(l);
+    layer.windowed = model_.IsWindowedLayer(l);
     Streamed s;
     split(p.attention, gpu.attention + (layer.moe ? gpu.router : 0), all.attention + (layer.moe ? all.router : 0),
           &layer.attention_gpu, &layer.attention_cpu, &s.first);
@@ -290,7 +308,7 @@ void PlacedStep::Compile() {
   kv_arrived_.assign(layers_.size(), kNone);
   attended_.assign(layers_.size(), kNone);
   for (const Layer& layer : layers_) launches_ += layer.moe ? costs_->launches_moe() : costs_->launches_dense();
-  launches_ += costs_->launches_ends();
+  if (last()) launches_ += costs_->launches_ends();
   for (int i = 0; i < window_; ++i) QueueWeights(i, kNone);
 }
 
@@ -418,7 +436,7 @@ void PlacedStep::FeedForward(size_t l, Group& g) {
   if (layer.moe) Gpu(costs_->Part(LayerPart::kRouter, g.tokens));
   bool cpu = !layer.ffn_cpu.empty();
   if (layer.moe) {
-    ExpertStageView view{static_cast<int>(l), g.tokens, layer.placement};
+    ExpertStageView view{range_.first + static_cast<int>(l), g.tokens, layer.placement};
     view.group = static_cast<int>(&g - groups_.data());
     view.decodes = std::min<int64_t>(g.tokens, std::llround(g.seqs));
     view.gpu_ready = costs_->Part(LayerPart::kSharedExperts, g.tokens).seconds * layer.ffn_gpu;
@@ -511,7 +529,7 @@ void PlacedStep::Predict(std::span<const StepWork> ranks, StepCost* cost) {
     WaitFor(overlap_.Move(receive_lane_, kLinkTag, r.uses, static_cast<double>(work.tokens) * hidden_bytes_ * embedding_away_,
                           r.cap, r.latency));
   }
-  Gpu(costs_->Part(LayerPart::kEmbedding, work.tokens));
+  if (first()) Gpu(costs_->Part(LayerPart::kEmbedding, work.tokens));
   const bool fetches_kv = kv_stream_ > 0 || (past_ > 0 && kv_gpu_ < 1);
   std::fill(attended_.begin(), attended_.end(), kNone);
   std::fill(kv_arrived_.begin(), kv_arrived_.end(), kNone);
@@ -540,7 +558,8 @@ void PlacedStep::Predict(std::span<const StepWork> ranks, StepCost* cost) {
   for (Group& g : groups_) {
     for (Task& t : g.wait) WaitFor(std::exchange(t, kNone));
   }
-  if (work.logits_rows > 0) {
+  if (!last()) Gpu(SendOn(work.tokens));
+  if (work.logits_rows > 0 && last()) {
     const double on_cpu = ShareOf(placement_.lm_head, TensorUse::kCompute);
     const bool streams = ShareOf(placement_.lm_head, TensorUse::kStream) > 0;
     if (streams) WaitFor(arrived_.back()[0]);
@@ -567,17 +586,31 @@ void PlacedStep::Predict(std::span<const StepWork> ranks, StepCost* cost) {
   cost->bound_seconds[Index(Bound::kLink)] += waits[kLinkTag];
   cost->bound_seconds[Index(Bound::kHostMemory)] += waits[kHostMemoryTag];
   cost->bound_seconds[Index(Bound::kHostCompute)] += waits[kHostComputeTag];
-  // The host's own work for a step, as in every engine (hw/engine_profile.h).
+  // The host's own work for a step, as in every engine (hw/engine_profile.h): preparation is the first stage's, the work
+  // afterwards the last one's.
   const double sequences = static_cast<double>(work.decode_seqs) + static_cast<double>(work.chunks.size());
-  const double prepare = profile_.step_host.value() + profile_.sequence_host.value() * sequences +
+  const double prepare = !first() ? 0 : profile_.step_host.value() + profile_.sequence_host.value() * sequences +
                          profile_.token_host.value() * static_cast<double>(work.tokens);
   const bool graph = profile_.cuda_graphs && work.tokens <= profile_.graph_max_tokens &&
                      (work.chunks.empty() || profile_.piecewise_graphs);
   const double issue = graph ? profile_.graph_launch.value() : profile_.launch.value() * launches_;
-  const double post = profile_.post_step.value() + profile_.post_sequence.value() * static_cast<double>(work.logits_rows);
+  const double post = !last() ? 0 : profile_.post_step.value() + profile_.post_sequence.value() * static_cast<double>(work.logits_rows);
   const double total = profile_.overlap ? std::max(seconds, prepare + issue) + post : prepare + std::max(seconds, issue) + post;
   cost->bound_seconds[Index(Bound::kHost)] += total - seconds;
   cost->stage_seconds[0] = total;
+}
+
+PartCost PlacedStep::SendOn(int64_t tokens) {
+  if (tokens == sent_tokens_) return sent_;
+  sent_tokens_ = tokens;
+  sent_ = PartCost();
+  for (const Operator& op : LowerStageSend(model_, whole_plan_, stage_, tokens)) {
+    const OpTime t = costs_->operators().Cost(op, op.group == CommGroup::kPipeline ? &next_stage_ : nullptr);
+    sent_.seconds += t.seconds * op.count;
+    sent_.joules += t.joules * op.count * plan_.tp;
+    for (size_t i = 0; i < sent_.bound.size(); ++i) sent_.bound[i] += t.bound[i] * op.count;
+  }
+  return sent_;
 }
 
 std::vector<ResourceUse> PlacedStep::Resources() const {
@@ -627,7 +660,7 @@ absl::StatusOr<std::unique_ptr<CompiledStepCost>> StepCostOf(const ResolvedScena
   PlacedStepOptions placed;
   placed.cost = options;
   placed.first_gpu = replica * r.plan.gpus_per_engine();
-  placed.engines_per_host = r.engines_per_host;
+  placed.stages_per_host = r.stages_per_host;
   placed.experts = r.config.scheduler.experts;
   std::optional<ExpertRouting> own;
   if (placed.experts.policy && r.model.moe) {
@@ -645,9 +678,16 @@ absl::StatusOr<std::unique_ptr<CompiledStepCost>> MakePlacedStepCost(const Model
                                                                      const Machine& machine, const EngineProfile& profile,
                                                                      const Placement& placement, const Catalog& catalog,
                                                                      const PlacedStepOptions& options) {
-  auto step = std::make_unique<PlacedStep>(model, plan, profile, placement, HostCosts(machine, profile, options.engines_per_host));
-  SIMRUN_RETURN_IF_ERROR(step->Build(machine, catalog, options));
-  return std::unique_ptr<CompiledStepCost>(std::move(step));
+  std::vector<std::unique_ptr<CompiledStepCost>> stages;
+  for (int stage = 0; stage < plan.pp; ++stage) {
+    PlacedStepOptions own = options;
+    own.first_gpu += stage * plan.tp;
+    auto step = std::make_unique<PlacedStep>(model, plan, stage, profile, placement, HostCosts(machine, profile, options.stages_per_host));
+    SIMRUN_RETURN_IF_ERROR(step->Build(machine, catalog, own));
+    stages.push_back(std::move(step));
+  }
+  if (stages.size() == 1) return std::move(stages.front());
+  return MakePlacedPipeline(std::move(stages));
 }
 
 }  // namespace simrun

@@ -60,7 +60,8 @@ int FittingTp(const ResolvedScenario& r) {
 std::optional<PlacementRule> KvElsewhere(const ResolvedScenario& r, PlacementRoom* room) {
   const double tokens = static_cast<double>(r.params.limits.max_num_seqs) * static_cast<double>(r.params.max_model_len);
   ParallelPlan once = r.plan;
-  once.tp = once.ep = 1;
+  once.tp = once.ep = once.pp = 1;
+  once.stage_layers.clear();
   const KvBytes per_gpu = KvBytesPerGpu(r.model, r.plan, 0), whole = KvBytesPerGpu(r.model, once, 0);
   const Bytes needed = (per_gpu.per_token + per_gpu.per_token_windowed) * tokens;
   room->kv = needed;
@@ -264,7 +265,11 @@ ResolvedScenario Resolve(const ScenarioConfig& config, const YamlNode& root, con
   if (!problems->empty()) return r;
 
   const int gpus_per_host = std::max(1, r.machine.gpus_per_node / std::max(1, r.machine.hosts_per_node));
-  r.engines_per_host = std::clamp(gpus_per_host / plan.gpus_per_engine(), 1, plan.replicas);
+  const int stage = plan.tp * plan.dp;
+  r.stages_per_host = std::clamp(gpus_per_host / stage, 1, plan.replicas * plan.pp);
+  r.engines_per_host = gpus_per_host >= plan.gpus_per_engine()
+                           ? std::min(gpus_per_host / plan.gpus_per_engine(), plan.replicas)
+                           : 1.0 / std::ceil(static_cast<double>(plan.gpus_per_engine()) / gpus_per_host);
   PlacementConfig placement = config.plan.placement;
   if (placement.rules.empty() && placement.policy == "engine") {
     placement.rules = r.engine.placement.rules;

@@ -37,7 +37,8 @@ struct ResolvedScenario {
   Machine machine;
   ParallelPlan plan;
   Placement placement;
-  int engines_per_host = 1;          // replicas that share a host
+  double engines_per_host = 1;       // replicas that share a host; less than 1 when one takes several
+  int stages_per_host = 1;           // pipeline stages, of all replicas, that share a host
   EngineProfile engine;
   std::string policy;                // batching policy
   EngineParams params;

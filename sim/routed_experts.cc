@@ -42,6 +42,8 @@ class RoutedExperts final : public ExpertStage {
       if (!model.IsMoeLayer(l)) continue;
       const size_t index = params_.places.size();
       moe_index_[static_cast<size_t>(l)] = static_cast<int>(index);
+      if (l < o.layers.first) first_ = static_cast<int>(index) + 1;
+      if (l < o.layers.first + o.layers.count) params_.end = static_cast<int>(index) + 1;
       double on_gpu = 0;
       for (const TensorPart& part : o.placement->layers[static_cast<size_t>(l)].routed_experts) {
         if (part.use != TensorUse::kCompute) {
@@ -82,7 +84,7 @@ class RoutedExperts final : public ExpertStage {
       executions_.push_back(std::make_unique<ExpertExecution>(params_, routing_.MakeRouter(seed_, stream), Rng(seed_, "expert predictor", stream)));
     }
     ExpertExecution& execution = *executions_[group];
-    if (index == 0) execution.Begin(view.decodes, view.tokens - view.decodes);
+    if (index == first_) execution.Begin(view.decodes, view.tokens - view.decodes);
 
     // The link is free from the end of a layer to the start of the next as long as it was in the step before.
     if (times_ && last_index_ >= 0 && view.now >= last_start_) {
@@ -110,8 +112,9 @@ class RoutedExperts final : public ExpertStage {
   const ExpertTotals* totals() const override {
     totals_ = ExpertTotals();
     for (const auto& e : executions_) totals_.Add(e->totals());
-    for (const int places : params_.places) totals_.places += places;
-    totals_.experts = static_cast<int64_t>(params_.places.size()) * experts_;
+    const int end = std::min(params_.end, static_cast<int>(params_.places.size()));
+    for (int l = first_; l < end; ++l) totals_.places += params_.places[static_cast<size_t>(l)];
+    totals_.experts = std::max(0, end - first_) * experts_;
     totals_.bytes_fetched = static_cast<double>(totals_.fetched) * bytes_per_gpu_;
     totals_.bytes_ahead = static_cast<double>(totals_.transfers_ahead) * bytes_per_gpu_;
     return &totals_;
@@ -145,6 +148,7 @@ class RoutedExperts final : public ExpertStage {
   ExpertCosts unit_;
   bool times_ = false;
   std::vector<int> moe_index_;
+  int first_ = 0;  // of the layers with experts that this stage runs
   std::vector<std::unique_ptr<ExpertExecution>> executions_;  // of the token groups
   std::vector<double> intervals_;
   int last_index_ = -1;

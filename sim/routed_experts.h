@@ -20,6 +20,7 @@ struct RoutedExpertsOptions {
   uint64_t seed = 1;
   int engine = 0;
   const Placement* placement = nullptr;    // likewise
+  StageLayers layers;                      // that this stage runs
   const HostCosts* host = nullptr;         // must outlive the stage
   double link_rate = 0;                    // bytes per second from where the experts lie to each GPU
 };

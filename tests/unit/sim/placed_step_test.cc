@@ -5,6 +5,8 @@
 #include <string>
 #include <vector>
 
+#include <fmt/format.h>
+
 #include "gtest/gtest.h"
 #include "models/lowering.h"
 #include "tests/support/scenarios.h"
@@ -210,6 +212,69 @@ TEST(PlacedStep, PageableCopiesFillAndSendInTurn) {
   const double link = 31.5e9 * 0.794, fill = 8e9 * pageable.scenario.resolved().machine.host.single_thread;
   const double fast = pinned.Steady(Decodes(8, 100)).stage_seconds[0], slow = pageable.Steady(Decodes(8, 100)).stage_seconds[0];
   EXPECT_NEAR(slow / fast, (1 / link + 1 / fill) * link, 0.02 * slow / fast);
+}
+
+// Two stages stream half of the weights each over links of their own, and hand the hidden states on.
+TEST(PlacedStep, StagesDivideTheStep) {
+  const std::vector<std::pair<std::string, std::string>> two = {{"plan.pp", "2"}, {"hardware.count", "2"}};
+  Model one(ScenarioOf(kStreamed)), piped(ScenarioOf(kStreamed, two));
+  ASSERT_EQ(piped.step->stages(), 2);
+  const StepWork work = Decodes(8, 100);
+  const StepCost whole = one.Steady(work), parts = piped.Steady(work);
+  const ResolvedScenario& r = one.scenario.resolved();
+  const ClassBytes b = WeightBytesByClass(r.model, r.plan, true);
+  const double layers = 16 * (b.attention + b.dense_ffn), link = 31.5e9 * 0.794;
+  EXPECT_NEAR(parts.stage_seconds[0], layers / link, 0.01 * parts.stage_seconds[0]);
+  EXPECT_NEAR(parts.stage_seconds[1], (layers + b.lm_head) / link, 0.01 * parts.stage_seconds[1]);
+  EXPECT_NEAR(parts.stage_seconds[0] + parts.stage_seconds[1], whole.stage_seconds[0], 0.01 * whole.stage_seconds[0]);
+  // Steady() takes three steps; up to a window of two layers more is under way on each stage.
+  const double layer = b.attention + b.dense_ffn;
+  EXPECT_NEAR(piped.Bytes("host link to GPU"), one.Bytes("host link to GPU"), 4 * layer);
+  double sum = 0;
+  for (const double s : parts.bound_seconds) sum += s;
+  EXPECT_NEAR(sum, parts.stage_seconds[0] + parts.stage_seconds[1], 1e-9 * sum);
+  // What one GPU held of the model, two hold; the host has the same.
+  const MemoryPlan &m1 = r.memory, &m2 = piped.scenario.resolved().memory;
+  ASSERT_EQ(m1.tiers.size(), m2.tiers.size());
+  EXPECT_NEAR(m2.tiers[0].weights.value(), m1.tiers[0].weights.value(), 1);
+  // The stage with the head streams it too and holds the larger buffer; half of the layers have half of the KV cache.
+  EXPECT_NEAR(m2.kv_block.value(), m1.kv_block.value() / 2, 1);
+}
+
+// Every layer's experts are followed on one stage or the other.
+TEST(PlacedStep, StagesFollowTheExpertsOfTheirLayers) {
+  const std::string scenario = R"(
+model: mixtral-8x7b
+hardware: {gpu: a100-sxm-80gb, host: xeon-8380, count: 2}
+plan: {pp: 2, placement: [{tensors: routed_experts, share: 0.5, tier: dram, use: compute}]}
+scheduler: {max_num_seqs: 16, max_model_len: 4096, max_num_batched_tokens: 2048, experts: {policy: hybrid, cache: lru, prefetch: next-layer}}
+workload: {concurrency: 1, requests: 2, input_tokens: 200, output_tokens: 20}
+)";
+  Model piped(ScenarioOf(scenario)), one(ScenarioOf(scenario, {{"plan.pp", "1"}}));
+  const StepWork work = Decodes(16, 100);
+  piped.Steady(work);
+  one.Steady(work);
+  const ExpertTotals a = *piped.step->Experts(), b = *one.step->Experts();
+  EXPECT_EQ(a.uses, b.uses);  // the same choices
+  EXPECT_EQ(a.experts, 32 * 8);
+  EXPECT_EQ(a.places, 32 * 4);
+  EXPECT_GT(a.on_cpu, 0);
+}
+
+// An engine of two nodes has the memory of both hosts.
+TEST(PlacedStep, StagesOnSeveralHostsHaveTheMemoryOfAll) {
+  const auto scenario = [&](int pp) {
+    return Scenario::FromYaml(fmt::format(R"(
+model: llama-3.1-70b
+hardware: {{node: dgx-h100, nodes: {}, host_memory: 100 GB}}
+plan: {{tp: 8, pp: {}, placement: [{{tensors: weights, tier: dram, share: 0.9}}]}}
+workload: {{concurrency: 4, requests: 4, input_tokens: 100, output_tokens: 10}}
+)", pp, pp));
+  };
+  const auto one = scenario(1), two = scenario(2);
+  ASSERT_TRUE(two.ok()) << two.status();
+  EXPECT_FALSE(one.ok());  // 127 GB of weights
+  EXPECT_EQ(two->resolved().memory.tiers[0].capacity, Bytes(2 * 0.95 * 100e9));
 }
 
 }  // namespace
