@@ -10,6 +10,7 @@
 #include "base/status.h"
 #include "hw/engine_profile.h"
 #include "models/dtype.h"
+#include "models/lowering.h"
 #include "models/model_spec.h"
 #include "sim/resolved.h"
 
@@ -293,6 +294,20 @@ absl::StatusOr<CaseScenario> ScenarioOfCase(const MeasuredCase& c, const std::st
   }
   absl::StatusOr<Scenario> scenario = Scenario::FromNode(std::move(root), "", catalog);
   if (!scenario.ok()) return scenario.status();
+  if (c.load_kind == "static_batch" && c.engine == "trtllm" && VersionNumber(c.engine_version).value_or(1000) < 10) {
+    // Sessions of TensorRT-LLM before 0.10 compute the prompts of a batch together and allocate its cache in what is left;
+    // later ones have an executor, in which sequences wait for others to end.
+    const ResolvedScenario& r = scenario->resolved();
+    const double tokens = c.load_value * *c.isl, block = static_cast<double>(r.params.limits.block_size);
+    const double blocks = c.load_value * std::ceil((*c.isl + *c.osl) / block);
+    const Bytes buffers = ActivationBytesPerGpu(r.model, r.plan, std::llround(tokens), std::llround(c.load_value));
+    if (static_cast<double>(r.memory.kv_blocks) < blocks &&
+        r.memory.weights + buffers + r.memory.reserve + r.memory.kv_block * blocks <= r.memory.gpu) {
+      scenario = scenario->With("engine.kv_blocks", fmt::format("{:.0f}", blocks));
+      if (!scenario.ok()) return scenario.status();
+      assumptions.push_back("the KV cache holds the whole batch");
+    }
+  }
   if (const auto fraction = c.Note("kv_fraction"); fraction && c.engine == "trtllm") {
     // TensorRT-LLM takes the share of what weights and buffers leave free: U M - W = f (M - W).
     const MemoryPlan& m = scenario->resolved().memory;

@@ -175,6 +175,42 @@ TEST(ScenarioOfCase, TakesTheShareOfFreeMemoryOfTensorRtLlm) {
   EXPECT_EQ(r.params.limits.max_num_seqs, 2048) << "no cap stated: the engine's own";
 }
 
+TEST(ScenarioOfCase, HoldsTheCacheOfASessionsBatchWhereItFits) {
+  MeasuredCase c;
+  c.model = "llama-2-7b";
+  c.engine = "trtllm";
+  c.engine_version = "0.9.0";
+  c.gpu = "h100-sxm-80gb";
+  c.load_kind = "static_batch";
+  c.weights_dtype = c.kv_dtype = "fp8";
+  c.isl = 128, c.osl = 2048;
+  const auto blocks = [&c](double batch) {
+    c.load_value = batch;
+    return ScenarioOfCase(c, "", BuiltIn())->scenario.resolved().memory.kv_blocks;
+  };
+  // 0.27 MB per token: 68 GB for 120 sequences of 68 blocks, a little more than a tenth of the memory leaves.
+  EXPECT_EQ(blocks(120), 120 * 68);
+  EXPECT_GT(blocks(60), 60 * 68);     // fits anyway
+  EXPECT_LT(blocks(150), 150 * 68);   // 86 GB fit nowhere
+  c.engine_version = "0.15.0";
+  EXPECT_LT(blocks(120), 120 * 68);   // an executor lets the last ones wait
+}
+
+// TensorRT-LLM's runtime keeps to a window only where it is told to.
+TEST(ScenarioOfCase, TensorRtLlmSeesBehindSlidingWindows) {
+  MeasuredCase c;
+  c.model = "mistral-7b-v0.1";
+  c.engine = "trtllm";
+  c.engine_version = "0.15.0";
+  c.gpu = "h100-sxm-80gb";
+  c.load_kind = "static_batch";
+  c.load_value = 1;
+  c.isl = 20000, c.osl = 10;
+  EXPECT_EQ(ScenarioOfCase(c, "", BuiltIn())->scenario.resolved().model.attention.window, 0);
+  c.engine = "vllm", c.engine_version = "0.11.0";
+  EXPECT_EQ(ScenarioOfCase(c, "", BuiltIn())->scenario.resolved().model.attention.window, 4096);
+}
+
 TEST(PredictedValue, FollowsEachDefinition) {
   MeasuredCase c;
   c.load_kind = "static_batch";
