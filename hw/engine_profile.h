@@ -118,7 +118,11 @@ struct EngineProfile {
   // Kernels for communication.
   bool custom_all_reduce = true;
   bool deepep = false;
-  bool streaming_decode = false;       // decode attention key by key, without tiles
+  bool streaming_decode = false;       // decode attention key by key, without tiles, one query head after the other
+  int64_t shared_group = 0;            // but for groups of so many heads, 128 wide
+  int64_t decode_query_heads = 0;      // of a group that one pass over its keys serves; 0: all
+  bool sliding_windows = true;         // layers with a sliding window keep to it; false: they see everything
+  bool fused_quantize = false;         // the kernel before writes a GEMM's input in the narrow format
   // Traffic of GPU memory per element of weights and KV cache in narrow formats, which passes of their own widen before the
   // kernels that multiply; 0: those kernels do.
   double widen_weight_bytes = 0, widen_kv_bytes = 0;
@@ -211,7 +215,12 @@ void EngineProfile::Describe(Visitor& v) {
   v.Field("custom_all_reduce", custom_all_reduce, {.help = "one-shot all-reduce kernel for small messages"});
   v.Field("deepep", deepep, {.help = "expert all-to-all by DeepEP kernels"});
   v.Field("sampling_passes", sampling_passes, {.help = "passes over the logits that top-p and top-k take; 0: the largest is picked", .min = 0, .max = 10000});
-  v.Field("streaming_decode", streaming_decode, {.help = "decode attention walks the cache key by key instead of in tiles"});
+  v.Field("streaming_decode", streaming_decode, {.help = "decode attention walks the cache key by key instead of in tiles, one query head after the other"});
+  v.Field("shared_group", shared_group, {.help = "group of query heads, 128 wide, that shares a pass nevertheless; 0: none", .min = 0, .max = 1024});
+  v.Field("decode_query_heads", decode_query_heads,
+          {.help = "query heads of a group that one pass of decode attention over its keys serves; 0: all", .min = 0, .max = 1024});
+  v.Field("sliding_windows", sliding_windows, {.help = "layers with a sliding window keep to it; false: they see everything"});
+  v.Field("fused_quantize", fused_quantize, {.help = "the kernel before a GEMM writes its input in the narrow format"});
   v.Field("widen_weight_bytes", widen_weight_bytes,
           {.help = "GPU memory traffic per element of narrow weights that passes of their own widen; 0: the kernel that multiplies does", .min = 0, .max = 1000});
   v.Field("widen_kv_bytes", widen_kv_bytes, {.help = "and per element of a narrow KV cache", .min = 0, .max = 1000});

@@ -18,9 +18,10 @@ constexpr double kDequantEfficiency = 0.9;
 constexpr double kLutWeights = 4, kLutEntries = 16;
 // Share of the dense prefill efficiency at head_dim 64 and 256 (measured beside 128).
 constexpr double kHeadDim64 = 0.78, kHeadDim256 = 1.1;
-// What the last-level cache serves a multiprocessor per clock, for query heads that read the same keys one after the other
-// (assumed; microbenchmarks of A100 and H100 reach 5 to 7 TB/s).
-constexpr double kCacheBytesPerClock = 32;
+// Clocks of a multiprocessor that masked attention takes for a key of one query head, and for each of its elements, value
+// included: fitted to Mistral 7B and Falcon 180B on H100 under TensorRT-LLM 0.9; A100 and H200 show the same.
+// A group that shares a pass takes kSharedKeyClocks for a key (Llama 2 70B in the same runs).
+constexpr double kStreamingKeyClocks = 5, kStreamingElementClocks = 0.033, kSharedKeyClocks = 30;
 // Kernels of absorbed MLA work on tiles of at least 16 heads.
 constexpr double kMlaHeadTile = 16;
 
@@ -556,6 +557,7 @@ OperatorCosts::Term OperatorCosts::RowTerm(const Operator& op, const OperatorPar
 
 OpTime OperatorCosts::Elementwise(const Operator& op) const {
   if (op.bytes <= 0) return {};
+  if (op.kind == OpKind::kQuantize && options_.fused_quantize) return {};
   if (op.kind == OpKind::kQuantize && !options_.benchmark) {
     // Measured GEMM times in 8-bit formats contain the quantisation of their input.
     const OperatorParams* gemm = Choose("gemm", Supported(op.activations)).params;
@@ -767,10 +769,18 @@ AttentionCost OperatorCosts::AttentionFormula(const AttentionShape& shape) const
     const bool passes = options_.widen_kv_bytes > 0 && kv_element < element;
     const double bytes_key = kv_heads * widths * (passes ? element : kv_element), flops_key = 2 * heads * widths;
     bytes_per_key = bytes_key;
-    const bool apart = options_.streaming_decode && (shape.head_dim != 128 || shape.window > 0);
-    const double cache = kCacheBytesPerClock * static_cast<double>(machine_.gpu.multiprocessors) * machine_.gpu.boost_clock.value();
-    const double reads = apart ? 1 + (heads / kv_heads - 1) / std::max(1.0, cache / bandwidth_) : 1;
-    d.m_key = reads * bytes_key / dm * layers;
+    const double group = heads / kv_heads;
+    double key = bytes_key / dm;
+    if (options_.streaming_decode) {
+      // The multiprocessors may take longer than the memory, one head being served after the other.
+      const bool shared = shape.head_dim == 128 && group == D(options_.shared_group);
+      const double clocks = shared ? kSharedKeyClocks / group : kStreamingKeyClocks + kStreamingElementClocks * widths;
+      const double rate = D(machine_.gpu.multiprocessors) * machine_.gpu.boost_clock.value();
+      if (rate > 0) key = std::max(key, heads * clocks / rate);
+    } else if (options_.decode_query_heads > 0) {
+      key *= std::ceil(group / D(options_.decode_query_heads));
+    }
+    d.m_key = key * layers;
     if (passes) d.m_key += options_.widen_kv_bytes * kv_heads * widths / WideningRate() * layers;
     d.m_seq = (options_.streaming_decode ? 0 : d.m_key * dec.kappa) + heads * widths * element / dm * layers;
     // Decode is bound by memory on every GPU; on a device whose rates say otherwise the multiply is the floor.

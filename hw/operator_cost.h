@@ -55,9 +55,14 @@ struct OperatorCostOptions {
   // is read from there, and the quantisation of a GEMM's input is an operator of its own.
   bool benchmark = false;
   bool deepep = false;            // expert all-to-all by DeepEP kernels instead of NCCL
-  // Decode attention walks the cache key by key instead of in tiles; heads of a group share what they read only with 128
-  // columns and without a window (TensorRT-LLM's masked attention beside its XQA kernel).
+  // Decode attention walks the cache key by key instead of in tiles, one query head after the other; only groups of
+  // `shared_group` heads, 128 wide, share a pass (TensorRT-LLM's masked attention beside its first XQA kernels).
   bool streaming_decode = false;
+  int64_t shared_group = 0;
+  // Query heads of a group that one pass of decode attention over the keys serves; 0: all of them.
+  int64_t decode_query_heads = 0;
+  // Norms, activations and attention write the narrow format that the next GEMM takes.
+  bool fused_quantize = false;
   // Times of the engine's kernels over those returned here: slower ones leave the board more of its power limit.
   double time_factor = 1;
   // Traffic of GPU memory per element of weights and KV cache narrower than the multiply, where the engine widens them in

@@ -821,6 +821,9 @@ absl::StatusOr<OperatorCosts> OperatorCostsFor(const Machine& machine, const Eng
   OperatorCostOptions cost_options;
   cost_options.backend = profile.backend;
   cost_options.streaming_decode = profile.streaming_decode;
+  cost_options.shared_group = profile.shared_group;
+  cost_options.decode_query_heads = profile.decode_query_heads;
+  cost_options.fused_quantize = profile.fused_quantize;
   cost_options.custom_all_reduce = profile.custom_all_reduce;
   cost_options.deepep = profile.deepep;
   cost_options.time_factor = profile.gpu_time_factor;

@@ -231,6 +231,10 @@ ResolvedScenario Resolve(const ScenarioConfig& config, const YamlNode& root, con
   if (!profile.ok() || !model_ok || !machine_ok) return r;
 
   r.engine = ApplyEngineConfig(*std::move(profile), config.engine, r.machine);
+  if (!r.engine.sliding_windows && r.model.attention.pattern == "sliding") {
+    r.model.attention.pattern = "full";
+    r.model.attention.window = r.model.attention.full_every = 0;
+  }
   const SchedulerConfig& s = config.scheduler;
   r.policy = s.policy.value_or(r.engine.policy);
   EngineParams& p = r.params;

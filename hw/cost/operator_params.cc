@@ -6,6 +6,7 @@
 #include <array>
 #include <charconv>
 #include <cmath>
+#include <tuple>
 #include <utility>
 
 #include "hw/cost/features.h"
@@ -160,22 +161,23 @@ std::vector<std::string> OperatorNames() { return {kOperators.begin(), kOperator
 std::vector<std::string> ProvenanceNames() { return {"measured", "calibrated", "transferred", "datasheet", "assumed"}; }
 
 namespace {
-// The backend itself before its family: "trtllm-engine" takes kernels of "trtllm" where it has none of its own.
-int BackendRank(std::string_view entry, std::string_view backend) {
-  if (entry == backend) return 2;
-  return !entry.empty() && backend.size() > entry.size() && backend.substr(0, entry.size()) == entry && backend[entry.size()] == '-' ? 1 : 0;
+// The backend itself before its family, the nearest relatives first: "trtllm-engine-0.10" takes kernels of "trtllm-engine"
+// and then of "trtllm" where it has none of its own. The length of what they share; 0 for strangers.
+size_t Kinship(std::string_view entry, std::string_view backend) {
+  const bool family = entry == backend || (backend.size() > entry.size() && backend.substr(0, entry.size()) == entry && backend[entry.size()] == '-');
+  return family ? entry.size() : 0;
 }
 }  // namespace
 
 const OperatorParams* OperatorParamSet::Find(std::string_view op, std::string_view dtype,
                                              std::string_view backend) const {
   const OperatorParams* best = nullptr;
-  int best_rank = 0;
+  std::tuple<bool, bool, size_t> best_rank;
   for (const OperatorParams& p : entries) {
     if (p.op != op || (!p.dtype.empty() && p.dtype != dtype)) continue;
     // Own entries of another backend still beat a fallback's: the device matters more than the software.
-    const int rank = (p.device == name ? 8 : 0) + (p.dtype == dtype ? 4 : 0) + BackendRank(p.backend, backend) + 1;
-    if (rank > best_rank) {
+    const std::tuple rank(p.device == name, p.dtype == dtype, Kinship(p.backend, backend));
+    if (best == nullptr || rank > best_rank) {
       best = &p;
       best_rank = rank;
     }

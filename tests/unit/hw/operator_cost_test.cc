@@ -135,6 +135,7 @@ TEST(OperatorCostTest, ABackendTakesKernelsOfItsFamilyWhereItHasNone) {
   add("here", "fp8", "trtllm-engine");
   EXPECT_EQ(set.Find("gemm", "fp8", "trtllm-engine")->backend, "trtllm-engine");
   EXPECT_EQ(set.Find("gemm", "fp8", "trtllm")->backend, "trtllm");       // a family does not take a member's
+  EXPECT_EQ(set.Find("gemm", "fp8", "trtllm-engine-0.10")->backend, "trtllm-engine");   // the nearest relative
   // The device matters more than the software, and the format more than the backend.
   add("elsewhere", "bf16", "trtllm-engine");
   add("here", "bf16", "vllm");
@@ -340,16 +341,17 @@ TEST(OperatorCostTest, MlaDecodeMatchesTheFormula) {
   }
 }
 
-// TensorRT-LLM's masked attention: no tiles; query heads that cannot share a read take it from the cache.
-TEST(OperatorCostTest, StreamingDecodeReadsWhatThereIs) {
+// TensorRT-LLM's masked attention: no tiles; query heads take the keys one after the other, at the multiprocessors' pace.
+TEST(OperatorCostTest, StreamingDecodeServesOneHeadAfterTheOther) {
   const Machine machine = TestMachine("h100-sxm-80gb");
   OperatorCostOptions options;
   options.streaming_decode = true;
+  options.shared_group = 8;
   const OperatorCosts streaming = Costs(machine, options), tiled = Costs(machine);
   AttentionShape shape;
   shape.layers = 1;
   shape.heads = 32;
-  shape.kv_heads = 8;
+  shape.kv_heads = 32;
   shape.head_dim = shape.v_head_dim = 128;
   const auto memory = [](const OperatorCosts& costs, const AttentionShape& s, double keys) {
     AttentionSplit split;
@@ -358,11 +360,58 @@ TEST(OperatorCostTest, StreamingDecodeReadsWhatThereIs) {
   };
   // Memory grows with keys alone, but for queries and output.
   EXPECT_GT(memory(tiled, shape, 100), 1.3 * memory(streaming, shape, 100));
-  const double shared = memory(streaming, shape, 5000) - memory(streaming, shape, 4000);
-  shape.window = 100000;
-  const double apart = memory(streaming, shape, 5000) - memory(streaming, shape, 4000);
-  const double cache = 32 * 132 * machine.gpu.boost_clock.value() / machine.gpu.memory_bandwidth.value();   // about 2.5
-  EXPECT_NEAR(apart / shared, 1 + (32.0 / 8 - 1) / cache, 0.02);
+  // Seconds of a thousand keys of 64 sequences, one layer.
+  const auto thousand = [&](const OperatorCosts& costs) { return memory(costs, shape, 5000) - memory(costs, shape, 4000); };
+  const double alone = thousand(streaming);
+  shape.kv_heads = 16;   // half the bytes; the heads still take as long as the memory did or a little less
+  EXPECT_LT(thousand(streaming), alone);
+  shape.kv_heads = 8;
+  const double clocks = 32 * (5 + 0.033 * 256), rate = 132 * machine.gpu.boost_clock.value();
+  const double apart = thousand(streaming);
+  EXPECT_NEAR(apart, 64e3 * clocks / rate, 1e-3 * apart);
+  shape.kv = DType::kFp8;   // half the bytes again, as many keys
+  EXPECT_NEAR(thousand(streaming), apart, 1e-3 * apart);
+  shape.kv = DType::kBf16;
+  shape.kv_heads = 4;       // groups of 8 share a pass: bound by memory again
+  EXPECT_NEAR(thousand(streaming), alone / 8, 0.01 * alone);
+  shape.head_dim = shape.v_head_dim = 64;   // but not where heads are narrow
+  EXPECT_GT(thousand(streaming), 2 * alone / 16);
+}
+
+// Kernels whose tile holds four query heads read the keys of a group of six or eight twice.
+TEST(OperatorCostTest, WideGroupsTakeSeveralPassesOverTheCache) {
+  const Machine machine = TestMachine("h100-sxm-80gb");
+  OperatorCostOptions options;
+  options.decode_query_heads = 4;
+  const OperatorCosts passes = Costs(machine, options), whole = Costs(machine);
+  const auto thousand = [](const OperatorCosts& costs, int64_t heads) {
+    AttentionShape shape;
+    shape.layers = 1;
+    shape.heads = heads;
+    shape.kv_heads = 1;
+    shape.head_dim = shape.v_head_dim = 128;
+    AttentionSplit more, less;
+    const AttentionCost cost = costs.Attention(shape);
+    cost.AddDecode(64, 64 * 5000, 5000, &more);
+    cost.AddDecode(64, 64 * 4000, 4000, &less);
+    return more.memory - less.memory;
+  };
+  EXPECT_DOUBLE_EQ(thousand(passes, 4), thousand(whole, 4));
+  EXPECT_NEAR(thousand(passes, 6) / thousand(whole, 6), 2, 1e-6);
+  EXPECT_NEAR(thousand(passes, 8) / thousand(whole, 8), 2, 1e-6);
+  EXPECT_NEAR(thousand(passes, 9) / thousand(whole, 9), 3, 1e-6);
+}
+
+TEST(OperatorCostTest, EnginesThatQuantiseInTheKernelBeforePayNothingForIt) {
+  OperatorCostOptions options;
+  options.benchmark = true;   // GEMM times do not contain it
+  Operator quantize;
+  quantize.kind = OpKind::kQuantize;
+  quantize.activations = DType::kFp8;
+  quantize.bytes = 1e6;
+  EXPECT_GT(Costs(TestMachine("h100-sxm-80gb"), options).Cost(quantize).seconds, 0);
+  options.fused_quantize = true;
+  EXPECT_EQ(Costs(TestMachine("h100-sxm-80gb"), options).Cost(quantize).seconds, 0);
 }
 
 // Narrow weights and KV cache widened in passes of their own: the traffic of the passes, and the reads of a 16-bit kernel.
