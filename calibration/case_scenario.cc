@@ -172,6 +172,9 @@ absl::StatusOr<CaseScenario> ScenarioOfCase(const MeasuredCase& c, const std::st
   }
   set("engine.profile", Text(profile));
   if (c.Note("eager") == "1") set("engine.cuda_graphs", YamlNode::Scalar("false"));
+  // TensorRT-LLM's published figures are NVIDIA's own, from servers whose PCIe switches let GPUs reach one another; machines
+  // of clouds, on which collectives over PCIe were measured, mostly do not.
+  if (c.engine == "trtllm" && c.n_gpus > 2) set("hardware.peer_to_peer", YamlNode::Scalar("true"));
   const auto copy = [&](const char* note, const char* path) {
     if (const auto value = c.Note(note); value && ParseInteger(*value).ok()) set(path, YamlNode::Scalar(*value));
   };

@@ -93,6 +93,7 @@ Collectives::Collectives(const Machine& machine, std::shared_ptr<const OperatorP
       inter_(machine.network),
       topology_(machine.scale_up_topology),
       peers_(machine.scale_up_peers),
+      peer_to_peer_(machine.peer_to_peer),
       custom_(custom_all_reduce),
       deepep_(deepep),
       backend_(std::move(backend)) {
@@ -175,6 +176,12 @@ double Collectives::InNodeSeconds(OpKind kind, double bytes, int ranks) const {
   const Wires wires = InNodeWires(ranks);
   const OperatorParams* p = Entry(EntryName(kind), wires.kind);
   double t = p != nullptr ? FittedOrCurve(*p, kind, bytes, ranks, wires.bandwidth) : Generic(kind, bytes, ranks, wires);
+  if (p != nullptr && peer_to_peer_ && wires.kind == "pcie" && ranks > 2) {
+    // A ring whose links each carry what a pair's would, and a hop for every further rank.
+    const double hop = wires.link->latency.value() + kHop, hops = (kind == OpKind::kAllReduce ? 2 : 1) * (ranks - 2);
+    const double pair = FittedOrCurve(*p, kind, Wire(kind, bytes, ranks) / Wire(kind, 1, 2), 2, wires.bandwidth);
+    t = std::min(t, pair + hops * hop);
+  }
   // Over PCIe engines use their own kernel for pairs only.
   const int one_shot_ranks = wires.kind == "pcie" ? 2 : kOneShotRanks;
   if (kind == OpKind::kAllReduce && custom_ && bytes <= kOneShotBytes && ranks <= one_shot_ranks) {
@@ -297,6 +304,10 @@ CollectiveSource Collectives::Source(const Operator& op, const CommPath& path) c
             fmt::format("ring or tree over {} from its bandwidth and latency", wires.link->name), 0};
   }
   CollectiveSource out{p->label, fmt::format("{} {} ({})", p->device, wires.kind, p->source), p->max_size};
+  if (peer_to_peer_ && wires.kind == "pcie" && path.ranks > 2) {
+    out.provenance = std::max(out.provenance, Provenance::kTransferred);
+    out.detail += fmt::format("; {} ranks from pairs, peer to peer", path.ranks);
+  }
   if (path.ranks > kMeasuredRanks) {
     out.provenance = std::max(out.provenance, Provenance::kTransferred);
     out.detail += fmt::format("; {} ranks, measured up to {}", path.ranks, kMeasuredRanks);

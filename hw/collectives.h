@@ -81,6 +81,7 @@ class Collectives {
   ScaleUpTopology topology_ = ScaleUpTopology::kSwitch;
   int peers_ = 0;
   double rail_ = 0;  // network bandwidth per GPU, raw
+  bool peer_to_peer_ = false;
   bool custom_ = true;
   bool deepep_ = false;
   std::string backend_;  // kernels preferred where several were measured

@@ -746,6 +746,7 @@ Machine BuildMachine(const HardwareConfig& config, const Catalog& catalog, const
     m.gpu.operators_provenance = Provenance::kTransferred;
   }
   if (config.memory) m.gpu.memory = *config.memory;
+  m.peer_to_peer = config.peer_to_peer;
   if (config.link_bandwidth) m.scale_up.bandwidth = *config.link_bandwidth;
   if (config.host_link_bandwidth) m.host_link.bandwidth = *config.host_link_bandwidth;
   if (config.network_bandwidth) m.network.bandwidth = *config.network_bandwidth;

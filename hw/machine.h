@@ -169,6 +169,7 @@ struct HardwareConfig {
   std::optional<BytesPerSecond> memory_bandwidth;
   std::optional<Bytes> memory;
   std::optional<FlopsPerSecond> peak_flops;      // scales all formats by the ratio to the bf16 (else fp16) peak
+  bool peer_to_peer = false;  // GPUs on PCIe reach one another directly, however many they are
   std::optional<BytesPerSecond> link_bandwidth;  // between GPUs of a node, per direction
   std::optional<BytesPerSecond> host_link_bandwidth;
   std::optional<BytesPerSecond> network_bandwidth;
@@ -205,6 +206,7 @@ struct Machine {
   DollarsPerSecond memory_price{0};         // of the CXL cards and drives of a node
   ScaleUpTopology scale_up_topology = ScaleUpTopology::kSwitch;
   int scale_up_peers = 0;         // kMesh and kPairs
+  bool peer_to_peer = false;      // over PCIe, without host memory between
   bool scale_up_switched = true;  // kSwitch or kMesh; false: PCIe and its host bridge carry some or all pairs
   int sockets_per_node = 2;
   int sockets_used = 2;           // of them, those whose memory and cores an engine uses
@@ -286,6 +288,8 @@ void HardwareConfig::Describe(Visitor& v) {
   v.Field("memory", memory, {.help = "overrides the GPU's memory size", .min = 0, .above_min = true});
   v.Field("peak_flops", peak_flops,
           {.help = "overrides the dense 16-bit peak; other formats scale with it", .min = 0, .above_min = true});
+  v.Field("peer_to_peer", peer_to_peer,
+          {.help = "GPUs joined by PCIe reach one another directly, groups of more than two as fast as pairs; false: as measured, often through host memory"});
   v.Field("link_bandwidth", link_bandwidth,
           {.help = "overrides the GPU-to-GPU bandwidth in a node, per direction", .min = 0, .above_min = true});
   v.Field("host_link_bandwidth", host_link_bandwidth,

@@ -153,6 +153,7 @@ std::vector<Knob> Knobs() {
       {"hardware.gpus_per_node", "4", "8", M(Ttft), -1, "nodes", {{"plan", "{tp: 8}"}}},
       {"hardware.host", "xeon-e5-2698v4", "ryzen-7950x", M(Tpot), -1, "one", {{"engine", "{profile: eager-2023}"}}},
       {"hardware.link", "pcie4-x16", "nvlink4", M(Ttft), -1, "pair"},
+      {"hardware.peer_to_peer", "false", "true", M(Ttft), -1, "pair", {{"hardware", "{gpu: l40s-48gb}"}, {"plan", "{tp: 4}"}}},
       {"hardware.network", "ethernet-100", "ib-ndr-400", M(Ttft), -1, "nodes"},
       {"hardware.memory_bandwidth", "2 TB/s", "4 TB/s", M(Tpot), -1, "one"},
       {"hardware.memory", "40 GB", "80 GB", M(KvTokens), +1, "one"},

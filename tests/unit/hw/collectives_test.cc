@@ -54,6 +54,30 @@ TEST(CollectivesTest, NvlinkMatchesTheFit) {
   EXPECT_EQ(h100.Seconds(OpKind::kAllReduce, 0, {8, 8, 1}), 0);
 }
 
+// Over PCIe peer to peer, every link of a ring carries what it would between two GPUs.
+TEST(CollectivesTest, PeerToPeerMakesGroupsOnPcieAsFastAsPairs) {
+  Machine machine = TestMachine("l40s-48gb");
+  ASSERT_EQ(machine.scale_up.kind, "pcie");
+  const Collectives measured = Make(machine);
+  machine.peer_to_peer = true;
+  const Collectives direct = Make(machine);
+  const double bytes = 64e6;
+  EXPECT_EQ(direct.Seconds(OpKind::kAllReduce, bytes, {2, 2, 1}), measured.Seconds(OpKind::kAllReduce, bytes, {2, 2, 1}));
+  for (const int n : {4, 8}) {
+    // 2 (n - 1)/n of the message against all of it between two; hops of microseconds do not show.
+    const double pair = direct.Seconds(OpKind::kAllReduce, bytes * 2 * (n - 1) / n, {2, 2, 1});
+    EXPECT_NEAR(direct.Seconds(OpKind::kAllReduce, bytes, {n, n, 1}), pair, 0.01 * pair) << n;
+    EXPECT_LE(direct.Seconds(OpKind::kAllReduce, bytes, {n, n, 1}), measured.Seconds(OpKind::kAllReduce, bytes, {n, n, 1})) << n;
+    const double gathered = direct.Seconds(OpKind::kAllGather, bytes * 2 * (n - 1) / n, {2, 2, 1});
+    EXPECT_LE(direct.Seconds(OpKind::kAllGather, bytes, {n, n, 1}), 1.01 * gathered) << n;
+  }
+  // Other links are as they were.
+  Machine nvlink = TestMachine("h100-sxm-80gb");
+  const double before = Make(nvlink).Seconds(OpKind::kAllReduce, bytes, {8, 8, 1});
+  nvlink.peer_to_peer = true;
+  EXPECT_EQ(Make(nvlink).Seconds(OpKind::kAllReduce, bytes, {8, 8, 1}), before);
+}
+
 TEST(CollectivesTest, TheOneShotKernelWinsForSmallMessagesOnly) {
   const Machine machine = TestMachine("h100-sxm-80gb");
   const Collectives nccl = Make(machine), both = Make(machine, true);
