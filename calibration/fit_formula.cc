@@ -42,7 +42,7 @@ const std::vector<Known>& KnownFor(const std::string& op) {
       {"d", 1.2e-5, 0.8, 1e-8, 1e-2}, {"k0", 3000, 1, 50, 1e5}, {"l2_gain", 2, 0.7, 1, 30}, {"l2_share", 0.5, 0.5, 0.05, 1.5}};
   static const auto* const moe = new std::vector<Known>{
       {"t0", 3.5e-5, 0.7, 1e-6, 3e-3}, {"ec", 0.55, 0.4, 0.005, 1}, {"em", 0.85, 0.3, 0.02, 1}, {"bm", 12, 1, 0.05, 200},
-      {"r2", 5, 0.7, 0.05, 60}, {"kh", 5, 1, 0.2, 1000}, {"l2_gain", 1.5, 0.7, 1, 30}, {"l2_share", 0.5, 0.5, 0.05, 1.5}};
+      {"r2", 5, 0.7, 0.05, 60}, {"kh", 5, 1, 0.2, 1000}, {"others", 0.5, 0.7, 0.01, 1}, {"l2_gain", 1.5, 0.7, 1, 30}, {"l2_share", 0.5, 0.5, 0.05, 1.5}};
   static const auto* const bytes = new std::vector<Known>{{"t0", 2.2e-6, 0.7, 1e-7, 1e-3}, {"em", 0.7, 0.7, 0.01, 20}};
   static const auto* const collective = new std::vector<Known>{
       {"a", 5e-6, 0.7, 1e-7, 1e-2}, {"b", 1.2e-6, 0.8, 1e-8, 1e-3}, {"eb", 0.7, 0.5, 0.005, 1}, {"s", 5e-6, 1, 1e-8, 1e-3}};
@@ -79,6 +79,7 @@ double Get(const OperatorParams& p, const std::string& name) {
   if (name == "bm") return p.bm;
   if (name == "r2") return p.r2;
   if (name == "kh") return p.kh;
+  if (name == "others") return p.others;
   if (name == "a") return p.a.value();
   if (name == "b") return p.b.value();
   if (name == "eb") return p.eb;
@@ -103,6 +104,7 @@ void Set(OperatorParams* p, const std::string& name, double value) {
   if (name == "bm") p->bm = value;
   if (name == "r2") p->r2 = value;
   if (name == "kh") p->kh = value;
+  if (name == "others") p->others = value;
   if (name == "a") p->a = Seconds(value);
   if (name == "b") p->b = Seconds(value);
   if (name == "eb") p->eb = value;

@@ -87,6 +87,7 @@ std::string Entry(const OperatorParams& p) {
   number("bm", p.bm, 0);
   number("r2", p.r2, 0);
   number("kh", p.kh, 0);
+  number("others", p.others, 1);
   time("a", p.a);
   time("b", p.b);
   number("eb", p.eb, 1);

@@ -440,4 +440,24 @@ absl::StatusOr<OpTable> ReadOps(const std::vector<std::string>& paths, const Cat
   return out;
 }
 
+void FindUngatedExperts(const GpuSpec& gpu, std::vector<OpRow>* rows) {
+  constexpr double kBeyondCache = 8;   // times the last-level cache: none of it is left from the run before
+  constexpr double kTooFast = 0.9;     // of the time three matrices take at the datasheet bandwidth
+  constexpr size_t kEnough = 3;
+  std::map<std::tuple<std::string, std::string, std::string>, std::vector<OpRow*>> kernels;
+  std::map<std::tuple<std::string, std::string, std::string>, size_t> too_fast;
+  for (OpRow& row : *rows) {
+    const Operator& op = row.work;
+    if (op.kind != OpKind::kMoe || row.attention() || !row.problem.empty() || !op.gated) continue;
+    const auto key = std::tuple(row.kernels, row.format, row.group);
+    kernels[key].push_back(&row);
+    const double bytes = 3 * op.active_experts * static_cast<double>(op.hidden * op.inter) / op.tp * BytesPerElement(op.weights);
+    if (bytes > kBeyondCache * gpu.l2.value() && row.seconds < kTooFast * bytes / gpu.memory_bandwidth.value()) ++too_fast[key];
+  }
+  for (const auto& [key, count] : too_fast) {
+    if (count < kEnough) continue;
+    for (OpRow* row : kernels[key]) row->work.gated = false;
+  }
+}
+
 }  // namespace simrun

@@ -66,4 +66,8 @@ struct OpTable {
 // row with `problem`.
 absl::StatusOr<OpTable> ReadOps(const std::vector<std::string>& paths, const Catalog& catalog);
 
+// Experts without a gate have two matrices instead of three, which files do not say. Rows of a shape and kernel that took
+// less time than three could be read in from memory, on the GPU they were measured on, had two.
+void FindUngatedExperts(const GpuSpec& gpu, std::vector<OpRow>* rows);
+
 }  // namespace simrun

@@ -49,8 +49,9 @@ int CalibrateCommand(const CalibrateOptions& options, Terminal terminal) {
   if (!catalog.ok()) return Fail(catalog.status(), terminal.err);
   const absl::StatusOr<DeviceBase> base = LoadDeviceBase(options.device, **catalog);
   if (!base.ok()) return Fail(base.status(), terminal.err);
-  const absl::StatusOr<OpTable> table = ReadOps(options.ops, **catalog);
+  absl::StatusOr<OpTable> table = ReadOps(options.ops, **catalog);
   if (!table.ok()) return Fail(table.status(), terminal.err);
+  FindUngatedExperts(base->machine.gpu, &table->rows);
 
   CalibrationOptions calibration;
   calibration.threads = options.threads;
@@ -192,8 +193,9 @@ int ValidateOpsCommand(const ValidateOpsOptions& options, Terminal terminal) {
   if (!device.ok()) return Fail(device.status(), terminal.err);
   absl::StatusOr<OperatorParamSet> params = LoadOperatorParams(device->operators, **catalog);
   if (!params.ok()) return Fail(params.status(), terminal.err);
-  const absl::StatusOr<OpTable> table = ReadOps(options.ops, **catalog);
+  absl::StatusOr<OpTable> table = ReadOps(options.ops, **catalog);
   if (!table.ok()) return Fail(table.status(), terminal.err);
+  FindUngatedExperts(device->machine.gpu, &table->rows);
   const absl::StatusOr<OperatorPricer> pricer = OperatorPricer::Create(
       device->machine, std::make_shared<const OperatorParamSet>(*std::move(params)), options.backend, table->rows);
   if (!pricer.ok()) return Fail(pricer.status(), terminal.err);

@@ -22,8 +22,14 @@ constexpr double kHeadDim64 = 0.78, kHeadDim256 = 1.1;
 // included: fitted to Mistral 7B and Falcon 180B on H100 under TensorRT-LLM 0.9; A100 and H200 show the same.
 // A group that shares a pass takes kSharedKeyClocks for a key (Llama 2 70B in the same runs).
 constexpr double kStreamingKeyClocks = 5, kStreamingElementClocks = 0.033, kSharedKeyClocks = 30;
-// Kernels of absorbed MLA work on tiles of at least 16 heads.
-constexpr double kMlaHeadTile = 16;
+// Rows of query heads that a kernel of absorbed MLA multiplies at once: what one instruction of the tensor cores takes, a
+// warp's 16 or, on Hopper and those after it that multiply as much per clock, a warp group's 64.
+double MlaHeadTile(const GpuSpec& gpu) {
+  constexpr double kWarp = 16, kWarpGroup = 64, kFlopsPerClock = 4000;
+  const double clocks = gpu.multiprocessors * gpu.boost_clock.value();
+  const bool group = gpu.architecture == "hopper" || (clocks > 0 && gpu.peak[static_cast<size_t>(DType::kBf16)].value() > kFlopsPerClock * clocks);
+  return group ? kWarpGroup : kWarp;
+}
 
 // Padding of the last tile is at most this many times the rows there are: fits at q = 1 are off by up to 15 times
 // without it, others do not change.
@@ -504,7 +510,11 @@ OperatorCosts::Term OperatorCosts::MoeTerm(const Operator& op, const OperatorPar
                  (term.peak * Capped(p.ec) * efficiency);
   term.bytes = active * matrices * h * inner * weight_bytes;
   term.memory = term.bytes / (bandwidth_ * Capped(p.em) * efficiency);
-  const double moved = 2 * p.r2 * D(op.tokens) * D(op.topk) * h + 2 * rows * imbalance * (h + matrices * inner);
+  // Without an exchange every rank holds a row for each of a token's experts, and some kernels run the activation over all
+  // of them, the rows of other ranks' experts too.
+  const double foreign = op.on_engine ? 0 : std::max(0.0, D(op.tokens) * D(op.topk) - rows * imbalance);
+  const double activated = rows * imbalance + p.others * foreign;
+  const double moved = 2 * p.r2 * D(op.tokens) * D(op.topk) * h + 2 * (rows * imbalance * h + activated * matrices * inner);
   term.extra = moved / bandwidth_;
   term.bytes += moved;
   if (options_.benchmark) term.memory *= Rereading(p, term.bytes);
@@ -761,9 +771,9 @@ AttentionCost OperatorCosts::AttentionFormula(const AttentionShape& shape) const
   if (shape.mla) {
     const double cache = D(shape.mla_latent + shape.mla_rope);
     d.m_key = cache * kv_element / dm * layers;
-    d.m_seq = d.m_key * dec.kappa;
+    d.m_seq = d.m_key * dec.kappa + heads * (cache + D(shape.mla_latent)) * element / bandwidth_ * layers;
     bytes_per_key = cache * kv_element;
-    d.c_key = 2 * std::max(heads, kMlaHeadTile) * (cache + D(shape.mla_latent)) / (peak * Capped(dec.ec)) * layers;
+    d.c_key = 2 * std::max(heads, MlaHeadTile(machine_.gpu)) * (cache + D(shape.mla_latent)) / (peak * Capped(dec.ec)) * layers;
     d.c_seq = d.c_key * dec.kappa;
   } else {
     const bool passes = options_.widen_kv_bytes > 0 && kv_element < element;

@@ -23,7 +23,7 @@ OpTime OperatorMemo::Cost(const OperatorCosts& costs, const Operator& op, const 
                    U(op.skew),      Two(static_cast<int>(op.kv_heads), static_cast<int>(op.head_dim)), Two(op.ranks, wires.ranks),
                    Two(wires.ranks_per_node, wires.nodes),
                    Two(static_cast<int>(op.kind) << 16 | static_cast<int>(op.weights) << 8 | static_cast<int>(op.activations),
-                       static_cast<int>(op.kv) << 16 | static_cast<int>(op.group) << 8 | (op.gated ? 1 : 0))};
+                       static_cast<int>(op.kv) << 16 | static_cast<int>(op.group) << 8 | (op.on_engine ? 2 : 0) | (op.gated ? 1 : 0))};
   uint64_t a = 0x9e3779b97f4a7c15u, b = 0xc2b2ae3d27d4eb4fu;
   for (const uint64_t word : words) {
     a = (a ^ word) * 0xff51afd7ed558ccdu;

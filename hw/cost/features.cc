@@ -15,6 +15,15 @@ double Blocks(double size, double tile) { return std::ceil(size / tile); }
 // Octaves by which the last, partly filled wave stretches the work.
 double Unfilled(double waves) { return waves > 0 ? Log2(std::ceil(waves) / waves) : 0; }
 
+// Log2 of the largest power of two that divides a width. Kernels that do not know theirs to be a multiple of 16 elements
+// fetch weights in small pieces, at half the speed or less.
+double Alignment(double width) {
+  constexpr int kMost = 8;
+  int octaves = 0;
+  for (int64_t left = std::max<int64_t>(1, std::llround(width)); left % 2 == 0 && octaves < kMost; left /= 2) ++octaves;
+  return octaves;
+}
+
 // Into how many parts decode kernels split the keys of a sequence, so that few blocks fill the multiprocessors: as
 // FlashAttention 3 chooses, the fewest with at least 85 % of the best filling of waves (num_splits_heuristic).
 double KeyParts(double blocks, double key_tiles, double sms) {
@@ -51,9 +60,10 @@ constexpr std::array<std::string_view, 25> kAttention = {
     "sequences", "queries", "keys",      "heads",  "kv_heads", "group",   "head_dim", "kv_bytes", "compute", "memory", "serial",
     "time",      "rows",    "blocks",    "fill",   "tiles",    "tiles_fill", "pad",   "splits",   "kv_size", "seq_heads",
     "parts",     "walk",    "parts_fill", "walk_pad"};
-constexpr std::array<std::string_view, 28> kMoe = {
+constexpr std::array<std::string_view, 29> kMoe = {
     "tokens", "hidden", "inter",  "topk",   "experts", "local", "ep",      "tp",      "rows",    "rows/expert", "active", "spread", "imbalance",
-    "compute", "memory", "serial", "time", "waves16", "waves64", "waves128", "fill64", "pad16",  "pad64",  "weights", "imbalanced_rows", "weight_bytes", "skew", "peak_rows"};
+    "compute", "memory", "serial", "time", "waves16", "waves64", "waves128", "fill64", "pad16",  "pad64",  "weights", "imbalanced_rows", "weight_bytes", "skew", "peak_rows",
+    "alignment"};
 constexpr std::array<std::string_view, 7> kRow = {"rows", "width", "size", "compute", "memory", "serial", "time"};
 
 }  // namespace
@@ -123,7 +133,7 @@ Features MoeFeatures(const MoePoint& p, const FormulaParts& parts, double multip
   w.AddShares(parts);
   for (const double x : {Log2(waves(16)), Log2(waves(64)), Log2(waves(128)), Unfilled(waves(64)), Blocks(each, 16) * 16 / each,
                          Blocks(each, 64) * 64 / each, Log2(active * p.hidden * p.inter), Log2(rows * p.imbalance), p.weight_bytes, Log2(p.skew),
-                         Log2(rows * p.imbalance / local * p.skew)}) {
+                         Log2(rows * p.imbalance / local * p.skew), std::min(Alignment(p.hidden), Alignment(p.inter))}) {
     w.Add(x);
   }
   return w.values;

@@ -8,7 +8,7 @@
 
 namespace simrun {
 
-inline constexpr size_t kMaxFeatures = 28;
+inline constexpr size_t kMaxFeatures = 29;
 using Features = std::array<double, kMaxFeatures>;
 
 // The parts of a formula's time: fixed, compute, memory and serial term, and the sum they make.

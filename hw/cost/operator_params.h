@@ -58,6 +58,7 @@ struct OperatorParams {
   double kappa = 0;               // attention: rows (prefill) or tokens (decode) added by tile rounding
   double eq = 0;                  // fp8 gemm: bandwidth fraction of the quantisation of the input; 0: none
   double bm = 0, r2 = 0, kh = 0;  // moe: rows of tile rounding per expert, passes over routed rows, hidden overhead
+  double others = 1;              // moe without exchange: share of the rows of other ranks' experts that the activation runs over
   Seconds a{0}, b{0};             // collectives: latency, and latency per further rank (deepep: per doubling of nodes)
   double eb = 1;                  // collectives: reached fraction of the link bandwidth
   Seconds s{0};                   // collectives: times the square root of the wire volume in MB
@@ -158,6 +159,7 @@ void OperatorParams::Describe(Visitor& v) {
   v.Field("eq", eq, {.help = "fp8 gemm: bandwidth fraction of quantising the input; 0: none", .min = 0});
   v.Field("bm", bm, {.help = "moe: rows of tile rounding per active expert", .min = 0});
   v.Field("r2", r2, {.help = "moe: passes over routed rows", .min = 0});
+  v.Field("others", others, {.help = "moe without exchange: share of the rows of other ranks' experts that the activation runs over", .min = 0, .max = 1});
   v.Field("kh", kh, {.help = "moe: overhead of small intermediate sizes", .min = 0});
   v.Field("a", a, {.help = "collectives: latency", .min = 0});
   v.Field("b", b, {.help = "collectives: latency per further rank", .min = 0});

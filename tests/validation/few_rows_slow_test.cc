@@ -86,9 +86,10 @@ TEST(FewRowsTest, TwentyRowsOfANewDeviceGoALongWay) {
   ASSERT_TRUE(shipped.ok()) << shipped.status();
   struct Case { const char* file; const char* op; double most; };
   // Times the error of the fit to thousands of rows, with a tenth of room.
-  for (const Case& c : {Case{"gemm.csv", "gemm", 1.6}, Case{"attn_decode.csv", "decode", 2.4}, Case{"mla_decode.csv", "mla_decode", 2.05}}) {
-    const auto table = ReadOps({dir + c.file}, catalog);
+  for (const Case& c : {Case{"gemm.csv", "gemm", 1.6}, Case{"attn_decode.csv", "decode", 2.4}, Case{"mla_decode.csv", "mla_decode", 1.8}}) {
+    auto table = ReadOps({dir + c.file}, catalog);
     ASSERT_TRUE(table.ok()) << table.status();
+    FindUngatedExperts(base->machine.gpu, &table->rows);
     std::vector<OpRow> rows;
     for (const OpRow& row : table->rows) {
       if (row.op == c.op && row.dtype == "bf16" && row.problem.empty()) rows.push_back(row);

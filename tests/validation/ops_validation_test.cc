@@ -21,8 +21,9 @@ TEST(OpsValidationTest, UnseenRowsOfTheH200StayWithinTheirErrors) {
   const Catalog catalog = BuiltInCatalog();
   const auto base = LoadDeviceBase("h200-sxm-141gb", catalog);
   ASSERT_TRUE(base.ok()) << base.status();
-  const auto table = ReadOps({dir + "gemm.csv", dir + "attn_decode.csv", dir + "attn_prefill.csv", dir + "mla_decode.csv", dir + "moe.csv"}, catalog);
+  auto table = ReadOps({dir + "gemm.csv", dir + "attn_decode.csv", dir + "attn_prefill.csv", dir + "mla_decode.csv", dir + "moe.csv"}, catalog);
   ASSERT_TRUE(table.ok()) << table.status();
+  FindUngatedExperts(base->machine.gpu, &table->rows);
   const auto fitted = Calibrate(*base, table->rows, catalog, {});
   ASSERT_TRUE(fitted.ok()) << fitted.status();
   // What the catalogue states is what a fit of today reaches: mean error of unseen rows in per cent, rounded to a tenth. The
@@ -49,6 +50,13 @@ TEST(OpsValidationTest, UnseenRowsOfTheH200StayWithinTheirErrors) {
     EXPECT_LT(100 * error / static_cast<double>(rows.size()), p->mape + 0.05) << r.op;
     if (r.op == "gemm") {
       EXPECT_LT(r.by_shape.mape, 1.3 * r.by_row.mape);
+    }
+    // Experts and heads never seen: what odd widths, the rows of other ranks' experts and the rows of an instruction cost.
+    if (r.op == "moe") {
+      EXPECT_LT(r.by_shape.mape, 1.45 * r.by_row.mape);
+    }
+    if (r.op == "mla_decode") {
+      EXPECT_LT(r.by_shape.mape, 0.06);
     }
     ++checked;
   }

@@ -1,4 +1,5 @@
 #include <gmock/gmock.h>
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -334,6 +335,21 @@ TEST(ReadOpsTest, ReadsRowsAndTellsKernelsApart) {
   EXPECT_EQ(table->rows[1].backend, "vllm-eager");
   EXPECT_EQ(table->rows[2].work.bytes, 1024 * 3 / 4.0);   // a rank keeps a quarter
   EXPECT_THAT(table->rows[3].problem, ::testing::HasSubstr("frobnicate"));
+}
+
+TEST(ReadOpsTest, ExpertsFasterThanThreeMatricesCanBeReadHaveTwo) {
+  const GpuSpec gpu = ChooseDevice("h100-sxm-80gb", AllEntries())->machine.gpu;
+  // 64 tokens on 16 experts of 4096 x 14336: all matrices are read, at 90 % of the bandwidth. Two shapes, the second without gates.
+  const auto micros = [&](double matrices, double inter) { return 1e6 * 16 * matrices * 4096 * inter * 2 / (0.9 * gpu.memory_bandwidth.value()); };
+  std::string text = "op,dtype,tokens,hidden,inter,topk,experts,tp,ep,dist,time_us,source\n";
+  for (const int tokens : {64, 96, 128}) {
+    text += fmt::format("moe,bf16,{},4096,14336,2,16,1,1,bal,{:.2f},aic-vllm0.24.0\n", tokens, micros(3, 14336));
+    text += fmt::format("moe,bf16,{},4096,12288,2,16,1,1,bal,{:.2f},aic-vllm0.24.0\n", tokens, micros(2, 12288));
+  }
+  auto table = ReadOps({Write("ungated.csv", text)}, AllEntries());
+  ASSERT_TRUE(table.ok()) << table.status();
+  FindUngatedExperts(gpu, &table->rows);
+  for (const OpRow& row : table->rows) EXPECT_EQ(row.work.gated, row.work.inter == 14336) << row.group;
 }
 
 TEST(ReadOpsTest, NamesEveryBadCell) {

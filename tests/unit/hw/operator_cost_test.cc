@@ -328,16 +328,40 @@ TEST(OperatorCostTest, MlaDecodeMatchesTheFormula) {
   shape.v_head_dim = 128;
   shape.mla_latent = 512;
   shape.mla_rope = 64;
-  for (const int heads : {4, 16, 128}) {
+  for (const int heads : {4, 64, 128}) {
     shape.heads = heads;
     const double b = 48, kv = 3000;
     const double tc =
-        2 * b * std::max(heads, 16) * (kv + 168) * (576 + 512) / costs.Peak(DType::kBf16);  // ec 1.2 is capped
-    const double tm = b * (kv + 168) * 576 * 2 / (machine.gpu.memory_bandwidth.value() * 0.815);
+        2 * b * std::max(heads, 64) * (kv + 168) * (576 + 512) / costs.Peak(DType::kBf16);  // ec 1.2 is capped
+    const double tm = b * (kv + 168) * 576 * 2 / (machine.gpu.memory_bandwidth.value() * 0.815) +
+                      b * heads * (576 + 512) * 2 / machine.gpu.memory_bandwidth.value();
     const double expected = 10.7 * kUs + tc + tm + 14.3 * kUs * kv / (kv + 11200);
     AttentionSplit split;
     costs.Attention(shape).AddDecode(b, b * kv, kv, &split);
     EXPECT_NEAR(split.seconds(), expected, 1e-6 * expected) << heads;
+  }
+}
+
+// One instruction takes 64 rows of heads on Hopper, also where it has few multiprocessors' worth of FLOPs, and 16 on Ampere.
+TEST(OperatorCostTest, FewHeadsFillTheRowsOfAnInstruction) {
+  AttentionShape shape;
+  shape.layers = 1;
+  shape.mla = true;
+  shape.kv_heads = 1;
+  shape.head_dim = 192;
+  shape.v_head_dim = 128;
+  shape.mla_latent = 512;
+  shape.mla_rope = 64;
+  for (const auto& [gpu, rows] : {std::pair{"h100-sxm-80gb", 64}, std::pair{"h20-96gb", 64}, std::pair{"a100-sxm-80gb", 16}, std::pair{"rtx-pro-6000-96gb", 16}}) {
+    const OperatorCosts costs = Costs(TestMachine(gpu));
+    const auto compute = [&](int heads) {
+      shape.heads = heads;
+      AttentionSplit split;
+      costs.Attention(shape).AddDecode(64, 64 * 1e6, 1e6, &split);   // so long that little else counts
+      return split.seconds();
+    };
+    EXPECT_NEAR(compute(rows / 2) / compute(rows), 1, 1e-3) << gpu;
+    EXPECT_GT(compute(2 * rows), 1.01 * compute(rows)) << gpu;
   }
 }
 
@@ -522,6 +546,20 @@ TEST(OperatorCostTest, TheBusiestExpertIsWhatCorrectionsCanSee) {
   EXPECT_NEAR(made->Probe(op).features[skew], 3, 1e-9);   // octaves
 }
 
+TEST(OperatorCostTest, CorrectionsSeeHowWidthsAreAligned) {
+  const auto made = OperatorCosts::Create(TestMachine("a100-sxm-80gb"), TestCatalog(), {});
+  ASSERT_TRUE(made.ok()) << made.status();
+  const std::span<const std::string_view> names = MoeFeatureNames();
+  const size_t alignment = static_cast<size_t>(std::find(names.begin(), names.end(), "alignment") - names.begin());
+  ASSERT_LT(alignment, names.size());
+  Operator op = Moe(256);
+  op.ep = 1, op.hidden = 2688, op.inter = 1856;   // 2^7 x 21 and 2^6 x 29
+  for (const auto& [ranks, octaves] : {std::pair{1, 6}, std::pair{2, 5}, std::pair{32, 1}}) {
+    op.tp = ranks;
+    EXPECT_EQ(made->Probe(op).features[alignment], octaves) << ranks;
+  }
+}
+
 TEST(OperatorCostTest, MoeMatchesTheFormula) {
   const Machine machine = TestMachine("h100-sxm-80gb");
   const OperatorCosts costs = Costs(machine);
@@ -531,9 +569,18 @@ TEST(OperatorCostTest, MoeMatchesTheFormula) {
   const double rows = 2048 * 8 / 8.0, h = 4096, inner = 1536;
   const double tc = 6 * h * inner * (rows + 16 * 0.1) * (1 + 0.5 / inner) / (peak * 0.677);
   const double tm = 16 * 3 * h * inner * 2 / (bw * 0.89);
-  const double extra = (2 * 5.07 * 2048 * 8 * h + 2 * rows * (h + 3 * inner)) / bw;
+  // Without an exchange the activation runs over the rows of all eight ranks' experts.
+  const double extra = (2 * 5.07 * 2048 * 8 * h + 2 * rows * h + 2 * 2048 * 8 * 3 * inner) / bw;
   const double expected = 37.8 * kUs + std::sqrt(tc * tc + tm * tm) + extra;
   EXPECT_NEAR(costs.Cost(op).seconds, expected, 1e-9 * expected);
+  Operator exchanged = op;
+  exchanged.on_engine = true;
+  EXPECT_NEAR(costs.Cost(op).seconds - costs.Cost(exchanged).seconds, 2 * 7 * rows * 3 * inner / bw, 1e-9 * expected);
+  OperatorParamSet set = *LoadOperatorParams("h100", TestCatalog());
+  for (OperatorParams& p : set.entries) p.others = 0;   // a kernel that leaves them out
+  const auto lean = OperatorCosts::Create(machine, std::make_shared<const OperatorParamSet>(set), {});
+  ASSERT_TRUE(lean.ok()) << lean.status();
+  EXPECT_NEAR(lean->Cost(op).seconds, lean->Cost(exchanged).seconds, 1e-9 * expected);
 
   // A busier rank makes the others wait; what it adds is waiting, and no energy is invented for it.
   const OpTime even = costs.Cost(op);
