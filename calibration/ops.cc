@@ -444,19 +444,22 @@ void FindUngatedExperts(const GpuSpec& gpu, std::vector<OpRow>* rows) {
   constexpr double kBeyondCache = 8;   // times the last-level cache: none of it is left from the run before
   constexpr double kTooFast = 0.9;     // of the time three matrices take at the datasheet bandwidth
   constexpr size_t kEnough = 3;
-  std::map<std::tuple<std::string, std::string, std::string>, std::vector<OpRow*>> kernels;
-  std::map<std::tuple<std::string, std::string, std::string>, size_t> too_fast;
+  struct Shape {
+    std::vector<OpRow*> rows;
+    size_t too_fast = 0;
+  };
+  std::map<std::tuple<std::string, std::string, std::string>, Shape> shapes;  // by kernel, format and weight shape
   for (OpRow& row : *rows) {
     const Operator& op = row.work;
     if (op.kind != OpKind::kMoe || row.attention() || !row.problem.empty() || !op.gated) continue;
-    const auto key = std::tuple(row.kernels, row.format, row.group);
-    kernels[key].push_back(&row);
+    Shape& shape = shapes[{row.kernels, row.format, row.group}];
+    shape.rows.push_back(&row);
     const double bytes = 3 * op.active_experts * static_cast<double>(op.hidden * op.inter) / op.tp * BytesPerElement(op.weights);
-    if (bytes > kBeyondCache * gpu.l2.value() && row.seconds < kTooFast * bytes / gpu.memory_bandwidth.value()) ++too_fast[key];
+    if (bytes > kBeyondCache * gpu.l2.value() && row.seconds < kTooFast * bytes / gpu.memory_bandwidth.value()) ++shape.too_fast;
   }
-  for (const auto& [key, count] : too_fast) {
-    if (count < kEnough) continue;
-    for (OpRow* row : kernels[key]) row->work.gated = false;
+  for (const auto& [key, shape] : shapes) {
+    if (shape.too_fast < kEnough) continue;
+    for (OpRow* row : shape.rows) row->work.gated = false;
   }
 }
 

@@ -32,6 +32,12 @@ PartCost LayerCosts::Of(const AttentionSplit& a, double layers) const {
   return out;
 }
 
+PartCost LayerCosts::StageSend(std::span<const Operator> operators, const CommPath& path) const {
+  PartCost out;
+  for (const Operator& op : operators) out.Add(Of(costs_.Cost(op, op.group == CommGroup::kPipeline ? &path : nullptr), op.count));
+  return out;
+}
+
 template <class Each>
 void LayerCosts::Visit(int64_t tokens, const Each& each) const {
   // The order of LowerTokenOperators: embedding, norms, attention, feed-forward parts.

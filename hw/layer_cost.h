@@ -50,6 +50,9 @@ class LayerCosts {
   PartCost DecodeAttention(bool windowed, double seqs, double kv_sum, double kv_max) const;
   PartCost PrefillAttention(bool windowed, std::span<const PrefillChunk> chunks) const;
 
+  // The hand-over to the next stage, whose operators models/lowering.h lists, over `path`.
+  PartCost StageSend(std::span<const Operator> operators, const CommPath& path) const;
+
   // Kernels that an eager engine launches per layer (dense and with experts), and for embedding and head.
   double launches_dense() const { return launches_dense_; }
   double launches_moe() const { return launches_moe_; }

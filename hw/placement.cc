@@ -109,6 +109,10 @@ ClassBytes WeightBytesByClass(const ModelSpec& model, const ParallelPlan& plan, 
   return out;
 }
 
+double ExpertBytes(const ModelSpec& model, const ParallelPlan& plan, bool per_gpu) {
+  return model.moe ? WeightBytesByClass(model, plan, per_gpu).routed_experts / static_cast<double>(model.moe->experts) : 0;
+}
+
 PlacementUse UseOf(const Placement& placement, const ModelSpec& model, const ParallelPlan& plan, int stage) {
   PlacementUse use;
   const ClassBytes gpu = WeightBytesByClass(model, plan, true), all = WeightBytesByClass(model, plan, false);
@@ -142,8 +146,7 @@ PlacementUse UseOf(const Placement& placement, const ModelSpec& model, const Par
   // The last stage holds a copy of tied embeddings.
   if (stage == 0 || (last && model.tie_embeddings)) add(placement.embedding, gpu.embedding, all.embedding, nullptr);
   if (last) add(placement.lm_head, gpu.lm_head, all.lm_head, &head);
-  const double expert = model.moe ? gpu.routed_experts / static_cast<double>(model.moe->experts) : 0;
-  use.gpu_window = Bytes(largest * placement.window + head + placement.expert_buffers * expert);
+  use.gpu_window = Bytes(largest * placement.window + head + placement.expert_buffers * ExpertBytes(model, plan, true));
   return use;
 }
 

@@ -101,6 +101,8 @@ struct ClassBytes {
   double embedding = 0, lm_head = 0;            // the final norm goes with the head
 };
 ClassBytes WeightBytesByClass(const ModelSpec& model, const ParallelPlan& plan, bool per_gpu);
+// Of one routed expert of one layer; 0 for models without.
+double ExpertBytes(const ModelSpec& model, const ParallelPlan& plan, bool per_gpu);
 
 // What a pipeline stage of a placement takes of each tier, KV cache left out.
 struct PlacementUse {

@@ -8,7 +8,7 @@ namespace {
 class ExpectedExperts final : public ExpertStage {
  public:
   ExpectedExperts(const ModelSpec& model, const ParallelPlan& plan, const LayerCosts* costs) : moe_(*model.moe), costs_(costs) {
-    bytes_ = WeightBytesByClass(model, plan, false).routed_experts / static_cast<double>(moe_.experts);
+    bytes_ = ExpertBytes(model, plan, false);
     flops_per_row_ = 2.0 * (model.mlp.gated ? 3 : 2) * static_cast<double>(model.hidden) * static_cast<double>(moe_.ffn);
   }
   void Run(const ExpertStageView& view, ExpertWork* work) override {

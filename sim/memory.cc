@@ -54,20 +54,19 @@ MemoryPlan PlanMemory(const ModelSpec& model, const ParallelPlan& plan, const Ma
 namespace {
 // Of host memory and drives, for the operating system and file systems; assumed.
 constexpr double kHostShare = 0.95;
+}  // namespace
 
-// KV bytes of a token on one GPU of a stage.
 double KvPerToken(const ModelSpec& model, const ParallelPlan& plan, int stage) {
   const KvBytes kv = KvBytesPerGpu(model, plan, stage);
   return (kv.per_token + kv.per_token_windowed).value();
 }
-// And of all layers, held once.
+
 double KvPerTokenOnce(const ModelSpec& model, const ParallelPlan& plan) {
   ParallelPlan p = plan;
   p.tp = p.ep = p.pp = 1;
   p.stage_layers.clear();
   return KvPerToken(model, p, 0);
 }
-}  // namespace
 
 PlacementRoom RoomFor(const ModelSpec& model, const ParallelPlan& plan, const Machine& machine, const EngineProfile& engine,
                       const BatchLimits& limits, int64_t max_model_len, double engines_per_host) {

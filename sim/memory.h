@@ -36,6 +36,10 @@ struct MemoryPlan {
   std::vector<TierPlan> tiers;     // those that the placement uses
 };
 
+// KV bytes of a token on one GPU of a pipeline stage, and of all layers, held once.
+double KvPerToken(const ModelSpec& model, const ParallelPlan& plan, int stage);
+double KvPerTokenOnce(const ModelSpec& model, const ParallelPlan& plan);
+
 // kv_blocks = floor((utilisation * memory - weights - activations - reserve) / bytes of a block), the least over the
 // pipeline stages. Sliding-window layers hold at most `window` tokens of each of max_num_seqs sequences, which is set
 // aside first when that is less than keeping every token. `fixed_blocks` > 0 replaces the result.

@@ -601,14 +601,9 @@ void PlacedStep::Predict(std::span<const StepWork> ranks, StepCost* cost) {
 }
 
 PartCost PlacedStep::SendOn(int64_t tokens) {
-  if (tokens == sent_tokens_) return sent_;
-  sent_tokens_ = tokens;
-  sent_ = PartCost();
-  for (const Operator& op : LowerStageSend(model_, whole_plan_, stage_, tokens)) {
-    const OpTime t = costs_->operators().Cost(op, op.group == CommGroup::kPipeline ? &next_stage_ : nullptr);
-    sent_.seconds += t.seconds * op.count;
-    sent_.joules += t.joules * op.count * plan_.tp;
-    for (size_t i = 0; i < sent_.bound.size(); ++i) sent_.bound[i] += t.bound[i] * op.count;
+  if (tokens != sent_tokens_) {
+    sent_tokens_ = tokens;
+    sent_ = costs_->StageSend(LowerStageSend(model_, whole_plan_, stage_, tokens), next_stage_);
   }
   return sent_;
 }

@@ -13,7 +13,6 @@
 #include "models/lowering.h"
 #include "sim/memory.h"
 #include "sim/placed_step.h"
-#include "sim/routed_experts.h"
 #include "workload/source.h"
 
 namespace simrun {
@@ -67,12 +66,7 @@ class Search {
     Problems problems;
     r_.placement = ResolvePlacement(config_, rules, r_.model, r_.plan, r_.machine, "", {}, &problems);
     if (!problems.empty()) return kNo;
-    r_.placement.expert_buffers = r_.placement.resident ? 0 : ExpertBuffers(r_.config.scheduler.experts, r_.model);
-    const int64_t fixed = r_.config.engine.kv_blocks.value_or(0);
-    r_.memory = r_.placement.resident
-                    ? PlanMemory(r_.model, r_.plan, r_.machine, r_.engine, r_.params.limits, r_.params.max_model_len, fixed)
-                    : PlanPlacedMemory(r_.model, r_.plan, r_.machine, r_.engine, r_.params.limits, r_.params.max_model_len, fixed,
-                                       r_.placement, r_.engines_per_host);
+    PlanMemoryOf(&r_);
     const MemoryPlan& m = r_.memory;
     if (m.kv_blocks <= 0 || m.weights + m.activations + m.reserve > m.usable) return kNo;
     for (const TierPlan& t : m.tiers) {

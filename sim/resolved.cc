@@ -59,14 +59,10 @@ int FittingTp(const ResolvedScenario& r) {
 // attends over it, or else to drives. Takes the room it needs.
 std::optional<PlacementRule> KvElsewhere(const ResolvedScenario& r, PlacementRoom* room) {
   const double tokens = static_cast<double>(r.params.limits.max_num_seqs) * static_cast<double>(r.params.max_model_len);
-  ParallelPlan once = r.plan;
-  once.tp = once.ep = once.pp = 1;
-  once.stage_layers.clear();
-  const KvBytes per_gpu = KvBytesPerGpu(r.model, r.plan, 0), whole = KvBytesPerGpu(r.model, once, 0);
-  const Bytes needed = (per_gpu.per_token + per_gpu.per_token_windowed) * tokens;
+  const Bytes needed(KvPerToken(r.model, r.plan, 0) * tokens);
   room->kv = needed;
   if (needed <= room->gpu * 0.5) return std::nullopt;
-  const Bytes held = (whole.per_token + whole.per_token_windowed) * tokens;
+  const Bytes held(KvPerTokenOnce(r.model, r.plan) * tokens);
   for (const TierKind tier : {TierKind::kDram, TierKind::kCxl, TierKind::kNvme}) {
     Bytes& free = room->tiers[static_cast<size_t>(tier)];
     if (free < held) continue;
@@ -135,6 +131,17 @@ void CheckFit(const YamlNode& root, ResolvedScenario* r, Problems* problems) {
 }
 
 }  // namespace
+
+void PlanMemoryOf(ResolvedScenario* r) {
+  const EngineParams& p = r->params;
+  const int64_t fixed = r->config.engine.kv_blocks.value_or(0);
+  if (r->placement.resident) {
+    r->memory = PlanMemory(r->model, r->plan, r->machine, r->engine, p.limits, p.max_model_len, fixed);
+    return;
+  }
+  r->placement.expert_buffers = ExpertBuffers(r->config.scheduler.experts, r->model);
+  r->memory = PlanPlacedMemory(r->model, r->plan, r->machine, r->engine, p.limits, p.max_model_len, fixed, r->placement, r->engines_per_host);
+}
 
 ResolvedScenario Resolve(const ScenarioConfig& config, const YamlNode& root, const std::string& base_dir,
                          const Catalog& catalog, Problems* problems) {
@@ -283,9 +290,7 @@ ResolvedScenario Resolve(const ScenarioConfig& config, const YamlNode& root, con
   }
   const auto auto_rules = [&] {
     PlacementRoom room = RoomFor(r.model, plan, r.machine, r.engine, p.limits, p.max_model_len, r.engines_per_host);
-    if (const int buffers = ExpertBuffers(config.scheduler.experts, r.model); buffers > 0) {
-      room.gpu -= Bytes(WeightBytesByClass(r.model, plan, true).routed_experts / static_cast<double>(r.model.moe->experts)) * buffers;
-    }
+    room.gpu -= Bytes(ExpertBytes(r.model, plan, true)) * ExpertBuffers(config.scheduler.experts, r.model);
     const std::optional<PlacementRule> kv = r.policy == "static" ? KvElsewhere(r, &room) : std::nullopt;
     std::vector<PlacementRule> rules = AutoRules(r.model, plan, room, static_cast<int>(placement.window.value_or(2)));
     if (kv) rules.insert(rules.begin(), *kv);
@@ -302,13 +307,7 @@ ResolvedScenario Resolve(const ScenarioConfig& config, const YamlNode& root, con
   r.placement = ResolvePlacement(placement, placement.rules, r.model, plan, r.machine, "plan.placement",
                                  PlaceOf(root, "plan.placement"), problems);
   if (!problems->empty()) return r;
-  if (!r.placement.resident) {
-    r.placement.expert_buffers = ExpertBuffers(config.scheduler.experts, r.model);
-    r.memory = PlanPlacedMemory(r.model, plan, r.machine, r.engine, p.limits, p.max_model_len, config.engine.kv_blocks.value_or(0),
-                                r.placement, r.engines_per_host);
-  } else {
-    r.memory = PlanMemory(r.model, plan, r.machine, r.engine, p.limits, p.max_model_len, config.engine.kv_blocks.value_or(0));
-  }
+  PlanMemoryOf(&r);
   if (const ExpertsConfig& e = config.scheduler.experts; e.policy) {
     bool away = false;
     for (const LayerPlacement& l : r.placement.layers) away = away || ShareOf(l.routed_experts, TensorUse::kCompute) > 0;

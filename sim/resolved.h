@@ -50,6 +50,9 @@ struct ResolvedScenario {
   std::vector<std::string> warnings;
 };
 
+// Sets `memory` from everything above it, and the buffers that the placement needs for experts on their way.
+void PlanMemoryOf(ResolvedScenario* scenario);
+
 // Looks everything up; problems are added with the places of `root`. The result is meaningless when there are any.
 ResolvedScenario Resolve(const ScenarioConfig& config, const YamlNode& root, const std::string& base_dir,
                          const Catalog& catalog, Problems* problems);

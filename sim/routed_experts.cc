@@ -25,8 +25,8 @@ class RoutedExperts final : public ExpertStage {
     ranking_ = ranking({.score_rate = c.score_rate});
     prefetch_ = prefetch();
     const double experts = static_cast<double>(model.moe->experts);
-    bytes_ = WeightBytesByClass(model, plan, false).routed_experts / experts;
-    bytes_per_gpu_ = WeightBytesByClass(model, plan, true).routed_experts / experts;
+    bytes_ = ExpertBytes(model, plan, false);
+    bytes_per_gpu_ = ExpertBytes(model, plan, true);
     flops_per_row_ = 2.0 * (model.mlp.gated ? 3 : 2) * static_cast<double>(model.hidden) * static_cast<double>(model.moe->ffn);
 
     params_.policy = policy_.get();
@@ -162,8 +162,7 @@ ExpertCosts MarginalExpertCosts(const ModelSpec& model, const ParallelPlan& plan
                                 TierKind tier, double link_rate) {
   ExpertCosts c;
   const double experts = static_cast<double>(model.moe->experts);
-  const double bytes = WeightBytesByClass(model, plan, false).routed_experts / experts;
-  const double bytes_per_gpu = WeightBytesByClass(model, plan, true).routed_experts / experts;
+  const double bytes = ExpertBytes(model, plan, false), bytes_per_gpu = ExpertBytes(model, plan, true);
   const double flops = 2.0 * (model.mlp.gated ? 3 : 2) * static_cast<double>(model.hidden) * static_cast<double>(model.moe->ffn);
   // Between few and many experts of one row each, and between many and very many rows of one expert.
   const double few = 1, many = std::max(2.0, std::min(experts, 16.0));

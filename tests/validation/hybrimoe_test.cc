@@ -15,6 +15,7 @@
 #include "models/expert_router.h"
 #include "sim/expert_execution.h"
 #include "tests/support/data_dir.h"
+#include "tests/support/expert_parts.h"
 
 namespace simrun {
 namespace {
@@ -41,13 +42,8 @@ const std::map<std::string, Variant>& Variants() {
 
 // Seconds of one step, mean of `steps` after as many to settle. `decodes` sequences or a prompt.
 double StepSeconds(const Variant& v, const ExpertCosts& costs, int64_t decodes, int64_t prompt, int steps) {
-  const auto policy = (*BuiltInExpertPolicies().Find(v.policy))();
-  const auto ranking = (*BuiltInExpertRankings().Find(v.cache))({});
-  const auto prefetch = (*BuiltInExpertPrefetches().Find(v.prefetch))();
-  ExpertExecutionParams params;
-  params.policy = policy.get();
-  params.ranking = ranking.get();
-  params.prefetch = prefetch.get();
+  const ExpertParts parts(v.policy, v.cache, v.prefetch);
+  ExpertExecutionParams params = parts.Params();
   params.prefetch_layers = 3;
   params.prefetch_buffer = kTopK;
   params.predictor_accuracy = 0.8;
@@ -134,13 +130,8 @@ TEST(HybriMoe, HitRates) {
   if (path.empty()) GTEST_SKIP() << "no data";
   std::map<std::string, double> hit;
   for (const char* cache : {"lru", "score", "oracle"}) {
-    const auto policy = (*BuiltInExpertPolicies().Find("stream"))();
-    const auto ranking = (*BuiltInExpertRankings().Find(cache))({});
-    const auto prefetch = (*BuiltInExpertPrefetches().Find("none"))();
-    ExpertExecutionParams params;
-    params.policy = policy.get();
-    params.ranking = ranking.get();
-    params.prefetch = prefetch.get();
+    const ExpertParts parts("stream", cache, "none");
+    ExpertExecutionParams params = parts.Params();
     params.places.assign(kLayers, kExperts / 4);
     RoutingLaw law{kTopK, GammaPopularity(kLayers, kExperts, kTopK, 0.83, Rng(1, "popularity")), 0.215, 0.71, 0.3};
     ExpertExecution execution(params, MakeLawRouter(law, Rng(1, "routing")), Rng(1, "predictor"));

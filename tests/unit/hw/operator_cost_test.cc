@@ -317,9 +317,8 @@ TEST(OperatorCostTest, PrefillAttentionMatchesTheFormula) {
   EXPECT_NEAR(windowed.compute, compute, 1e-4 * compute);
 }
 
-TEST(OperatorCostTest, MlaDecodeMatchesTheFormula) {
-  const Machine machine = TestMachine("b200-sxm-180gb");
-  const OperatorCosts costs = Costs(machine);
+// DeepSeek-V3's, one layer.
+AttentionShape LatentAttention() {
   AttentionShape shape;
   shape.layers = 1;
   shape.mla = true;
@@ -328,6 +327,13 @@ TEST(OperatorCostTest, MlaDecodeMatchesTheFormula) {
   shape.v_head_dim = 128;
   shape.mla_latent = 512;
   shape.mla_rope = 64;
+  return shape;
+}
+
+TEST(OperatorCostTest, MlaDecodeMatchesTheFormula) {
+  const Machine machine = TestMachine("b200-sxm-180gb");
+  const OperatorCosts costs = Costs(machine);
+  AttentionShape shape = LatentAttention();
   for (const int heads : {4, 64, 128}) {
     shape.heads = heads;
     const double b = 48, kv = 3000;
@@ -344,14 +350,7 @@ TEST(OperatorCostTest, MlaDecodeMatchesTheFormula) {
 
 // One instruction takes 64 rows of heads on Hopper, also where it has few multiprocessors' worth of FLOPs, and 16 on Ampere.
 TEST(OperatorCostTest, FewHeadsFillTheRowsOfAnInstruction) {
-  AttentionShape shape;
-  shape.layers = 1;
-  shape.mla = true;
-  shape.kv_heads = 1;
-  shape.head_dim = 192;
-  shape.v_head_dim = 128;
-  shape.mla_latent = 512;
-  shape.mla_rope = 64;
+  AttentionShape shape = LatentAttention();
   for (const auto& [gpu, rows] : {std::pair{"h100-sxm-80gb", 64}, std::pair{"h20-96gb", 64}, std::pair{"a100-sxm-80gb", 16}, std::pair{"rtx-pro-6000-96gb", 16}}) {
     const OperatorCosts costs = Costs(TestMachine(gpu));
     const auto compute = [&](int heads) {

@@ -6,6 +6,7 @@
 #include "gtest/gtest.h"
 #include "sim/resolved.h"
 #include "sim/scenario.h"
+#include "tests/support/expert_parts.h"
 
 namespace simrun {
 namespace {
@@ -13,13 +14,8 @@ namespace {
 // Eight layers whose CPU is so slow that the link could bring all experts of the coming layers; no expert is resident.
 int MostAheadInTwoLayers(int buffer) {
   constexpr int kLayers = 8, kExperts = 16, kTopK = 4;
-  const auto policy = (*BuiltInExpertPolicies().Find("static"))();
-  const auto ranking = (*BuiltInExpertRankings().Find("pinned"))({});
-  const auto prefetch = (*BuiltInExpertPrefetches().Find("impact"))();
-  ExpertExecutionParams params;
-  params.policy = policy.get();
-  params.ranking = ranking.get();
-  params.prefetch = prefetch.get();
+  const ExpertParts parts("static", "pinned", "impact");
+  ExpertExecutionParams params = parts.Params();
   params.prefetch_layers = 3;
   params.prefetch_buffer = buffer;
   params.places.assign(kLayers, 0);
