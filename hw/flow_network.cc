@@ -21,6 +21,12 @@ int FlowNetwork::AddResource(std::string name, double capacity) {
   return resources() - 1;
 }
 
+void FlowNetwork::SetCapacity(int resource, double capacity) {
+  SIM_CHECK(capacity > 0);
+  resources_[static_cast<size_t>(resource)].capacity = capacity;
+  stale_ = true;
+}
+
 int FlowNetwork::Start(std::span<const Use> uses, double bytes, double cap) {
   SIM_CHECK(uses.size() <= kMostUses && bytes >= 0 && cap > 0);
   int id;

@@ -5,8 +5,8 @@
 // a link on its way, 2 for a memory it is written to and read from, 1/k for one of k striped cards).
 //
 // Rates are max-min fair: all flows rise together until a resource is full or a flow reaches its own cap; those stay,
-// the others rise on. A flow that no resource or cap limits ends at once. Rates change only when a flow starts or ends,
-// so completion times are exact, not stepped.
+// the others rise on. A flow that no resource or cap limits ends at once. Rates change only when a flow starts or ends, or a
+// capacity changes, so completion times are exact, not stepped.
 #pragma once
 
 #include <array>
@@ -28,6 +28,9 @@ class FlowNetwork {
 
   // Capacity in bytes per second, above 0; returns its number, counting from 0.
   int AddResource(std::string name, double capacity);
+
+  // From now on; flows under way go on at their new rates.
+  void SetCapacity(int resource, double capacity);
 
   // Starts a flow now and returns its id, which is given again to a later flow once this one has ended. `cap` in bytes
   // per second. At most kMostUses uses, each resource once.

@@ -11,9 +11,9 @@ constexpr double kBytesUnderWay = 24 * 64;
 constexpr double kCacheSpeed = 4;
 }  // namespace
 
-HostCosts::HostCosts(const Machine& m, const EngineProfile& profile, int engines_per_host) : tiers_(TiersOf(m)) {
-  share_ = 1.0 / std::max(1, engines_per_host);
-  const double sockets = SocketsPerHost(m) * share_;
+HostCosts::HostCosts(const Machine& m, const EngineProfile& profile, int engines) : tiers_(TiersOf(m)) {
+  Share(engines);
+  const double sockets = SocketsPerHost(m);
   const absl::StatusOr<DType> format = ParseDType(profile.cpu_format);
   double peak = m.host.peak_fp32.value();
   if (format.ok() && (*format == DType::kBf16 || *format == DType::kFp16)) peak = std::max(peak, m.host.peak_bf16.value());
@@ -35,7 +35,7 @@ HostCosts::HostCosts(const Machine& m, const EngineProfile& profile, int engines
 double HostCosts::Cap(TierKind tier, double bytes, double flops) const {
   const MemoryTier& t = tiers_[static_cast<size_t>(tier)];
   double cap = t.read.value() * share_ * memory_efficiency_;
-  if (t.latency.value() > 0) cap = std::min(cap, lines_ / t.latency.value());
+  if (t.latency.value() > 0) cap = std::min(cap, lines_ * share_ / t.latency.value());
   if (flops > 0) cap = std::min(cap, bytes / ComputeSeconds(flops));
   return cap;
 }
@@ -51,12 +51,12 @@ double HostCosts::Seconds(TierKind tier, double bytes, double flops) const {
 
 double HostCosts::UpdateSeconds(TierKind tier, double bytes_read, double bytes_written, double footprint) const {
   const MemoryTier& dram = tiers_[static_cast<size_t>(TierKind::kDram)];
-  if (footprint <= llc_) {
+  if (footprint <= llc_ * share_) {
     return fixed_ + (bytes_read + bytes_written) / (dram.read.value() * share_ * memory_efficiency_ * kCacheSpeed);
   }
   const MemoryTier& t = tiers_[static_cast<size_t>(tier)];
   double read = t.read.value() * share_ * memory_efficiency_;
-  if (t.latency.value() > 0) read = std::min(read, lines_ / t.latency.value());
+  if (t.latency.value() > 0) read = std::min(read, lines_ * share_ / t.latency.value());
   if (t.one_budget) return fixed_ + (bytes_read + bytes_written) / read;
   return fixed_ + std::max(bytes_read / read, bytes_written / (t.write.value() * share_ * memory_efficiency_));
 }

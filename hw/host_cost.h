@@ -8,6 +8,8 @@
 // time; Seconds is the time with the memory to itself.
 #pragma once
 
+#include <algorithm>
+
 #include "hw/engine_profile.h"
 #include "hw/machine.h"
 #include "hw/tiers.h"
@@ -16,13 +18,15 @@ namespace simrun {
 
 class HostCosts {
  public:
-  // `engines_per_host` engines share the cores and the memory.
-  HostCosts(const Machine& machine, const EngineProfile& profile, int engines_per_host = 1);
+  // `engines` engines share the cores and the memory.
+  HostCosts(const Machine& machine, const EngineProfile& profile, int engines = 1);
+  // As many from now on.
+  void Share(int engines) { share_ = 1.0 / std::max(1, engines); }
 
   // Of one operator: hand-over, waking threads, barriers.
   double fixed() const { return fixed_; }
   // Of arithmetic alone, all cores of the sockets in use.
-  double ComputeSeconds(double flops) const { return flops / (peak_ * compute_efficiency_); }
+  double ComputeSeconds(double flops) const { return flops / (peak() * compute_efficiency_); }
   // Bytes per second that an operator of `bytes` and `flops` takes at most from a tier: what its arithmetic, its
   // kernels, and loads under way at once allow.
   double Cap(TierKind tier, double bytes, double flops) const;
@@ -33,15 +37,16 @@ class HostCosts {
   // tier it came from. Reads and writes share a DRAM's rate and have one each on a CXL link.
   double UpdateSeconds(TierKind tier, double bytes_read, double bytes_written, double footprint) const;
 
-  double peak() const { return peak_; }            // FLOP/s of the format the engine computes in
-  double watts() const { return watts_; }          // above idle with all cores at work
-  double idle_watts() const { return idle_watts_; }
+  double peak() const { return peak_ * share_; }   // FLOP/s of the format the engine computes in
+  double watts() const { return watts_ * share_; } // above idle with all its cores at work
+  double idle_watts() const { return idle_watts_ * share_; }
   Provenance provenance() const { return Provenance::kAssumed; }
 
  private:
   MemoryTiers tiers_;
-  double fixed_ = 0, peak_ = 0, compute_efficiency_ = 1, memory_efficiency_ = 1;
-  double share_ = 1;
+  double fixed_ = 0, compute_efficiency_ = 1, memory_efficiency_ = 1;
+  double share_ = 1;  // of what follows, and of the tiers
+  double peak_ = 0;
   double lines_ = 0;  // bytes that loads under way hold at once
   double llc_ = 0;
   double watts_ = 0, idle_watts_ = 0;

@@ -78,8 +78,8 @@ void AddCapacity(TierKind tier, Bytes more, Machine* m) {
 }
 
 absl::StatusOr<MemorySystem> MemorySystem::Create(const Machine& m, const MemorySystemOptions& options, FlowNetwork* network) {
-  SIMRUN_ASSIGN_OR_RETURN(const Topology topology, BuildTopology(m, std::max(m.gpus_per_node, options.first_gpu + options.gpus)));
   const int node = options.first_gpu / m.gpus_per_node;
+  SIMRUN_ASSIGN_OR_RETURN(const Topology topology, BuildTopology(m, std::max((node + 1) * m.gpus_per_node, options.first_gpu + options.gpus)));
   const int hosts = std::max(1, m.hosts_per_node);
   const auto socket_of = [&](int gpu) { return topology.places()[static_cast<size_t>(topology.NearestDram(gpu))].index; };
   const auto host_of = [&](int socket) { return Dealt(socket, m.sockets_per_node, hosts); };
@@ -101,33 +101,57 @@ absl::StatusOr<MemorySystem> MemorySystem::Create(const Machine& m, const Memory
   for (int d = 0; d < m.nvme_drives; ++d) drives.push_back(topology.Find(PlaceKind::kNvme, node, d));
 
   const MemoryTiers tiers = TiersOf(m);
-  const double shared = 1.0 / std::max(1, options.engines_per_host);
-  const int host_memory = network->AddResource("host memory", tiers[Index(TierKind::kDram)].read.value() * shared);
+  MemorySystem system;
+  system.engines_ = std::max(1, options.engines_per_host);
+  const auto add_shared = [&](const std::string& name, double alone, double engines) {
+    const MemorySystem::Shared shared{0, alone, engines};
+    const int resource = network->AddResource(name, shared.Part(1));
+    if (engines > 1) system.shared_.push_back({resource, alone, engines});
+    return resource;
+  };
+  const int host_memory = add_shared("host memory", tiers[Index(TierKind::kDram)].read.value(), system.engines_);
   const auto add_pair = [&](TierKind kind, const char* read, const char* write) {
     const MemoryTier& t = tiers[Index(kind)];
     if (!(t.capacity > Bytes(0))) return std::pair(-1, -1);
-    return std::pair(network->AddResource(read, t.read.value() * shared), network->AddResource(write, t.write.value() * shared));
+    const int reads = add_shared(read, t.read.value(), system.engines_);
+    return std::pair(reads, add_shared(write, t.write.value(), system.engines_));
   };
   const auto [cxl_read, cxl_write] = add_pair(TierKind::kCxl, "CXL read", "CXL write");
   const auto [nvme_read, nvme_write] = add_pair(TierKind::kNvme, "NVMe read", "NVMe write");
   const auto [remote_read, remote_write] = add_pair(TierKind::kRemote, "network in", "network out");
 
+  // GPUs of the other engines: whole engines, counted from the host's first GPU.
+  std::vector<int> others;
+  int host_first = options.first_gpu;
+  while (host_first > node * m.gpus_per_node && host_of(socket_of(host_first - 1)) == host) --host_first;
+  for (int g = host_first, left = (system.engines_ - 1) * options.gpus; left > 0 && g < (node + 1) * m.gpus_per_node; ++g) {
+    if (host_of(socket_of(g)) != host || (g >= options.first_gpu && g < options.first_gpu + options.gpus)) continue;
+    others.push_back(g);
+    --left;
+  }
+
   // Links between the sockets and the GPUs, one resource for all links of a kind: the busiest of them decides.
   std::map<std::string, int> links;
   const auto add_path = [&](const std::vector<int>& from, bool to_gpu, Route* route) {
-    // Bytes over each edge when every GPU moves one byte, spread evenly over `from`.
-    std::map<int, double> load;
+    // Bytes over each edge when every GPU moves one byte, spread evenly over `from`: those of this engine's GPUs, and of all.
+    std::map<int, double> load, whole_load;
     Seconds latency{0};
-    for (int g = options.first_gpu; g < options.first_gpu + options.gpus; ++g) {
+    const auto add_gpu = [&](int g, bool own) {
       for (const int place : from) {
         const auto path = to_gpu ? topology.BestPath(place, topology.Gpu(g)) : topology.BestPath(topology.Gpu(g), place);
         SIM_CHECK(path.has_value());
-        latency = std::max(latency, path->latency);
-        for (const int e : path->edges) load[e] += 1.0 / static_cast<double>(from.size());
+        if (own) latency = std::max(latency, path->latency);
+        for (const int e : path->edges) {
+          if (own) load[e] += 1.0 / static_cast<double>(from.size());
+          whole_load[e] += 1.0 / static_cast<double>(from.size());
+        }
       }
-    }
+    };
+    for (int g = options.first_gpu; g < options.first_gpu + options.gpus; ++g) add_gpu(g, true);
+    for (const int g : others) add_gpu(g, false);
     struct Busiest {
-      double per_byte = 0, capacity = 1;
+      double per_byte = 0, alone = 1, engines = 1;
+      double Seconds() const { return per_byte * engines / alone; }
     };
     std::map<std::string, Busiest> kinds;
     for (const auto& [id, bytes] : load) {
@@ -141,20 +165,18 @@ absl::StatusOr<MemorySystem> MemorySystem::Create(const Machine& m, const Memory
       const bool own = a == PlaceKind::kGpu || b == PlaceKind::kGpu;
       std::string name = own ? fmt::format("host link {}", way)
                              : a == b ? fmt::format("socket link {}", way) : fmt::format("PCIe switch {}", way);
-      const double capacity = e.reached().value() * (own ? options.link_efficiency : shared);
+      const Busiest here{bytes, e.reached().value() * (own ? options.link_efficiency : 1), whole_load[id] / bytes};
       Busiest& busiest = kinds[name];
-      if (bytes / capacity > busiest.per_byte / busiest.capacity) busiest = {bytes, capacity};
+      if (here.Seconds() > busiest.Seconds()) busiest = here;
     }
     for (const auto& [name, busiest] : kinds) {
       auto found = links.find(name);
-      if (found == links.end()) found = links.emplace(name, network->AddResource(name, busiest.capacity)).first;
+      if (found == links.end()) found = links.emplace(name, add_shared(name, busiest.alone, busiest.engines)).first;
       // A resource keeps the capacity it was made with; another load is scaled to it.
-      const double per_byte = busiest.per_byte * network->capacity(found->second) / busiest.capacity;
-      route->uses.push_back({found->second, per_byte});
+      route->uses.push_back({found->second, busiest.Seconds() * network->capacity(found->second)});
     }
     route->latency += latency.value() + m.host_link.software_latency.value();
   };
-  MemorySystem system;
   const double gpus = options.gpus;
   const auto finish = [&](TierKind kind, double host_passes, int tier_resource, Route* route) {
     if (!options.pinned) {
@@ -195,6 +217,11 @@ absl::StatusOr<MemorySystem> MemorySystem::Create(const Machine& m, const Memory
     system.cpu_write_[Index(TierKind::kCxl)].uses = {{cxl_write, 1}};
   }
   return system;
+}
+
+void MemorySystem::Share(int active, FlowNetwork* network) const {
+  const double share = engines_ > 1 ? static_cast<double>(std::clamp(active, 1, engines_) - 1) / (engines_ - 1) : 0;
+  for (const Shared& s : shared_) network->SetCapacity(s.resource, s.Part(share));
 }
 
 }  // namespace simrun

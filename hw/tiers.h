@@ -53,7 +53,7 @@ struct Route {
 
 struct MemorySystemOptions {
   int first_gpu = 0, gpus = 1;          // of the engine; each GPU moves its own bytes, all at once
-  int engines_per_host = 1;             // that share the host: each gets an equal part of what they share
+  int engines_per_host = 1;             // of the same kind, on GPUs next to one another: each gets an equal part of what they share
   bool pinned = true;                   // else every byte is copied once more in host memory on its way to or from a GPU
   double link_efficiency = 1;           // of GPU copies, on top of the link's own
 };
@@ -72,7 +72,19 @@ class MemorySystem {
   const Route& CpuRead(TierKind tier) const { return cpu_read_[static_cast<size_t>(tier)]; }
   const Route& CpuWrite(TierKind tier) const { return cpu_write_[static_cast<size_t>(tier)]; }
 
+  // How many engines of the host have work, this one included: the others leave their parts to those that have. All do at
+  // first. Where only some of them share a link, as many of these as of all are taken to have work.
+  void Share(int active, FlowNetwork* network) const;
+
  private:
+  struct Shared {
+    int resource = 0;
+    double alone = 0;    // capacity
+    double engines = 1;  // that share it, in use by this one
+    double Part(double active_share) const { return alone / (1 + (engines - 1) * active_share); }
+  };
+  int engines_ = 1;
+  std::vector<Shared> shared_;
   std::array<bool, kNumTiers> has_{};
   std::array<Route, kNumTiers> to_gpu_, from_gpu_, cpu_read_, cpu_write_;
 };

@@ -19,6 +19,14 @@ Cluster::Cluster(const ClusterParams& params, const BatchingPolicy& policy, std:
     StepCostModel* model = models[models.size() > 1 ? static_cast<size_t>(i) : 0];
     replicas_.push_back(std::make_unique<Replica>(static_cast<uint32_t>(i), params_.engine, policy, model, metrics));
   }
+  if (params_.replicas_per_host > 1) {
+    const std::span<const std::unique_ptr<Replica>> all(replicas_);
+    const size_t most = static_cast<size_t>(params_.replicas_per_host);
+    for (size_t i = 0; i < all.size(); ++i) {
+      const size_t first = i / most * most;
+      replicas_[i]->set_host(all.subspan(first, std::min(most, all.size() - first)));
+    }
+  }
   loads_.resize(replicas_.size());
   is_touched_.resize(replicas_.size());
 }
@@ -40,6 +48,7 @@ std::span<const ReplicaLoad> Cluster::Loads(const Arrival& arrival) {
 }
 
 absl::Status Cluster::RunOpenLoop() {
+  if (params_.replicas_per_host > 1) return AdvanceTo(SimTime::Infinite());
   // A replica plans at an instant only after all arrivals of that instant are in its queue.
   std::vector<SimTime> plan_at(replicas_.size(), SimTime::Infinite());
   const auto advance = [&](size_t i, SimTime now) {

@@ -42,6 +42,8 @@ class ExpertStage {
   virtual void Run(const ExpertStageView& view, ExpertWork* work) = 0;
   // True: the view's times are filled, which costs a little.
   virtual bool needs_times() const { return false; }
+  // What the engine gets of the CPU and of the link (bytes per second) has changed.
+  virtual void HostChanged(const HostCosts& /*host*/, double /*link_rate*/) {}
   // Null for stages that follow no single expert.
   virtual const ExpertTotals* totals() const { return nullptr; }
 };

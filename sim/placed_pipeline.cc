@@ -32,6 +32,9 @@ class PlacedPipeline final : public CompiledStepCost {
       for (size_t i = 0; i < std::size(cost->bound_seconds); ++i) cost->bound_seconds[i] += of_stage_.bound_seconds[i];
     }
   }
+  void ShareHost(int engines) override {
+    for (const auto& stage : stages_) stage->ShareHost(engines);
+  }
   std::vector<StepOperator> Explain(std::span<const StepWork> ranks) override {
     std::vector<StepOperator> out;
     for (size_t s = 0; s < stages_.size(); ++s) {

@@ -69,9 +69,10 @@ class PlacedStep final : public CompiledStepCost {
   const std::vector<ProvenanceNote>& provenance() const override { return provenance_; }
   std::vector<std::string> Warnings() const override { return warnings_; }
   std::vector<ResourceUse> Resources() const override;
+  void ShareHost(int engines) override;
   double host_busy_seconds() const override { return host_busy_; }
   const ExpertTotals* Experts() const override { return experts_ != nullptr ? experts_->totals() : nullptr; }
-  double host_joules() const override { return host_busy_ * host_.watts(); }
+  double host_joules() const override { return host_joules_; }
 
  private:
   // The work of one token group in this step.
@@ -105,6 +106,7 @@ class PlacedStep final : public CompiledStepCost {
   bool first() const { return stage_ == 0; }
   bool last() const { return stage_ + 1 == whole_plan_.pp; }
   PartCost SendOn(int64_t tokens);  // to the next stage
+  double LinkRate() const;          // bytes per second from host memory to each GPU
 
   ModelSpec model_;
   ParallelPlan whole_plan_, plan_;  // the plan, and the same with one stage
@@ -121,6 +123,8 @@ class PlacedStep final : public CompiledStepCost {
   FlowNetwork network_;
   Overlap overlap_;
   MemorySystem memory_;
+  int engines_per_host_ = 1, stages_per_engine_ = 1, sharing_ = 1;  // sharing_: engines of the host that have work
+  std::vector<double> parts_;  // capacities of the network's resources when all have
   int gpu_lane_ = 0, cpu_lane_ = 0, receive_lane_ = 0, send_lane_ = 0, kv_lane_ = 0, expert_lane_ = 0;
   int kv_out_lane_ = 0, join_lane_ = 0;
   std::array<int, kNumTiers> weight_lanes_{};
@@ -153,7 +157,7 @@ class PlacedStep final : public CompiledStepCost {
   std::vector<Task> kv_arrived_;   // of the layers
   std::vector<Task> attended_;     // GPU task after which a layer's fetched KV is free again
   ExpertWork expert_work_;
-  double host_busy_ = 0;
+  double host_busy_ = 0, host_joules_ = 0;
   ProvenanceNote provenance_of_experts_;
   std::vector<ProvenanceNote> provenance_;
   std::vector<std::string> warnings_;
@@ -169,6 +173,9 @@ absl::Status PlacedStep::Build(const Machine& machine, const Catalog& catalog, c
   memory.pinned = profile_.pinned_memory;
   memory.link_efficiency = profile_.link_efficiency;
   SIMRUN_ASSIGN_OR_RETURN(memory_, MemorySystem::Create(machine, memory, &network_));
+  for (int r = 0; r < network_.resources(); ++r) parts_.push_back(network_.capacity(r));
+  engines_per_host_ = sharing_ = options.engines_per_host;
+  stages_per_engine_ = std::max(1, options.stages_per_host / options.engines_per_host);
   gpu_lane_ = overlap_.AddLane("GPU");
   cpu_lane_ = overlap_.AddLane("CPU");
   receive_lane_ = overlap_.AddLane("results to GPU");
@@ -189,9 +196,7 @@ absl::Status PlacedStep::Build(const Machine& machine, const Catalog& catalog, c
     routed.placement = &placement_;
     routed.layers = range_;
     routed.host = &host_;
-    const Route& way = memory_.ToGpu(TierKind::kDram);
-    routed.link_rate = way.cap;
-    for (const FlowNetwork::Use& use : way.uses) routed.link_rate = std::min(routed.link_rate, network_.capacity(use.resource) / use.per_byte);
+    routed.link_rate = LinkRate();
     SIMRUN_ASSIGN_OR_RETURN(experts_, MakeRoutedExperts(model_, plan_, costs_.get(), routed));
     provenance_of_experts_ = {"expert routing", options.routing->provenance() == "measured" ? Provenance::kMeasured : Provenance::kAssumed,
                               options.routing->detail()};
@@ -228,6 +233,22 @@ absl::Status PlacedStep::Build(const Machine& machine, const Catalog& catalog, c
     provenance_.push_back(NoteOf(profile_, source));
   }
   return absl::OkStatus();
+}
+
+double PlacedStep::LinkRate() const {
+  const Route& way = memory_.ToGpu(TierKind::kDram);
+  double rate = way.cap;
+  for (const FlowNetwork::Use& use : way.uses) rate = std::min(rate, network_.capacity(use.resource) / use.per_byte);
+  return rate;
+}
+
+void PlacedStep::ShareHost(int engines) {
+  engines = std::clamp(engines, 1, engines_per_host_);
+  if (engines == sharing_) return;
+  sharing_ = engines;
+  memory_.Share(engines * stages_per_engine_, &network_);
+  host_.Share(engines * stages_per_engine_);
+  if (experts_ != nullptr) experts_->HostChanged(host_, LinkRate());
 }
 
 void PlacedStep::Compile() {
@@ -580,6 +601,7 @@ void PlacedStep::Predict(std::span<const StepWork> ranks, StepCost* cost) {
   const double seconds = overlap_.RunUntil(Flush());
 
   host_busy_ += overlap_.busy(cpu_lane_) - cpu_before;
+  host_joules_ += (overlap_.busy(cpu_lane_) - cpu_before) * host_.watts();
   cost->dynamic_joules = step_.joules;
   for (size_t i = 0; i < step_.bound.size(); ++i) cost->bound_seconds[i] = step_.bound[i];
   const auto& waits = overlap_.waits();
@@ -615,7 +637,7 @@ std::vector<ResourceUse> PlacedStep::Resources() const {
     const std::string& name = network_.name(r);
     const double per_byte = name == "host memory" ? kMemoryJoules : name.rfind("NVMe", 0) == 0 ? kDriveJoules
                             : name.rfind("CXL", 0) == 0 ? kMemoryJoules + kLinkJoules : kLinkJoules;
-    out.push_back({name, network_.moved(r), network_.capacity(r), network_.moved(r) * per_byte});
+    out.push_back({name, network_.moved(r), parts_[static_cast<size_t>(r)], network_.moved(r) * per_byte});
   }
   return out;
 }
@@ -656,6 +678,7 @@ absl::StatusOr<std::unique_ptr<CompiledStepCost>> StepCostOf(const ResolvedScena
   placed.cost = options;
   placed.first_gpu = replica * r.plan.gpus_per_engine();
   placed.stages_per_host = r.stages_per_host;
+  placed.engines_per_host = r.EnginesPerHost();
   placed.experts = r.config.scheduler.experts;
   std::optional<ExpertRouting> own;
   if (placed.experts.policy && r.model.moe) {

@@ -24,7 +24,8 @@ namespace simrun {
 struct PlacedStepOptions {
   StepCostOptions cost;
   int first_gpu = 0;
-  int stages_per_host = 1;  // stages of all engines that share a host: each has an equal part of its links and memories
+  // That share a host: stages of all engines, and engines.
+  int stages_per_host = 1, engines_per_host = 1;
   // Experts followed one by one, when `experts.policy` is given.
   ExpertsConfig experts;
   const ExpertRouting* routing = nullptr;  // must outlive the call

@@ -352,6 +352,9 @@ void Replica::StartStep(Lane& lane, SimTime now, double extra_seconds) {
   const size_t stages = stage_free_.size();
   SimTime end = now;
   if (tokens > 0) {
+    if (!host_.empty()) {
+      model_->ShareHost(static_cast<int>(std::count_if(host_.begin(), host_.end(), [](const auto& r) { return !r->idle(); })));
+    }
     model_->Predict(works, &cost_);
     totals_.dynamic_joules += cost_.dynamic_joules;
     for (int b = 0; b < kNumBounds; ++b) totals_.bound_seconds[b] += cost_.bound_seconds[b];

@@ -9,6 +9,7 @@
 #include <array>
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <vector>
 
 #include "base/sim_time.h"
@@ -114,6 +115,8 @@ class Replica {
   int64_t cached_blocks() const;
   bool idle() const { return load_.outstanding() == 0; }
   void set_observer(EngineObserver* observer) { observer_ = observer; }
+  // The replicas of its host, itself among them: the cost model is told how many have requests when a step starts.
+  void set_host(std::span<const std::unique_ptr<Replica>> replicas) { host_ = replicas; }
   // Blocks in use over time, summed over ranks, where params.track_memory asks for it.
   const LevelTimeline& memory() const { return memory_; }
   // Blocks in use now, summed over ranks; 0 when idle.
@@ -229,6 +232,7 @@ class Replica {
   StepCostModel* const model_;
   RunMetrics* const metrics_;
   EngineObserver* observer_ = nullptr;
+  std::span<const std::unique_ptr<Replica>> host_;  // empty: the host is its own
 
   std::vector<Request> requests_;
   // By request id: what its prompt has in common with others, and its blocks that can be shared. Empty without a prefix

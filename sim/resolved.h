@@ -38,6 +38,7 @@ struct ResolvedScenario {
   ParallelPlan plan;
   Placement placement;
   double engines_per_host = 1;       // replicas that share a host; less than 1 when one takes several
+  int EnginesPerHost() const { return engines_per_host > 1 ? static_cast<int>(engines_per_host) : 1; }
   int stages_per_host = 1;           // pipeline stages, of all replicas, that share a host
   EngineProfile engine;
   std::string policy;                // batching policy

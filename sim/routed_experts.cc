@@ -65,7 +65,8 @@ class RoutedExperts final : public ExpertStage {
         params_.residents.push_back(std::move(order));
       }
     }
-    unit_ = MarginalExpertCosts(model, plan, *costs, *o.host, tier_, o.link_rate);
+    PriceGpu(static_cast<double>(model.moe->experts));
+    PriceHost(*o.host, o.link_rate);
     times_ = !prefetch_->idle() || ranking_->admits();
     routing_ = *o.routing;
     seed_ = o.seed;
@@ -109,6 +110,7 @@ class RoutedExperts final : public ExpertStage {
     place.flops = rows_cpu * flops_per_row_;
   }
   bool needs_times() const override { return times_; }
+  void HostChanged(const HostCosts& host, double link_rate) override { PriceHost(host, link_rate); }
   const ExpertTotals* totals() const override {
     totals_ = ExpertTotals();
     for (const auto& e : executions_) totals_.Add(e->totals());
@@ -121,6 +123,20 @@ class RoutedExperts final : public ExpertStage {
   }
 
  private:
+  // Linear costs of one expert, for policies: marginal GPU time per expert and token, the CPU's, and the transfer.
+  void PriceGpu(double experts) {
+    // Between few and many experts of one row each, and between many and very many rows of one expert.
+    const double few = 1, many = std::max(2.0, std::min(experts, 16.0));
+    unit_.gpu_base = std::max(0.0, (costs_->Experts(many, many, many).seconds - costs_->Experts(few, few, few).seconds) / (many - few));
+    unit_.gpu_per_token = std::max(0.0, (costs_->Experts(8192, 1, 1).seconds - costs_->Experts(4096, 1, 1).seconds) / 4096);
+  }
+  void PriceHost(const HostCosts& host, double link_rate) {
+    unit_.cpu_first = host.fixed();
+    unit_.cpu_base = bytes_ / host.Cap(tier_, bytes_, 0);
+    unit_.cpu_per_token = host.ComputeSeconds(flops_per_row_);
+    unit_.transfer = link_rate > 0 ? bytes_per_gpu_ / link_rate : 0;
+  }
+
   // Experts on the GPU, each with rows. The same few numbers come again and again.
   const PartCost& Price(double rows, double experts) {
     const uint64_t key = static_cast<uint64_t>(rows) << 16 | static_cast<uint64_t>(experts);
@@ -157,23 +173,6 @@ class RoutedExperts final : public ExpertStage {
 };
 
 }  // namespace
-
-ExpertCosts MarginalExpertCosts(const ModelSpec& model, const ParallelPlan& plan, const LayerCosts& costs, const HostCosts& host,
-                                TierKind tier, double link_rate) {
-  ExpertCosts c;
-  const double experts = static_cast<double>(model.moe->experts);
-  const double bytes = ExpertBytes(model, plan, false), bytes_per_gpu = ExpertBytes(model, plan, true);
-  const double flops = 2.0 * (model.mlp.gated ? 3 : 2) * static_cast<double>(model.hidden) * static_cast<double>(model.moe->ffn);
-  // Between few and many experts of one row each, and between many and very many rows of one expert.
-  const double few = 1, many = std::max(2.0, std::min(experts, 16.0));
-  c.gpu_base = std::max(0.0, (costs.Experts(many, many, many).seconds - costs.Experts(few, few, few).seconds) / (many - few));
-  c.gpu_per_token = std::max(0.0, (costs.Experts(8192, 1, 1).seconds - costs.Experts(4096, 1, 1).seconds) / 4096);
-  c.cpu_first = host.fixed();
-  c.cpu_base = bytes / host.Cap(tier, bytes, 0);
-  c.cpu_per_token = host.ComputeSeconds(flops);
-  c.transfer = link_rate > 0 ? bytes_per_gpu / link_rate : 0;
-  return c;
-}
 
 int PrefetchBuffer(const ExpertsConfig& config, const ModelSpec& model) {
   return static_cast<int>(std::min(config.prefetch_buffer.value_or(model.moe->top_k), model.moe->experts * model.layers));

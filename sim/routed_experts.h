@@ -21,13 +21,9 @@ struct RoutedExpertsOptions {
   int engine = 0;
   const Placement* placement = nullptr;    // likewise
   StageLayers layers;                      // that this stage runs
-  const HostCosts* host = nullptr;         // must outlive the stage
+  const HostCosts* host = nullptr;         // likewise
   double link_rate = 0;                    // bytes per second from where the experts lie to each GPU
 };
-
-// Linear costs of one expert, for policies: marginal GPU time per expert and token, the CPU's, and the transfer.
-ExpertCosts MarginalExpertCosts(const ModelSpec& model, const ParallelPlan& plan, const LayerCosts& costs, const HostCosts& host,
-                                TierKind tier, double link_rate);
 
 // Experts that may be brought ahead at a time (scheduler.experts.prefetch_buffer).
 int PrefetchBuffer(const ExpertsConfig& config, const ModelSpec& model);

@@ -92,6 +92,7 @@ absl::StatusOr<std::unique_ptr<Run>> Run::Create(const Scenario& scenario, Simul
   ClusterParams cluster;
   cluster.engine = run->params_;
   cluster.replicas = r.plan.replicas;
+  if (!r.placement.resident && options.step_cost == nullptr) cluster.replicas_per_host = r.EnginesPerHost();
   cluster.front_end = r.front_end;
   cluster.front_end_token = r.front_end_token;
   run->cluster_ = std::make_unique<Cluster>(cluster, *policy, models, std::move(router), source, &run->metrics_);

@@ -60,6 +60,23 @@ TEST(FlowNetwork, DmaAgainstCpuReads) {
   EXPECT_DOUBLE_EQ(ends[1], 3);
 }
 
+TEST(FlowNetwork, CapacitiesMayChangeOnTheWay) {
+  // 60 GB at 20 GB/s; after a second a neighbour takes half of the link, and from t = 3 it is the flow's own again:
+  // 20 + 2 x 10 GB by then, 20 more in one second.
+  FlowNetwork net;
+  const int link = net.AddResource("link", 20e9);
+  const int flow = net.Start(std::vector<Use>{{link, 1}}, 60e9);
+  net.AdvanceTo(1);
+  net.SetCapacity(link, 10e9);
+  EXPECT_DOUBLE_EQ(net.Rate(flow), 10e9);
+  EXPECT_DOUBLE_EQ(net.NextCompletion(), 5);
+  net.AdvanceTo(3);
+  net.SetCapacity(link, 20e9);
+  EXPECT_DOUBLE_EQ(net.NextCompletion(), 4);
+  net.AdvanceTo(4);
+  EXPECT_DOUBLE_EQ(net.moved(link), 60e9);
+}
+
 TEST(FlowNetwork, CapsAndMultipleUse) {
   // Unpinned memory: staged through a second buffer, three passes over DRAM for one over the link. DRAM of 60 allows
   // 20 of the link's 25.

@@ -163,6 +163,72 @@ workload: {static_batch: 1, input_tokens: 100, output_tokens: 20}
   EXPECT_NEAR(t2, t1, 0.03 * t1);
 }
 
+// Eight engines of one GPU, two behind each PCIe switch: half an uplink each, not an eighth.
+TEST(PlacedStep, EnginesShareTheLinksThatTheirGpusHangOn) {
+  const char text[] = R"(
+model: llama-3.1-8b
+hardware: {node: dgx-a100}
+plan: {tp: 1, placement: [{tensors: weights, tier: dram}]}
+engine: {profile: ideal}
+scheduler: {max_num_seqs: 16, max_model_len: 4096, max_num_batched_tokens: 4096}
+workload: {static_batch: 1, input_tokens: 100, output_tokens: 20}
+)";
+  const auto seconds = [&](const char* replicas) {
+    return Model(ScenarioOf(text, {{"plan.replicas", replicas}})).Steady(Decodes(1, 100)).stage_seconds[0];
+  };
+  const double one = seconds("1");
+  EXPECT_NEAR(seconds("2"), 2 * one, 0.02 * one);  // behind the same switch
+  EXPECT_NEAR(seconds("8"), 2 * one, 0.02 * one);
+}
+
+// Two engines on one socket: what the other does not use is an engine's own, of links, memory and cores.
+TEST(PlacedStep, IdleNeighboursLeaveTheirPart) {
+  const StepWork work = Decodes(8, 100);
+  const std::vector<std::pair<std::string, std::string>> two = {{"plan.replicas", "2"}};
+  const char on_cpu[] = R"(
+model: mixtral-8x7b
+hardware: {gpu: a100-sxm-80gb, host: xeon-8380, sockets: 1, host_memory: 512 GB}
+plan: {placement: [{tensors: routed_experts, share: 0.9, tier: dram, use: compute}]}
+engine: {profile: ideal}
+scheduler: {max_num_seqs: 16, max_model_len: 4096, max_num_batched_tokens: 2048}
+workload: {static_batch: 8, input_tokens: 100, output_tokens: 20}
+)";
+  for (const std::string& experts : {"{}", "static", "{policy: hybrid, cache: lru}"}) {
+    Model lone(ScenarioOf(on_cpu, {{"scheduler.experts", experts}}));
+    auto shared_plan = two;
+    shared_plan.push_back({"scheduler.experts", experts});
+    Model shared(ScenarioOf(on_cpu, shared_plan));
+    const double alone = lone.Steady(work).stage_seconds[0], both = shared.Steady(work).stage_seconds[0];
+    Model told(ScenarioOf(on_cpu, shared_plan));
+    told.step->ShareHost(1);
+    EXPECT_NEAR(told.Steady(work).stage_seconds[0], alone, 1e-9 * alone) << experts;
+    EXPECT_GT(both, 1.5 * alone) << experts;
+    // The same bytes, over the capacity that the report counts with: half of the host's, whoever takes it.
+    EXPECT_NEAR(told.Bytes("host memory"), lone.Bytes("host memory"), 1e-6 * lone.Bytes("host memory")) << experts;
+    EXPECT_NEAR(told.step->host_joules(), lone.step->host_joules(), 1e-9 * lone.step->host_joules()) << experts;
+    told.step->ShareHost(2);
+    shared.step->ShareHost(2);
+    EXPECT_NEAR(told.Steady(work).stage_seconds[0], shared.Steady(work).stage_seconds[0], 0.1 * both) << experts;
+  }
+  // A run: one request at a time keeps one of the engines idle, two keep both at work. The uplink is theirs in common.
+  const char streamed[] = R"(
+model: llama-3.1-8b
+hardware: {node: dgx-a100}
+plan: {replicas: 2, placement: [{tensors: weights, tier: dram}]}
+engine: {profile: ideal}
+scheduler: {max_num_seqs: 16, max_model_len: 4096, max_num_batched_tokens: 4096, router: least-outstanding}
+workload: {concurrency: 1, requests: 8, input_tokens: 100, output_tokens: 20}
+)";
+  const double one_at_a_time = ReportOf(ScenarioOf(streamed)).tpot.mean.value();
+  const double lone = ReportOf(ScenarioOf(streamed, {{"plan.replicas", "1"}})).tpot.mean.value();
+  const double two_at_a_time = ReportOf(ScenarioOf(streamed, {{"workload.concurrency", "2"}})).tpot.mean.value();
+  EXPECT_NEAR(one_at_a_time, lone, 1e-3 * lone);
+  EXPECT_NEAR(two_at_a_time, 2 * lone, 0.03 * lone);
+  // Open loops too: arrivals so far apart that the requests never meet.
+  const double apart = ReportOf(ScenarioOf(streamed, {{"workload", "{requests: 8, arrivals: {poisson: {rate: 0.005 /s}}, input_tokens: 100, output_tokens: 20}"}})).tpot.mean.value();
+  EXPECT_NEAR(apart, lone, 1e-3 * lone);
+}
+
 TEST(Placement, ProblemsNameTheirPlaceAndAWayOut) {
   const auto problem = [](const std::string& placement) {
     auto s = Scenario::FromYaml(kStreamed);
