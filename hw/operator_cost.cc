@@ -234,8 +234,8 @@ void AttentionCost::AddMixed(double seqs, double kv_sum, double kv_max, std::spa
 
 absl::StatusOr<OperatorCosts> OperatorCosts::Create(const Machine& machine, const Catalog& catalog,
                                                     const OperatorCostOptions& options) {
-  SIMRUN_ASSIGN_OR_RETURN(OperatorParamSet set, LoadOperatorParams(OperatorEntryFor(machine.gpu), catalog));
-  return Create(machine, std::make_shared<const OperatorParamSet>(std::move(set)), options);
+  SIMRUN_ASSIGN_OR_RETURN(std::shared_ptr<const OperatorParamSet> params, SharedOperatorParams(machine.gpu, catalog));
+  return Create(machine, std::move(params), options);
 }
 
 absl::StatusOr<OperatorCosts> OperatorCosts::Create(const Machine& machine,

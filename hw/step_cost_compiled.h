@@ -23,8 +23,8 @@ struct StepCostOptions {
   int64_t max_tokens = 8192;    // new tokens of a step that are tabulated; larger steps work, a little slower
   int64_t max_rows = 1024;      // logits rows, likewise
   double expert_imbalance = 0;  // load of the busiest expert-parallel rank over the mean; 0: from the model
-  // Operator parameters loaded before (LoadOperatorParams of OperatorEntryFor the GPU), for callers that compile many
-  // plans: reading them is most of the time of CompileStepCost. Null: read from the catalogue.
+  // Operator parameters loaded before (SharedOperatorParams), for callers that compile many plans: reading them is most of
+  // the time of CompileStepCost. Null: read from the catalogue.
   std::shared_ptr<const OperatorParamSet> operators;
   // Prices found before by models of the same machine, engine and catalogue; must outlive the model. Null: none.
   OperatorMemo* memo = nullptr;

@@ -49,7 +49,7 @@ absl::StatusOr<std::unique_ptr<Run>> Run::Create(const Scenario& scenario, Simul
     StepCostOptions cost_options;
     cost_options.max_tokens = r.params.limits.max_num_batched_tokens;
     cost_options.max_rows = r.params.limits.max_num_seqs;
-    if (options.prices != nullptr && r.placement.resident) {
+    if (options.prices != nullptr) {
       // What decides the price of an operator: the machine, the kernels of the engine, and the catalogue they are from.
       SharedPrices::Prices& shared = options.prices->Of(
           fmt::format("{} {} {} {} {} {} {} {} {} {} {} {} {} {}", static_cast<const void*>(scenario.catalog().get()), r.engine.backend,
@@ -57,11 +57,12 @@ absl::StatusOr<std::unique_ptr<Run>> Run::Create(const Scenario& scenario, Simul
                       r.engine.deepep, r.engine.gpu_time_factor, r.machine.gpu_count, r.machine.gpus_per_node,
                       WriteParams(r.config.hardware).ToYaml()));
       if (shared.operators == nullptr) {
-        SIMRUN_ASSIGN_OR_RETURN(OperatorParamSet set, LoadOperatorParams(OperatorEntryFor(r.machine.gpu), *scenario.catalog()));
-        shared.operators = std::make_shared<const OperatorParamSet>(std::move(set));
+        SIMRUN_ASSIGN_OR_RETURN(shared.operators, SharedOperatorParams(r.machine.gpu, *scenario.catalog()));
       }
       cost_options.operators = shared.operators;
-      cost_options.memo = &shared.memo;
+      if (r.placement.resident) cost_options.memo = &shared.memo;
+    } else {
+      SIMRUN_ASSIGN_OR_RETURN(cost_options.operators, SharedOperatorParams(r.machine.gpu, *scenario.catalog()));
     }
     if (r.params.preemption == Preemption::kCheapest) {
       // A model of its own: pricing leaves traces in one that is used.

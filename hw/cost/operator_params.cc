@@ -237,4 +237,9 @@ std::string OperatorEntryFor(const GpuSpec& gpu) {
   return "generic-accelerator";
 }
 
+absl::StatusOr<std::shared_ptr<const OperatorParamSet>> SharedOperatorParams(const GpuSpec& gpu, const Catalog& catalog) {
+  SIMRUN_ASSIGN_OR_RETURN(OperatorParamSet set, LoadOperatorParams(OperatorEntryFor(gpu), catalog));
+  return std::make_shared<const OperatorParamSet>(std::move(set));
+}
+
 }  // namespace simrun

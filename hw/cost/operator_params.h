@@ -4,6 +4,7 @@
 // are kernel times under CUDA-graph replay; efficiencies are relative to the datasheet rates of the device.
 #pragma once
 
+#include <memory>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -143,6 +144,8 @@ absl::Status ReadCurvePoints(OperatorCurve* curve);
 absl::StatusOr<OperatorParamSet> LoadOperatorParams(std::string_view name, const Catalog& catalog);
 // The entry for a GPU: its own `operators`, else the typical one of its architecture or vendor.
 std::string OperatorEntryFor(const GpuSpec& gpu);
+// The parameters of that entry, for models that share them.
+absl::StatusOr<std::shared_ptr<const OperatorParamSet>> SharedOperatorParams(const GpuSpec& gpu, const Catalog& catalog);
 
 template <class Visitor>
 void OperatorParams::Describe(Visitor& v) {
