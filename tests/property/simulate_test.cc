@@ -47,7 +47,7 @@ class Scenarios : public testing::TestWithParam<uint64_t> {};
 
 TEST_P(Scenarios, FastForwardAndObserversChangeNothing) {
   double fast_forwarded = 0, preemptions = 0;
-  for (uint64_t seed = GetParam() * 1000; seed < GetParam() * 1000 + 60; ++seed) {
+  for (uint64_t seed = GetParam() * 1000; seed < GetParam() * 1000 + 20; ++seed) {
     const std::string yaml = RandomScenario(seed);
     SCOPED_TRACE(yaml);
     const auto scenario = ScenarioOf(yaml);
@@ -92,11 +92,11 @@ TEST_P(Scenarios, FastForwardAndObserversChangeNothing) {
     }
     if (HasFailure()) return;
   }
-  EXPECT_GT(fast_forwarded, 2000);
-  EXPECT_GT(preemptions, 5);
+  EXPECT_GT(fast_forwarded, 600);
+  EXPECT_GT(preemptions, 1);
 }
 
-INSTANTIATE_TEST_SUITE_P(Random, Scenarios, testing::Range<uint64_t>(0, 4));
+INSTANTIATE_TEST_SUITE_P(Random, Scenarios, testing::Range<uint64_t>(0, 12));
 
 // Requests handed in one by one, while time is advanced by whatever steps the caller likes.
 TEST(Simulation, SteppingEqualsOneRun) {
