@@ -234,14 +234,17 @@ std::string SummaryText(const Scenario& scenario, const Report& r) {
                                          p.rules.empty() ? "everything in GPU memory" : Joined(p.rules), gains));
   }
   if (const Report::Experts& e = r.experts; !e.policy.empty()) {
+    // Without prefetching, what crosses the link between layers refills the cache.
+    std::string ahead;
+    if (e.prefetch != "none") {
+      ahead = fmt::format(", {} were sent ahead ({})", PercentText(e.prefetched), Human(e.ahead_bytes));
+    } else if (e.ahead_bytes.value() > 0) {
+      ahead = fmt::format(", {} refilled the cache", Human(e.ahead_bytes));
+    }
     out += Line("Experts", fmt::format("{} of them in GPU memory ({} cache): {} of the uses found theirs there, {} ran on the CPU, {} were fetched "
                                        "({}){} ({} execution)",
                                        PercentText(e.resident_share), e.cache, PercentText(e.hit_rate), PercentText(e.on_cpu),
-                                       PercentText(e.fetched), Human(e.fetched_bytes),
-                                       e.prefetch == "none" && e.ahead_bytes.value() == 0
-                                           ? ""
-                                           : fmt::format(", {} were sent ahead ({})", PercentText(e.prefetched), Human(e.ahead_bytes)),
-                                       e.policy));
+                                       PercentText(e.fetched), Human(e.fetched_bytes), ahead, e.policy));
   }
   std::vector<std::string> links;
   for (const Report::Link& l : r.links) links.push_back(fmt::format("{} {} ({} busy)", l.name, Human(Bytes(l.bytes)), PercentText(l.utilization)));
