@@ -6,6 +6,20 @@
 #include "models/lowering.h"
 
 namespace simrun {
+namespace {
+// What one GPU of a stage has room for beside `weights`; the blocks are left to the caller.
+MemoryPlan BesideWeights(const ModelSpec& model, const ParallelPlan& plan, const Machine& machine, const EngineProfile& engine,
+                         const BatchLimits& limits, Bytes weights) {
+  MemoryPlan m;
+  m.gpu = machine.gpu.memory;
+  m.usable = machine.gpu.memory * engine.gpu_memory_utilization;
+  m.weights = weights;
+  m.activations = ActivationBytesPerGpu(model, plan, limits.max_num_batched_tokens, limits.max_num_seqs);
+  m.reserve = engine.runtime_reserve;
+  m.kv_budget = m.usable - m.weights - m.activations - m.reserve;
+  return m;
+}
+}  // namespace
 
 MemoryPlan PlanMemory(const ModelSpec& model, const ParallelPlan& plan, const Machine& machine,
                       const EngineProfile& engine, const BatchLimits& limits, int64_t max_model_len,
@@ -16,13 +30,7 @@ MemoryPlan PlanMemory(const ModelSpec& model, const ParallelPlan& plan, const Ma
   const double most_blocks =
       std::ceil(static_cast<double>(max_model_len) / block) * static_cast<double>(limits.max_num_seqs);
   for (int stage = 0; stage < plan.pp; ++stage) {
-    MemoryPlan m;
-    m.gpu = machine.gpu.memory;
-    m.usable = machine.gpu.memory * engine.gpu_memory_utilization;
-    m.weights = WeightBytesPerGpu(model, plan, stage);
-    m.activations = ActivationBytesPerGpu(model, plan, limits.max_num_batched_tokens, limits.max_num_seqs);
-    m.reserve = engine.runtime_reserve;
-    m.kv_budget = m.usable - m.weights - m.activations - m.reserve;
+    MemoryPlan m = BesideWeights(model, plan, machine, engine, limits, WeightBytesPerGpu(model, plan, stage));
     const KvBytes kv = KvBytesPerGpu(model, plan, stage);
     const double dense = (kv.per_token + kv.per_token_windowed).value() * block;
     const double full = kv.per_token.value() * block;
@@ -99,14 +107,8 @@ MemoryPlan PlanPlacedMemory(const ModelSpec& model, const ParallelPlan& plan, co
   for (int stage = 0; stage < plan.pp; ++stage) {
     const PlacementUse use = UseOf(placement, model, plan, stage);
     for (size_t i = 1; i < weights.size(); ++i) weights[i] += use.weights[i];
-    MemoryPlan m;
-    m.gpu = machine.gpu.memory;
-    m.usable = machine.gpu.memory * engine.gpu_memory_utilization;
+    MemoryPlan m = BesideWeights(model, plan, machine, engine, limits, use.gpu_pinned + use.gpu_window);
     m.window = use.gpu_window;
-    m.weights = use.gpu_pinned + use.gpu_window;
-    m.activations = ActivationBytesPerGpu(model, plan, limits.max_num_batched_tokens, limits.max_num_seqs);
-    m.reserve = engine.runtime_reserve;
-    m.kv_budget = m.usable - m.weights - m.activations - m.reserve;
     const double per_gpu = KvPerToken(model, plan, stage) * block;
     m.kv_block = Bytes(per_gpu * kv[0]);
     double count = most_blocks;
