@@ -46,8 +46,8 @@ struct ClosedLoopBenchmark {
 // 20; vLLM on H200 with --kv-cache-dtype fp8, on H100 without; SGLang with --chunked-prefill-size 32768
 // (its --mem-fraction-static 0.82 is of weights and KV cache alone, about the profile's 0.88 of everything).
 // Other published runs come from genai-perf or aiperf as aiconfigurator calls them (its eval and benchmark rules,
-// Apache-2.0): --request-count 10 x concurrency, standard deviation of the lengths 0; TensorRT-LLM's token
-// budget takes one prompt beside the running sequences.
+// Apache-2.0): --request-count 10 x concurrency, standard deviation of the lengths 0; TensorRT-LLM's token budget is
+// that of the running sequences, one prompt and 500 more, in whole KV blocks of 32 (1500 in later releases).
 ClosedLoopBenchmark BenchmarkOf(const MeasuredCase& c) {
   const std::pair<double, double> lengths = {c.isl.value_or(0), c.osl.value_or(0)};
   const std::optional<std::string> stated = c.Note("length_range_ratio");
@@ -68,7 +68,7 @@ ClosedLoopBenchmark BenchmarkOf(const MeasuredCase& c) {
       b.kv_cache = "fp8";
     }
   } else if (c.engine == "trtllm") {
-    b.max_num_batched_tokens = std::ceil((std::ceil(c.load_value / c.dp) + c.isl.value_or(0) + 64) / 64) * 64;
+    b.max_num_batched_tokens = std::ceil((std::ceil(c.load_value / c.dp) + c.isl.value_or(0) + 500) / 32) * 32;
   }
   return b;
 }

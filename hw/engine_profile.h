@@ -93,6 +93,7 @@ struct EngineProfile {
   int64_t graph_max_tokens = 512;      // larger steps are launched kernel by kernel
   int64_t graph_step = 8;              // captured sizes: 1, 2, 4, then multiples; tokens are padded up. 0: no padding
   bool overlap = true;                 // preparation of the next step runs beside the GPU
+  bool holds_tokens = false;           // the first token of a sequence leaves after the launch of the next step
   double reference_single_thread = 1;  // CpuSpec::single_thread of the host the times below were measured on
   Seconds step_host{0};                // preparation per step
   Seconds sequence_host{0};            // and running sequence
@@ -188,6 +189,7 @@ void EngineProfile::Describe(Visitor& v) {
   v.Field("graph_max_tokens", graph_max_tokens, {.help = "largest captured graph", .min = 0});
   v.Field("graph_step", graph_step, {.help = "spacing of captured sizes above 4; 0: no padding", .min = 0});
   v.Field("overlap", overlap, {.help = "the host prepares the next step while the GPU works"});
+  v.Field("holds_tokens", holds_tokens, {.help = "answers to a step are sent after the next step has been launched; acts with overlap"});
   v.Field("reference_single_thread", reference_single_thread,
           {.help = "single-thread speed of the host the times were measured on", .min = 0, .above_min = true});
   v.Field("step_host", step_host, {.help = "host time per step", .min = 0});

@@ -32,6 +32,11 @@ struct StepCost {
   std::array<double, kMaxStages> stage_seconds;  // only the first stages() entries are written
   double dynamic_joules = 0;                     // above idle, all GPUs of the engine together
   std::array<double, kNumBounds> bound_seconds;  // sums to the sum of stage_seconds
+  // Of engines that prepare and launch a step while the GPU works on the one before. Set by the caller: how long before that
+  // one ended the host was done with it (its `ahead`); 0 when the GPU was idle.
+  double lead = 0;
+  double ahead = 0;          // seconds the GPU still works when the host is done with this step
+  double launched_late = 0;  // from the end of the step before until the host is done with this one
 };
 
 // What a link or a memory outside the GPUs has carried since the model was made.

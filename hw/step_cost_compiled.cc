@@ -46,6 +46,13 @@ struct Entry {
 struct HostSpan {
   double before = 0, beside = 0, after = 0;
   double Around(double gpu) const { return before + std::max(gpu, beside) + after; }
+  // Of an engine that overlaps steps: what is left of the work beside the GPU when the step before has ended.
+  HostSpan StartedEarly(StepCost* cost, double gpu) const {
+    const double left = std::max(0.0, beside - cost->lead);
+    cost->ahead = std::max(0.0, gpu - left);
+    cost->launched_late = left;
+    return {before, left, after};
+  }
 };
 
 // A step of `count` sequences that generates one token for each, whatever their lengths: attention apart.
@@ -125,7 +132,8 @@ class Compiled final : public CompiledStepCost {
         costs_(std::move(costs)),
         profile_(std::move(profile)),
         imbalance_(imbalance),
-        exchange_(plan.dp > 1 && (model_.moe.has_value() ? plan.ep > 1 : plan.separate_ffn())) {}
+        exchange_(plan.dp > 1 && (model_.moe.has_value() ? plan.ep > 1 : plan.separate_ffn())),
+        overlap_(profile_.overlap && plan.pp == 1) {}
 
   void Build(const Machine& machine, const StepCostOptions& options);
 
@@ -181,6 +189,10 @@ class Compiled final : public CompiledStepCost {
   Host HostOf(std::span<const StepWork> ranks) const;
   double IssueSeconds(const Host& host, int s) const;
   HostSpan SpanOf(const Host& host, int s) const;
+  // Seconds of a step of stage s; steps of one stage follow one another, and the host may be ahead.
+  double SecondsOf(const HostSpan& span, double gpu, StepCost* cost) const {
+    return (overlap_ ? span.StartedEarly(cost, gpu) : span).Around(gpu);
+  }
   // True when stages s - 1 and s hold the same kinds of layers between the same kinds of links.
   bool IsLikePrevious(int s) const;
   void Note(ProvenanceNote note, double share);
@@ -193,6 +205,7 @@ class Compiled final : public CompiledStepCost {
   EngineProfile profile_;
   double imbalance_;
   bool exchange_;
+  bool overlap_;  // the host is ahead of the GPU by up to a step
   std::vector<Stage> stages_;
   std::vector<AttentionSplit> attention_;  // scratch: of each rank on the stage before
   std::vector<int32_t> graph_tokens_;  // by tokens, up to the largest graph
@@ -542,7 +555,7 @@ HostSpan Compiled::SpanOf(const Host& host, int s) const {
   price.tokens = &entry->rest;
   price.Scale(factor_);
   const double gpu = entry->rest.seconds + price.attention.seconds();
-  const double seconds = entry->host.Around(gpu);
+  const double seconds = SecondsOf(entry->host, gpu, cost);
   price.Bounds<false>(seconds - gpu, &cost->bound_seconds);
   cost->stage_seconds[0] = seconds;
   cost->dynamic_joules = (entry->rest.joules + price.attention.joules * factor_) * plan_.tp + active_watts_ * seconds;
@@ -573,13 +586,13 @@ void Compiled::Predict(std::span<const StepWork> ranks, StepCost* cost) {
     if (single) {
       const RankPrice price = PriceRank(s, ranks[0], stage.same_attention ? &attention_[0] : nullptr);
       attention_[0] = price.attention;
-      seconds = (price.decode != nullptr ? price.decode->host : SpanOf(host, s)).Around(price.seconds);
+      seconds = SecondsOf(price.decode != nullptr ? price.decode->host : SpanOf(host, s), price.seconds, cost);
       joules = price.joules * plan_.tp;
       price.Bounds(seconds - price.seconds, &bound);
     } else {
       Entry entry;
       StageCost(s, ranks, &entry);
-      seconds = SpanOf(host, s).Around(entry.seconds);
+      seconds = SecondsOf(SpanOf(host, s), entry.seconds, cost);
       joules = entry.joules;
       bound = entry.bound;
       bound[Index(Bound::kHost)] += seconds - entry.seconds;

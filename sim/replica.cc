@@ -351,6 +351,8 @@ void Replica::StartStep(Lane& lane, SimTime now, double extra_seconds) {
   }
   const size_t stages = stage_free_.size();
   SimTime end = now;
+  cost_.lead = lanes_.size() == 1 && now == ended_ ? cost_.ahead : 0;
+  cost_.ahead = cost_.launched_late = 0;
   if (tokens > 0) {
     if (!host_.empty()) {
       model_->ShareHost(static_cast<int>(std::count_if(host_.begin(), host_.end(), [](const auto& r) { return !r->idle(); })));
@@ -375,13 +377,25 @@ void Replica::StartStep(Lane& lane, SimTime now, double extra_seconds) {
     totals_.stage_busy = totals_.stage_busy + duration;
   }
   lane.end = end;
+  if (!fresh_.empty()) HoldFirstTokens(lane, now, std::min(end, now + SimTime::From(Seconds(cost_.launched_late))));
   if (params_.track_memory) memory_.Set(now.seconds().value(), static_cast<double>(blocks_in_use()));
   ++totals_.steps;
   if (lanes_in_flight_++ == 0) busy_since_ = now;
 }
 
+void Replica::HoldFirstTokens(Lane& lane, SimTime computed, SimTime sent) {
+  for (const uint32_t id : fresh_) requests_[id].first_token = requests_[id].last_token = sent;
+  fresh_.clear();
+  for (Group& g : lane.groups) {
+    for (Group::Joined& j : g.joined) {
+      if (j.first && j.at == computed) j.at = sent;
+    }
+  }
+}
+
 int Replica::CompleteLane(Lane& lane) {
   const SimTime now = lane.end;
+  ended_ = now;
   const size_t lane_index = static_cast<size_t>(&lane - lanes_.data());
   if (observer_ != nullptr) {
     StepRecord record{index_, static_cast<int>(lane_index), lane.start, now};
@@ -467,10 +481,12 @@ int Replica::CompleteGroup(Group& g, size_t lane_index, SimTime now) {
       }
       r.state = State::kDecode;
       r.member = g.decodes.Join(id, r.prompt, steps, policy_.holds_batch() ? stay : steps);
-      if (!g.joined.empty() && g.joined.back().at == now) {
+      const bool first = params_.holds_tokens && r.generated == 1;
+      if (first) fresh_.push_back(id);
+      if (!g.joined.empty() && g.joined.back().at == now && g.joined.back().first == first) {
         ++g.joined.back().count;
       } else {
-        g.joined.push_back({now, 1});
+        g.joined.push_back({now, 1, first});
       }
     }
     size_t kept = 0;
@@ -490,7 +506,7 @@ int Replica::CompleteGroup(Group& g, size_t lane_index, SimTime now) {
     const int64_t kv = r.input + r.generated - 1;
     const int64_t steps = r.output - r.generated;
     r.member = g.decodes.Join(id, kv, steps, steps);
-    g.joined.push_back({r.last_token, 1});
+    g.joined.push_back({r.last_token, 1, false});
   }
   if (g.held > 0 && g.held == static_cast<int64_t>(g.members.size())) {
     due_.assign(g.members.rbegin(), g.members.rend());
@@ -579,6 +595,7 @@ void Replica::FastForward(Lane& lane, SimTime horizon) {
       g.work.decode_kv_max = g.decodes.next_kv_max();
     }
     if (--lanes_in_flight_ == 0) totals_.busy = totals_.busy + (now - busy_since_);
+    ended_ = now;
     StartStep(lane, now, 0);
     ++totals_.fast_forwarded;
     next_event_ = lane.end;

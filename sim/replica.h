@@ -43,6 +43,7 @@ struct EngineParams {
   double swap_seconds_per_block = 0;   // one way
   bool prefix_caching = false;         // from the first request on that says what its prompt has in common with others, or
                                        // that is preempted and may find its own blocks again
+  bool holds_tokens = false;           // first tokens leave once the next step is launched; one lane
   bool fast_forward = true;            // false: plan every step; the results are the same
   bool track_memory = false;           // follow the KV blocks in use over time
 };
@@ -152,7 +153,11 @@ class Replica {
     std::vector<int64_t> partial_left;     // their prompt tokens left
     int64_t held = 0;                      // finished, padding a static batch
     SimTime last_decode;                   // end of the last decode step
-    struct Joined { SimTime at; int64_t count; };
+    struct Joined {
+      SimTime at;
+      int64_t count;
+      bool first;  // tokens that HoldFirstTokens may move
+    };
     std::vector<Joined> joined;            // sequences whose last token is later than last_decode
     // The step in flight.
     Batch batch;
@@ -208,6 +213,8 @@ class Replica {
   // Whether a preempted sequence's blocks are sent to host memory and back, rather than computed again.
   bool Swaps(int64_t tokens, int64_t blocks) const;
   void StartStep(Lane& lane, SimTime now, double extra_seconds);
+  // First tokens computed by the step that ended at `computed` reach their clients at `sent`.
+  [[gnu::noinline]] void HoldFirstTokens(Lane& lane, SimTime computed, SimTime sent);
   int CompleteLane(Lane& lane);
   int CompleteGroup(Group& group, size_t lane_index, SimTime now);
   // True when a request may finish at the end of the lane's step in flight.
@@ -248,10 +255,12 @@ class Replica {
   std::vector<Rank> ranks_;
   std::vector<SimTime> stage_free_;
   std::vector<uint32_t> due_;              // scratch: requests that end with the step
+  std::vector<uint32_t> fresh_;            // requests whose first token waits for the launch of the next step
   std::vector<StepWork> works_;            // scratch for Predict, one per rank
   StepCost cost_;
   SimTime next_event_ = SimTime::Infinite();
   SimTime busy_since_;
+  SimTime ended_;                          // the last step to end
   int lanes_in_flight_ = 0;
   uint64_t next_order_ = 0;
   ReplicaLoad load_;

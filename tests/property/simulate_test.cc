@@ -24,7 +24,7 @@ std::string RandomScenario(uint64_t seed) {
   const int64_t dp = experts && rng.Below(2) == 0 ? 2 : 1;
   y << "model: " << model << "\nhardware: {gpu: " << pick({"h100-sxm-80gb", "a100-sxm-80gb", "mi300x-192gb"}) << "}\n";
   y << "plan: {tp: " << tp << ", pp: " << pp << ", dp: " << dp << ", replicas: " << number(1, 3) << (dp > 1 ? ", ep: " + std::to_string(tp * dp) : std::string()) << "}\n";
-  y << "engine: {profile: " << pick({"ideal", "vllm-0.19", "vllm-0.6", "sglang-0.5"});
+  y << "engine: {profile: " << pick({"ideal", "vllm-0.19", "vllm-0.6", "sglang-0.5", "trt-llm"});
   if (rng.Below(2) == 0) y << ", kv_blocks: " << number(130, 400);
   y << "}\n";
   const int64_t seqs = number(1, 64);

@@ -125,7 +125,7 @@ TEST(ScenarioOfCase, StartsClosedLoopsAsTheirBenchmarksDo) {
     EXPECT_EQ(s.resolved().plan.kv_cache, DType::kFp8);
   }
   c.isl = 1000;
-  EXPECT_EQ(scenario().resolved().params.limits.max_num_batched_tokens, 1088) << "16 + 1000 + 64 rounded up to 64";
+  EXPECT_EQ(scenario().resolved().params.limits.max_num_batched_tokens, 1536) << "16 + 1000 + 500 rounded up to whole blocks of 32";
   EXPECT_EQ(scenario().resolved().params.limits.prompt_wait_steps, 0);
   c.isl = 1024;
   c.engine = "vllm";

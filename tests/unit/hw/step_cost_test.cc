@@ -165,6 +165,50 @@ TEST(StepCostTest, HostTermsAct) {
   EXPECT_NEAR(Predict(*Compile(model, {}, machine, p), Decode(16, 500)).stage_seconds[0], 2 * gpu, 1e-9);
 }
 
+// Host and GPU are servers in tandem: the host begins with a step while the GPU works on the one before.
+TEST(StepCostTest, AnOverlappedHostMayBeAStepAhead) {
+  const Machine machine = TestMachine("h100-sxm-80gb");
+  const ModelSpec model = TestModel("llama-3.1-8b");
+  EngineProfile p = Profile("ideal", machine);
+  const StepWork decode = Decode(16, 500);
+  PrefillChunk chunk{900, 0};
+  StepWork prompt = Decode(16, 500);
+  prompt.tokens += chunk.tokens;
+  prompt.logits_rows += 1;
+  prompt.chunks = {&chunk, 1};
+  for (const StepWork& work : {decode, prompt}) {
+    p.overlap = true;
+    p.step_host = Seconds(0);
+    const double gpu = Predict(*Compile(model, {}, machine, p), work).stage_seconds[0];
+    const double host = gpu / 4;
+    p.step_host = Seconds(host);
+    const auto step = [&](double lead) {
+      StepCost cost;
+      cost.lead = lead;
+      Compile(model, {}, machine, p)->Predict({&work, 1}, &cost);
+      double sum = 0;
+      for (const double b : cost.bound_seconds) sum += b;
+      EXPECT_NEAR(sum, cost.stage_seconds[0], 1e-12);
+      return cost;
+    };
+    // The GPU decides: what the host is done with early, the next step has for its own.
+    EXPECT_NEAR(step(0).ahead, gpu - host, 1e-9);
+    EXPECT_NEAR(step(0).launched_late, host, 1e-9);
+    EXPECT_NEAR(step(host / 2).ahead, gpu - host / 2, 1e-9);
+    EXPECT_NEAR(step(gpu).launched_late, 0, 1e-12);
+    EXPECT_NEAR(step(gpu).stage_seconds[0], gpu, 1e-9);
+    // The host decides: the step is shorter by what was begun early.
+    p.step_host = Seconds(3 * gpu);
+    EXPECT_NEAR(step(0).stage_seconds[0], 3 * gpu, 1e-9);
+    EXPECT_EQ(step(0).ahead, 0);
+    EXPECT_NEAR(step(gpu / 2).stage_seconds[0], 2.5 * gpu, 1e-9);
+    EXPECT_NEAR(step(gpu / 2).launched_late, 2.5 * gpu, 1e-9);
+    p.overlap = false;
+    EXPECT_NEAR(step(gpu / 2).stage_seconds[0], 4 * gpu, 1e-9) << "a serial host begins when the step before has ended";
+    EXPECT_EQ(step(gpu / 2).ahead, 0);
+  }
+}
+
 TEST(StepCostTest, TwoDoublingsOfWorkTellHostFromGpu) {
   // Below the transition a GPU twice as fast changes little; above it, half the host cost changes nothing.
   HardwareConfig config;
