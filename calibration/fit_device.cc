@@ -722,7 +722,15 @@ absl::StatusOr<DeviceBase> LoadDeviceBase(const std::string& base, const Catalog
 
 absl::StatusOr<Calibration> Calibrate(const DeviceBase& base, const std::vector<OpRow>& rows, const Catalog& catalog,
                                       const CalibrationOptions& options) {
-  const std::vector<Family> families = MakeFamilies(rows);
+  std::vector<Family> families = MakeFamilies(rows);
+  for (Family& family : families) {
+    for (Group& g : family) {
+      const bool held = std::any_of(base.file.operators.begin(), base.file.operators.end(), [&](const OperatorParams& p) {
+        return p.hold && p.op == g.key.op && p.dtype == g.key.dtype && p.backend == g.key.backend;
+      });
+      if (held) g.rows.clear(), g.problem = "its entry is set by hand (`hold`)";
+    }
+  }
   if (families.empty()) return absl::InvalidArgumentError("no rows of an operator that is fitted");
   std::vector<std::vector<OperatorReport>> reports(families.size());
   std::vector<std::vector<OperatorParams>> fitted(families.size());
@@ -763,7 +771,7 @@ absl::StatusOr<Calibration> Calibrate(const DeviceBase& base, const std::vector<
     return std::tuple(plain(a), known(a)) < std::tuple(plain(b), known(b));
   });
   std::erase_if(entries, [&](const OperatorParams& old) {
-    return std::any_of(fresh.begin(), fresh.end(), [&](const OperatorParams& f) { return Replaces(f, old); });
+    return !old.hold && std::any_of(fresh.begin(), fresh.end(), [&](const OperatorParams& f) { return Replaces(f, old); });
   });
   std::vector<OperatorParams> merged = fresh;
   merged.insert(merged.end(), entries.begin(), entries.end());

@@ -4,7 +4,8 @@
 // formula leaves (fit_trees.h); with few rows, formula and trees of the device under which they are likeliest, moved by a
 // few parameters held near that device's. Collectives, messages and kernels bound by bytes get curves over their size instead (fit_curves.h),
 // those of one library's collectives or one kernel's versions smoothed together. Errors are of
-// rows the fit had not seen: five parts by row, and again five parts by weight or head shape.
+// rows the fit had not seen: five parts by row, and again five parts by weight or head shape. Entries marked `hold` stay as
+// they are.
 #pragma once
 
 #include <functional>

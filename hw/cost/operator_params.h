@@ -70,6 +70,7 @@ struct OperatorParams {
   std::string link;               // collectives: kind of link measured; empty: any
   double max_size = 0;            // largest m, kv length or bytes measured; 0: not stated
   std::string provenance = "calibrated";
+  bool hold = false;              // set by hand, for the reason in `note`: a calibration leaves it as it is
   std::string source;
   std::string confidence = "A";                  // A read in a source, B vendor figure from prior knowledge, C estimate
   double mape = 0, median_ape = 0, p90_ape = 0;  // of the fit on unseen rows, per cent; 0: not stated
@@ -174,6 +175,7 @@ void OperatorParams::Describe(Visitor& v) {
   v.Field("link", link, {.help = "kind of link measured"});
   v.Field("max_size", max_size, {.help = "largest m, kv length or bytes measured", .min = 0});
   v.Field("provenance", provenance, {.help = "how the numbers were found", .choices = ProvenanceNames});
+  v.Field("hold", hold, {.help = "set by hand, for the reason in note: simrun calibrate leaves it as it is"});
   v.Field("source", source, {.help = "origin", .required = true});
   v.Field("confidence", confidence, {.help = "A read in a source, B vendor figure from prior knowledge, C estimate"});
   v.Field("mape", mape, {.help = "mean absolute error of the fit on unseen rows, per cent", .min = 0});

@@ -319,6 +319,27 @@ TEST(CalibrateTest, WritesAnEntryThatReadsBackToTheSameTimes) {
   }
 }
 
+TEST(CalibrateTest, LeavesAnEntrySetByHandAsItIs) {
+  DeviceBase base = H100();
+  const auto gemm = [](OperatorFile& file) -> OperatorParams& {
+    return *std::find_if(file.operators.begin(), file.operators.end(), [](const OperatorParams& p) {
+      return p.op == "gemm" && p.dtype == "bf16" && p.backend == "vllm";
+    });
+  };
+  gemm(base.file).hold = true;
+  gemm(base.file).ec = 0.4321;
+  CalibrationOptions options;
+  options.cross_validate = false;
+  const auto held = Calibrate(base, GemmRows(base.machine, 100, 0.05, 4), AllEntries(), options);
+  ASSERT_TRUE(held.ok()) << held.status();
+  EXPECT_EQ(held->reports.at(0).skipped, "its entry is set by hand (`hold`)");
+  EXPECT_EQ(held->file.operators.size(), base.file.operators.size());
+  Calibration copy = *held;
+  EXPECT_EQ(gemm(copy.file).ec, 0.4321);
+  EXPECT_NE(OperatorFileYaml(held->file, "").find("ec: 0.4321, "), std::string::npos);
+  EXPECT_NE(OperatorFileYaml(held->file, "").find("hold: true"), std::string::npos);
+}
+
 TEST(ReadOpsTest, ReadsRowsAndTellsKernelsApart) {
   const std::string path = Write("ops.csv",
                                  "op,dtype,bytes,n_ranks,time_us,source\n"
