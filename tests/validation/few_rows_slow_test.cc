@@ -86,14 +86,15 @@ TEST(FewRowsTest, TwentyRowsOfANewDeviceGoALongWay) {
   ASSERT_TRUE(shipped.ok()) << shipped.status();
   struct Case { const char* file; const char* op; double most; };
   // Times the error of the fit to thousands of rows, with a tenth of room.
-  for (const Case& c : {Case{"gemm.csv", "gemm", 1.6}, Case{"attn_decode.csv", "decode", 2.4}, Case{"mla_decode.csv", "mla_decode", 1.75},
-                        Case{"moe.csv", "moe", 2.7}}) {
+  for (const Case& c : {Case{"gemm.csv", "gemm", 1.6}, Case{"attn_decode.csv", "decode", 2.4}, Case{"mla_decode.csv", "mla_decode", 1.95},
+                        Case{"moe.csv", "moe", 1.6}}) {
     auto table = ReadOps({dir + c.file}, catalog);
     ASSERT_TRUE(table.ok()) << table.status();
     FindUngatedExperts(base->machine.gpu, &table->rows);
     std::vector<OpRow> rows;
     for (const OpRow& row : table->rows) {
-      if (row.op == c.op && row.dtype == "bf16" && row.problem.empty()) rows.push_back(row);
+      // Experts of narrow weights under 16-bit activations run in kernels of their own, which a fit leaves out.
+      if (row.op == c.op && row.dtype == "bf16" && row.format == "bf16" && row.problem.empty()) rows.push_back(row);
     }
     ASSERT_FALSE(rows.empty()) << c.op;
     const double full = shipped->Find(c.op, "bf16", rows.front().backend)->mape;
