@@ -204,6 +204,7 @@ std::vector<int> RangeFeatures(const std::string& op) {
   if (op == "gemm") wanted = {"m", "n", "k"};
   if (op == "moe") wanted = {"tokens", "hidden", "inter", "experts"};
   if (op == "quantize") wanted = {"rows", "width"};
+  if (op == "mla_decode") wanted = {"sequences", "keys"};   // what heads cost beyond a tile of them is in the formula
   if (wanted.empty()) wanted = {"sequences", "keys", "heads"};
   std::vector<int> out;
   const std::span<const std::string_view> names = FeatureNames(op);

@@ -39,7 +39,7 @@ const std::vector<Known>& KnownFor(const std::string& op) {
       {"k0", 5000, 1, 50, 1e5}, {"l2_gain", 2, 0.7, 1, 30}, {"l2_share", 0.5, 0.5, 0.05, 1.5}};
   static const auto* const mla_decode = new std::vector<Known>{
       {"t0", 1.1e-5, 0.8, 1e-7, 3e-3}, {"ec", 0.5, 0.8, 0.005, 1}, {"em", 0.9, 0.3, 0.02, 1}, {"kappa", 140, 0.7, 1, 2000},
-      {"d", 1.2e-5, 0.8, 1e-8, 1e-2}, {"k0", 3000, 1, 50, 1e5}, {"l2_gain", 2, 0.7, 1, 30}, {"l2_share", 0.5, 0.5, 0.05, 1.5}};
+      {"d", 1.2e-5, 0.8, 1e-8, 1e-2}, {"k0", 3000, 1, 50, 1e5}, {"parts", 1, 1, 0.02, 64}, {"split", 1, 0.7, 0.02, 4}, {"l2_gain", 2, 0.7, 1, 30}, {"l2_share", 0.5, 0.5, 0.05, 1.5}};
   static const auto* const moe = new std::vector<Known>{
       {"t0", 3.5e-5, 0.7, 1e-6, 3e-3}, {"ec", 0.55, 0.4, 0.005, 1}, {"em", 0.85, 0.3, 0.02, 1}, {"bm", 12, 1, 0.05, 200},
       {"r2", 5, 0.7, 0.05, 60}, {"kh", 5, 1, 0.2, 1000}, {"others", 0.5, 0.7, 0.01, 1}, {"l2_gain", 1.5, 0.7, 1, 30}, {"l2_share", 0.5, 0.5, 0.05, 1.5}};
@@ -75,6 +75,8 @@ double Get(const OperatorParams& p, const std::string& name) {
   if (name == "d") return p.d.value();
   if (name == "k0") return p.k0;
   if (name == "kappa") return p.kappa;
+  if (name == "parts") return p.parts;
+  if (name == "split") return p.split;
   if (name == "eq") return p.eq;
   if (name == "bm") return p.bm;
   if (name == "r2") return p.r2;
@@ -100,6 +102,8 @@ void Set(OperatorParams* p, const std::string& name, double value) {
   if (name == "d") p->d = Seconds(value);
   if (name == "k0") p->k0 = value;
   if (name == "kappa") p->kappa = value;
+  if (name == "parts") p->parts = value;
+  if (name == "split") p->split = value;
   if (name == "eq") p->eq = value;
   if (name == "bm") p->bm = value;
   if (name == "r2") p->r2 = value;

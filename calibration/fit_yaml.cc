@@ -83,6 +83,8 @@ std::string Entry(const OperatorParams& p) {
   time("d", p.d);
   number("k0", p.k0, 0);
   number("kappa", p.kappa, 0);
+  number("parts", p.parts, 0);
+  number("split", p.split, 0);
   number("eq", p.eq, 0);
   number("bm", p.bm, 0);
   number("r2", p.r2, 0);

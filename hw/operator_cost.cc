@@ -31,6 +31,16 @@ double MlaHeadTile(const GpuSpec& gpu) {
   return group ? kWarpGroup : kWarp;
 }
 
+// Bytes of partial results that decode of `seqs` sequences over split keys writes and reads back: one vector of the latent's
+// width per query head and part, in 32 bits. Where a sequence's keys fill a few tiles only, they are not split.
+double PartialBytes(const OperatorParams& p, const GpuSpec& gpu, double seqs, double keys, double heads, double latent) {
+  constexpr double kKeyTile = 64, kFewTiles = 4, kFull = 0.8;
+  const double blocks = seqs * std::ceil(heads / MlaHeadTile(gpu)), tiles = std::ceil(keys / kKeyTile);
+  double parts = p.parts * seqs;
+  if (blocks < kFull * gpu.multiprocessors && tiles >= kFewTiles) parts += p.split * seqs * std::min(gpu.multiprocessors / blocks, tiles);
+  return 2 * 4 * parts * heads * latent;
+}
+
 // Padding of the last tile is at most this many times the rows there are: fits at q = 1 are off by up to 15 times
 // without it, others do not change.
 constexpr double kRowsPerPadding = 8;
@@ -667,10 +677,17 @@ OperatorCosts::Sample OperatorCosts::ProbeWith(const AttentionCost& cost, const 
     if (options_.benchmark) sample.formula = warm.seconds();
     parts = {warm.launch, warm.compute, warm.memory, warm.serial, warm.seconds()};
   }
+  if (shape.mla && !prefill) {
+    sample.partial = PartialBytes(p, machine_.gpu, point.sequences, point.keys, point.heads, D(shape.mla_latent)) / bandwidth_ * shape.layers;
+    sample.formula += sample.partial;
+    parts.memory += sample.partial, parts.seconds += sample.partial;
+  }
   const double layers = std::max(shape.layers, 1e-9);
   parts.seconds /= layers;
   parts.compute /= layers, parts.memory /= layers, parts.serial /= layers;
-  sample.features = AttentionFeatures(point, parts, machine_.gpu.multiprocessors);
+  AttentionPoint seen = point;
+  if (shape.mla && !prefill) seen.head_dim = D(shape.mla_latent + shape.mla_rope);   // heads share the latent as their key
+  sample.features = AttentionFeatures(seen, parts, machine_.gpu.multiprocessors);
   return sample;
 }
 
@@ -686,7 +703,9 @@ AttentionCost OperatorCosts::Attention(const AttentionShape& shape) const {
   for (const bool prefill : {false, true}) {
     const char* name = shape.mla ? (prefill ? "mla_prefill" : "mla_decode") : (prefill ? "prefill" : "decode");
     const OperatorParams* p = Choose(name, shape.kv).params;
-    if (p->trees.empty() || (options_.streaming_decode && !prefill && !shape.mla)) continue;   // of another kernel
+    if (options_.streaming_decode && !prefill && !shape.mla) continue;   // of another kernel
+    const bool partial = shape.mla && !prefill && (p->parts > 0 || p->split > 0);
+    if (p->trees.empty() && !partial) continue;
     auto grid = std::make_shared<AttentionGrid>();
     AttentionPoint point;
     point.heads = D(shape.heads), point.kv_heads = D(shape.kv_heads), point.head_dim = D(shape.head_dim);
@@ -697,20 +716,22 @@ AttentionCost OperatorCosts::Attention(const AttentionShape& shape) const {
     formula.window_ = 0;
     // More prompts in one step than were ever measured: as the largest count that was.
     const int last = prefill ? kPrefillOctaves : AttentionGrid::kSequences - 1;
-    std::vector<double> points;
+    std::vector<double> points, whole;   // whole: with what AddDecode leaves out, over what it says
     for (int i = 0; i <= last; ++i) {
       for (int j = 0; j < AttentionGrid::kLengths; ++j) {
         point.sequences = D(int64_t{1} << i);
         point.keys = D(int64_t{1} << j);
         point.queries = prefill ? point.keys : 1;
-        const Features features = ProbeWith(formula, one, point, prefill).features;
-        points.insert(points.end(), features.begin(), features.end());
+        const Sample sample = ProbeWith(formula, one, point, prefill);
+        points.insert(points.end(), sample.features.begin(), sample.features.end());
+        whole.push_back(sample.formula / (sample.formula - sample.partial));
       }
     }
     const std::vector<double> factors = TreeFactors(*p, points);
     for (int i = 0; i < AttentionGrid::kSequences; ++i) {
       for (int j = 0; j < AttentionGrid::kLengths; ++j) {
-        grid->At(i, j) = factors[static_cast<size_t>(std::min(i, last) * AttentionGrid::kLengths + j)];
+        const size_t at = static_cast<size_t>(std::min(i, last) * AttentionGrid::kLengths + j);
+        grid->At(i, j) = factors[at] * whole[at];
       }
     }
     (prefill ? cost.prefill_grid_ : cost.decode_grid_) = std::move(grid);

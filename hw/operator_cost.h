@@ -246,6 +246,7 @@ class OperatorCosts {
   // quantisation and attention; other kinds have no features.
   struct Sample {
     double formula = 0, factor = 1;
+    double partial = 0;   // of the formula: partial results, which AttentionCost has in the grid of its correction
     Features features{};
   };
   Sample Probe(const Operator& op) const;

@@ -57,6 +57,9 @@ struct OperatorParams {
   Seconds d{0};                  // serial walk of the inner dimension: d x / (x + k0), or d x / 1024 when k0 = 0
   double k0 = 0;
   double kappa = 0;               // attention: rows (prefill) or tokens (decode) added by tile rounding
+  // latent decode: partial results of split keys, per sequence and head. `parts`: that many, whatever the batch; `split`: as
+  // many as fill the multiprocessors, times this share of their way through memory.
+  double parts = 0, split = 0;
   double eq = 0;                  // fp8 gemm: bandwidth fraction of the quantisation of the input; 0: none
   double bm = 0, r2 = 0, kh = 0;  // moe: rows of tile rounding per expert, passes over routed rows, hidden overhead
   double others = 1;              // moe without exchange: share of the rows of other ranks' experts that the activation runs over
@@ -160,6 +163,8 @@ void OperatorParams::Describe(Visitor& v) {
   v.Field("d", d, {.help = "serial walk of the inner dimension", .min = 0});
   v.Field("k0", k0, {.help = "inner dimension at which the walk is half saturated; 0: linear, d per 1024", .min = 0});
   v.Field("kappa", kappa, {.help = "attention: rows or tokens added by tile rounding", .min = 0});
+  v.Field("parts", parts, {.help = "latent decode: partial results written and read per sequence and head, whatever the batch", .min = 0});
+  v.Field("split", split, {.help = "latent decode: share of the partial results that fill the multiprocessors which memory carries", .min = 0});
   v.Field("eq", eq, {.help = "fp8 gemm: bandwidth fraction of quantising the input; 0: none", .min = 0});
   v.Field("bm", bm, {.help = "moe: rows of tile rounding per active expert", .min = 0});
   v.Field("r2", r2, {.help = "moe: passes over routed rows", .min = 0});

@@ -51,12 +51,13 @@ TEST(OpsValidationTest, UnseenRowsOfTheH200StayWithinTheirErrors) {
     if (r.op == "gemm") {
       EXPECT_LT(r.by_shape.mape, 1.3 * r.by_row.mape);
     }
-    // Experts and heads never seen: what odd widths, the rows of other ranks' experts and the rows of an instruction cost.
+    // Experts and heads never seen: what odd widths, the rows of other ranks' experts, the rows of an instruction and the
+    // partial results of split keys cost.
     if (r.op == "moe") {
       EXPECT_LT(r.by_shape.mape, 1.45 * r.by_row.mape);
     }
     if (r.op == "mla_decode") {
-      EXPECT_LT(r.by_shape.mape, 0.06);
+      EXPECT_LT(r.by_shape.mape, 0.04);
     }
     ++checked;
   }

@@ -348,6 +348,39 @@ TEST(OperatorCostTest, MlaDecodeMatchesTheFormula) {
   }
 }
 
+// Partial results of split keys: a vector of the latent's 512 elements per query head and part, in 32 bits, out and back in.
+TEST(OperatorCostTest, SplitLatentDecodeCarriesItsPartialResults) {
+  const Machine machine = TestMachine("h100-sxm-80gb");
+  const auto loaded = LoadOperatorParams("h100", TestCatalog());
+  ASSERT_TRUE(loaded.ok()) << loaded.status();
+  const auto seconds = [&](double parts, double split, int64_t heads, double seqs, double keys) {
+    OperatorParamSet set = *loaded;
+    for (OperatorParams& p : set.entries) p.parts = parts, p.split = split, p.trees.clear();
+    const auto costs = OperatorCosts::Create(machine, std::make_shared<const OperatorParamSet>(set), {});
+    EXPECT_TRUE(costs.ok()) << costs.status();
+    AttentionShape shape = LatentAttention();
+    shape.heads = heads;
+    AttentionSplit out;
+    costs->Attention(shape).AddDecode(seqs, seqs * keys, keys, &out);
+    return out.seconds();
+  };
+  const double per_head = 2 * 4 * 512 / machine.gpu.memory_bandwidth.value(), sms = machine.gpu.multiprocessors;
+  const auto extra = [&](double parts, double split, int64_t heads, double seqs, double keys) {
+    return seconds(parts, split, heads, seqs, keys) - seconds(0, 0, heads, seqs, keys);
+  };
+  // A fixed number of parts: as many as sequences ask for, whatever their length.
+  EXPECT_NEAR(extra(4, 0, 16, 256, 64), 4 * 256 * 16 * per_head, 1e-10);
+  EXPECT_NEAR(extra(4, 0, 16, 256, 8192), 4 * 256 * 16 * per_head, 1e-10);
+  // Parts that fill the multiprocessors: 132 in all, whether of 4 sequences or of 16; 128 heads are two blocks each.
+  EXPECT_NEAR(extra(0, 1, 16, 4, 8192), sms * 16 * per_head, 1e-10);
+  EXPECT_NEAR(extra(0, 1, 16, 16, 8192), sms * 16 * per_head, 1e-10);
+  EXPECT_NEAR(extra(0, 1, 128, 16, 8192), sms / 2 * 128 * per_head, 1e-10);
+  // No more than there are tiles of 64 keys; none of short sequences, nor where sequences alone fill four fifths.
+  EXPECT_NEAR(extra(0, 1, 16, 4, 512), 4 * 8 * 16 * per_head, 1e-10);
+  EXPECT_NEAR(extra(0, 1, 16, 4, 128), 0, 1e-12);
+  EXPECT_NEAR(extra(0, 1, 16, 128, 8192), 0, 1e-12);
+}
+
 // One instruction takes 64 rows of heads on Hopper, also where it has few multiprocessors' worth of FLOPs, and 16 on Ampere.
 TEST(OperatorCostTest, FewHeadsFillTheRowsOfAnInstruction) {
   AttentionShape shape = LatentAttention();
