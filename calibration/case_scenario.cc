@@ -47,7 +47,8 @@ struct ClosedLoopBenchmark {
 // (its --mem-fraction-static 0.82 is of weights and KV cache alone, about the profile's 0.88 of everything).
 // Other published runs come from genai-perf or aiperf as aiconfigurator calls them (its eval and benchmark rules,
 // Apache-2.0): --request-count 10 x concurrency, standard deviation of the lengths 0; TensorRT-LLM's token budget is
-// that of the running sequences, one prompt and 500 more, in whole KV blocks of 32 (1500 in later releases).
+// that of the running sequences, one prompt and 500 more, in whole KV blocks of 32. The 500 are from an account of its
+// generator (its present rules say 1500, which the fitted runs rule out) and were taken with all runs in view.
 ClosedLoopBenchmark BenchmarkOf(const MeasuredCase& c) {
   const std::pair<double, double> lengths = {c.isl.value_or(0), c.osl.value_or(0)};
   const std::optional<std::string> stated = c.Note("length_range_ratio");
