@@ -68,6 +68,8 @@ struct OperatorCostOptions {
   // Traffic of GPU memory per element of weights and KV cache narrower than the multiply, where the engine widens them in
   // passes of their own; 0: inside the kernel that multiplies.
   double widen_weight_bytes = 0, widen_kv_bytes = 0;
+
+  bool operator==(const OperatorCostOptions&) const = default;
 };
 
 // Seconds of attention by resource, and joules above idle and the active floor of one GPU.

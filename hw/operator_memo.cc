@@ -63,7 +63,7 @@ void OperatorMemo::Grow() {
   }
 }
 
-SharedPrices::Prices& SharedPrices::Of(const std::string& key) {
+SharedPrices::Prices& SharedPrices::Of(const Key& key) {
   const auto it = std::find_if(prices_.begin(), prices_.end(), [&](const auto& p) { return p.first == key; });
   if (it != prices_.end()) {
     std::rotate(prices_.begin(), it, it + 1);

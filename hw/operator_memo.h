@@ -42,12 +42,18 @@ class SharedPrices {
     std::shared_ptr<const OperatorParamSet> operators;   // null until they are read
     OperatorMemo memo;
   };
-  // `key` must tell apart whatever OperatorCosts::Create would. Only the few keys asked for last are kept.
-  Prices& Of(const std::string& key);
+  // Whatever OperatorCosts::Create depends on: `machine` stands for the machine and the catalogue.
+  struct Key {
+    std::string machine;
+    OperatorCostOptions options;
+    bool operator==(const Key&) const = default;
+  };
+  // Only the few keys asked for last are kept.
+  Prices& Of(const Key& key);
 
  private:
   static constexpr size_t kMostKeys = 4;
-  std::vector<std::pair<std::string, std::unique_ptr<Prices>>> prices_;   // asked for last first
+  std::vector<std::pair<Key, std::unique_ptr<Prices>>> prices_;   // asked for last first
 };
 
 }  // namespace simrun

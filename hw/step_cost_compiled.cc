@@ -829,21 +829,25 @@ std::vector<std::string> Compiled::Warnings() const {
 
 }  // namespace
 
+OperatorCostOptions OperatorOptionsOf(const EngineProfile& profile) {
+  OperatorCostOptions o;
+  o.backend = profile.backend;
+  o.streaming_decode = profile.streaming_decode;
+  o.shared_group = profile.shared_group;
+  o.decode_query_heads = profile.decode_query_heads;
+  o.fused_quantize = profile.fused_quantize;
+  o.custom_all_reduce = profile.custom_all_reduce;
+  o.deepep = profile.deepep;
+  o.time_factor = profile.gpu_time_factor;
+  o.widen_weight_bytes = profile.widen_weight_bytes;
+  o.widen_kv_bytes = profile.widen_kv_bytes;
+  return o;
+}
+
 absl::StatusOr<OperatorCosts> OperatorCostsFor(const Machine& machine, const EngineProfile& profile, const Catalog& catalog,
                                                const StepCostOptions& options) {
-  OperatorCostOptions cost_options;
-  cost_options.backend = profile.backend;
-  cost_options.streaming_decode = profile.streaming_decode;
-  cost_options.shared_group = profile.shared_group;
-  cost_options.decode_query_heads = profile.decode_query_heads;
-  cost_options.fused_quantize = profile.fused_quantize;
-  cost_options.custom_all_reduce = profile.custom_all_reduce;
-  cost_options.deepep = profile.deepep;
-  cost_options.time_factor = profile.gpu_time_factor;
-  cost_options.widen_weight_bytes = profile.widen_weight_bytes;
-  cost_options.widen_kv_bytes = profile.widen_kv_bytes;
-  return options.operators != nullptr ? OperatorCosts::Create(machine, options.operators, cost_options)
-                                      : OperatorCosts::Create(machine, catalog, cost_options);
+  return options.operators != nullptr ? OperatorCosts::Create(machine, options.operators, OperatorOptionsOf(profile))
+                                      : OperatorCosts::Create(machine, catalog, OperatorOptionsOf(profile));
 }
 
 ProvenanceNote NoteOf(const EngineProfile& profile, const EngineSource& source) {

@@ -75,6 +75,8 @@ class CompiledStepCost : public StepCostModel {
   virtual const ExpertTotals* Experts() const { return nullptr; }
 };
 
+// What an engine profile says about its kernels.
+OperatorCostOptions OperatorOptionsOf(const EngineProfile& profile);
 // The kernels of an engine on a machine: what every step cost model of it is built from.
 absl::StatusOr<OperatorCosts> OperatorCostsFor(const Machine& machine, const EngineProfile& profile, const Catalog& catalog,
                                                const StepCostOptions& options);

@@ -50,12 +50,10 @@ absl::StatusOr<std::unique_ptr<Run>> Run::Create(const Scenario& scenario, Simul
     cost_options.max_tokens = r.params.limits.max_num_batched_tokens;
     cost_options.max_rows = r.params.limits.max_num_seqs;
     if (options.prices != nullptr) {
-      // What decides the price of an operator: the machine, the kernels of the engine, and the catalogue they are from.
       SharedPrices::Prices& shared = options.prices->Of(
-          fmt::format("{} {} {} {} {} {} {} {} {} {} {} {} {} {}", static_cast<const void*>(scenario.catalog().get()), r.engine.backend,
-                      r.engine.streaming_decode, r.engine.shared_group, r.engine.decode_query_heads, r.engine.fused_quantize, r.engine.widen_weight_bytes, r.engine.widen_kv_bytes, r.engine.custom_all_reduce,
-                      r.engine.deepep, r.engine.gpu_time_factor, r.machine.gpu_count, r.machine.gpus_per_node,
-                      WriteParams(r.config.hardware).ToYaml()));
+          {fmt::format("{} {} {} {}", static_cast<const void*>(scenario.catalog().get()), r.machine.gpu_count, r.machine.gpus_per_node,
+                       WriteParams(r.config.hardware).ToYaml()),
+           OperatorOptionsOf(r.engine)});
       if (shared.operators == nullptr) {
         SIMRUN_ASSIGN_OR_RETURN(shared.operators, SharedOperatorParams(r.machine.gpu, *scenario.catalog()));
       }

@@ -57,13 +57,18 @@ TEST(OperatorMemo, GivesWhatTheCostsGive) {
 
 TEST(SharedPrices, KeepsThemApartByKey) {
   SharedPrices shared;
-  SharedPrices::Prices* a = &shared.Of("a");
+  const auto of = [&](const char* machine) -> SharedPrices::Prices& { return shared.Of({machine, {}}); };
+  SharedPrices::Prices* a = &of("a");
   a->operators = std::make_shared<const OperatorParamSet>();
-  EXPECT_EQ(shared.Of("b").operators, nullptr);
-  EXPECT_EQ(&shared.Of("a"), a);
-  for (const char* key : {"c", "d", "e"}) shared.Of(key);
-  EXPECT_NE(shared.Of("a").operators, nullptr);   // asked for after b
-  EXPECT_EQ(shared.Of("b").operators, nullptr);
+  EXPECT_EQ(of("b").operators, nullptr);
+  EXPECT_EQ(&of("a"), a);
+  OperatorCostOptions other;
+  other.time_factor = 1.1;
+  EXPECT_NE(&shared.Of({"a", other}), a);
+  EXPECT_EQ(&of("a"), a);
+  for (const char* key : {"c", "d"}) of(key);
+  EXPECT_NE(of("a").operators, nullptr);   // asked for after b
+  EXPECT_EQ(of("b").operators, nullptr);
 }
 
 }  // namespace
