@@ -22,7 +22,8 @@ constexpr char kHeader[] =
     "trace,metric,statistic,value,unit,source,notes\n";
 
 std::string Write(const std::string& rows) {
-  const std::string path = testing::TempDir() + "/cases.csv";
+  // A file of each test's own: they may run side by side.
+  const std::string path = testing::TempDir() + "/" + testing::UnitTest::GetInstance()->current_test_info()->name() + "_cases.csv";
   std::ofstream(path) << kHeader << rows;
   return path;
 }
