@@ -64,7 +64,8 @@ TEST(EngineProfileFor, TakesTheLongestListedPrefix) {
   EXPECT_EQ(*EngineProfileFor("vllm", "0.6.0", *catalog), "vllm-0.6");
   EXPECT_EQ(*EngineProfileFor("vllm", "0.11.1", *catalog), "vllm-0.11");
   EXPECT_EQ(*EngineProfileFor("vllm", "2023-late", *catalog), "eager-2023");
-  EXPECT_EQ(*EngineProfileFor("vllm", "", *catalog), "vllm-0.19");
+  EXPECT_EQ(*EngineProfileFor("vllm", "", *catalog), "vllm-0.11-async");
+  EXPECT_EQ(*EngineProfileFor("vllm", "0.14.1", *catalog), "vllm-0.19") << "asynchronous scheduling became the default";
   EXPECT_EQ(*EngineProfileFor("trtllm", "0.9.0", *catalog), "trt-llm-0.9");
   EXPECT_EQ(*EngineProfileFor("trtllm", "0.15.0", *catalog), "trt-llm-0.15");
   EXPECT_EQ(*EngineProfileFor("trtllm", "1.0.0rc3", *catalog), "trt-llm");

@@ -77,8 +77,9 @@ TEST(EngineProfileTest, HostTimesScaleWithTheHost) {
 }
 
 TEST(EngineProfileTest, ArchitecturesAndUserSettingsOverride) {
-  const EngineProfile p = Load("vllm-0.19");
+  const EngineProfile p = Load("trt-llm");
   const EngineProfile b200 = ApplyEngineConfig(p, {}, TestMachine("b200-sxm-180gb"));
+  EXPECT_GT(p.post_step.value(), 0);
   EXPECT_EQ(b200.post_step.value(), 0);
   EngineConfig config;
   config.step_host = Seconds(0.1);
