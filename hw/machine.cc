@@ -78,12 +78,25 @@ struct ScaleUpEntry {
   }
 };
 
+struct PowerBoard {
+  Sourced<FlopsPerSecond> peak;
+  Sourced<BytesPerSecond> memory_bandwidth;
+  Sourced<PerSecond> boost_clock;
+  template <class Visitor>
+  void Describe(Visitor& v) {
+    v.Field("peak", peak, {.help = "dense 16-bit FLOP/s", .required = true});
+    v.Field("memory_bandwidth", memory_bandwidth, {.help = "of the datasheet", .required = true});
+    v.Field("boost_clock", boost_clock, {.help = "highest clock", .required = true});
+  }
+};
+
 struct PowerEntry {
   std::vector<std::string> aliases;
   std::string description, provenance, rates = "own";
   Sourced<Watts> tdp, idle_power, active, compute, memory, link, settled;
   Sourced<Seconds> ramp;
   Sourced<double> attention, ceiling, voltage_floor, dram_share;
+  std::optional<PowerBoard> board;
   template <class Visitor>
   void Describe(Visitor& v) {
     v.Field("aliases", aliases, {.help = "other names"});
@@ -96,6 +109,7 @@ struct PowerEntry {
                              .choices = [] { return std::vector<std::string>{"own", "other"}; }});
     v.Field("tdp", tdp, {.help = "of the board it was fitted on", .required = true});
     v.Field("idle_power", idle_power, {.help = "of the board it was fitted on", .required = true});
+    v.Field("board", board, {.help = "the board it was fitted on: another one with its die scales by these; without: by TDP - idle"});
     v.Field("active", active, {.help = "above idle while the engine works", .required = true});
     v.Field("compute", compute, {.help = "above that at the datasheet FLOP/s", .required = true});
     v.Field("memory", memory, {.help = "above that at the datasheet bytes/s", .required = true});
@@ -286,7 +300,7 @@ absl::StatusOr<GpuSpec> DeviceOf(const CpuSpec& cpu, const Catalog& catalog) {
   d.multiprocessors = cpu.cores;
   d.tdp = cpu.tdp;
   d.idle_power = cpu.idle_power;
-  SIMRUN_ASSIGN_OR_RETURN(d.power, LoadPower("cpu", d.tdp, d.idle_power, catalog));
+  SIMRUN_ASSIGN_OR_RETURN(d.power, LoadPower("cpu", d, catalog));
   SIMRUN_ASSIGN_OR_RETURN(const LinkSpec sockets, LoadLink(cpu.socket_link, catalog));
   d.scale_up_link = sockets.name;
   d.scale_up_topology = ScaleUpTopology::kSwitch;
@@ -375,7 +389,7 @@ absl::StatusOr<GpuSpec> LoadGpu(std::string_view name, const Catalog& catalog) {
   gpu.boost_clock = entry.boost_clock.value;
   gpu.tdp = entry.tdp.value;
   gpu.idle_power = entry.idle_power.value;
-  SIMRUN_ASSIGN_OR_RETURN(gpu.power, LoadPower(entry.power, gpu.tdp, gpu.idle_power, catalog));
+  SIMRUN_ASSIGN_OR_RETURN(gpu.power, LoadPower(entry.power, gpu, catalog));
   gpu.null_kernel = entry.null_kernel.value;
   if (entry.scale_up) {
     gpu.scale_up_link = entry.scale_up->link;
@@ -398,7 +412,43 @@ absl::StatusOr<GpuSpec> LoadGpu(std::string_view name, const Catalog& catalog) {
   return gpu;
 }
 
-absl::StatusOr<PowerSpec> LoadPower(std::string_view name, Watts tdp, Watts idle, const Catalog& catalog) {
+namespace {
+
+// `p`, of the board that `from` describes, for another board with the same kind of die: a FLOP and a byte cost the same
+// energy at the same core voltage. `room`, `p_room`: watts above idle and active of that board and of p's at the ceiling.
+void ScaleToBoard(const PowerBoard& from, double p_room, const GpuSpec& gpu, PowerSpec* p) {
+  const double peak = std::max(gpu.peak[static_cast<int>(DType::kBf16)], gpu.peak[static_cast<int>(DType::kFp16)]) / from.peak.value;
+  const double clock = gpu.boost_clock.value() > 0 ? gpu.boost_clock / from.boost_clock.value : 1;
+  const double floor = p->voltage_floor, compute = p->compute.value();
+  const auto volts = [floor](double f) { return floor + (1 - floor) * f; };
+  const double v2 = volts(clock) * volts(clock);
+  p->active = p->active * (clock * v2);
+  p->compute = p->compute * (peak * v2);
+  p->memory = p->memory * ((gpu.memory_bandwidth / from.memory_bandwidth.value) * (p->dram_share + (1 - p->dram_share) * v2));
+  p->voltage_floor = floor / volts(clock);
+  const double room = p->ceiling * gpu.tdp.value() - gpu.idle_power.value() - p->active.value();
+  // Kernels were measured on a board whose limit holds the same work back less: every one of them is slowed to the clock
+  // that this limit allows, long work too.
+  if (room / p->compute.value() < (1 - 1e-3) * p_room / compute) {
+    p->own_rates = false;
+    p->settled = Watts(0);
+    return;
+  }
+  if (p->settled.value() <= 0 || floor >= 1) return;
+  // Long work settles at the clock f where the die's f V^2 watts fill the same part of the room.
+  const double settled_volts = std::sqrt(p->settled.value() / compute);
+  const double filled = compute * (settled_volts - floor) / (1 - floor) * settled_volts * settled_volts / p_room;
+  double low = 0, high = clock;
+  for (int i = 0; i < 50; ++i) {
+    const double f = 0.5 * (low + high);
+    (compute * peak * f / clock * volts(f) * volts(f) < filled * room ? low : high) = f;
+  }
+  p->settled = Watts(compute * peak * volts(high) * volts(high));
+}
+
+}  // namespace
+
+absl::StatusOr<PowerSpec> LoadPower(std::string_view name, const GpuSpec& gpu, const Catalog& catalog) {
   SIMRUN_ASSIGN_OR_RETURN(
       const PowerEntry entry, LoadEntry<PowerEntry>("power", name, catalog, [](const PowerEntry& e, auto fail) {
         if (!(e.tdp.value > e.idle_power.value)) fail("tdp", "must be above idle_power");
@@ -406,14 +456,19 @@ absl::StatusOr<PowerSpec> LoadPower(std::string_view name, Watts tdp, Watts idle
         if (!(e.attention.value > 0)) fail("attention", "must be above 0");
         if (e.voltage_floor.value > 1) fail("voltage_floor", "must be at most 1");
         if (e.dram_share.value > 1) fail("dram_share", "must be at most 1");
+        if (e.board && !(e.board->peak.value > FlopsPerSecond(0) && e.board->memory_bandwidth.value > BytesPerSecond(0) &&
+                         e.board->boost_clock.value > PerSecond(0))) {
+          fail("board", "needs numbers above 0");
+        }
+        if (e.settled.value > e.compute.value) fail("settled", "must be at most compute");
+        if (!(e.ceiling.value * e.tdp.value - e.idle_power.value - e.active.value > Watts(0))) fail("active", "leaves nothing below the ceiling");
       }));
-  const double scale = (tdp - idle) / (entry.tdp.value - entry.idle_power.value);
   PowerSpec p;
-  p.active = entry.active.value * scale;
-  p.compute = entry.compute.value * scale;
-  p.memory = entry.memory.value * scale;
-  p.link = entry.link.value * scale;
-  p.settled = entry.settled.value * scale;
+  p.active = entry.active.value;
+  p.compute = entry.compute.value;
+  p.memory = entry.memory.value;
+  p.link = entry.link.value;
+  p.settled = entry.settled.value;
   p.ramp = entry.ramp.value;
   p.attention = entry.attention.value;
   p.ceiling = entry.ceiling.value;
@@ -422,9 +477,20 @@ absl::StatusOr<PowerSpec> LoadPower(std::string_view name, Watts tdp, Watts idle
   p.own_rates = entry.rates == "own";
   p.provenance = ParseProvenance(entry.provenance);
   p.source = entry.description;
-  if (tdp != entry.tdp.value || idle != entry.idle_power.value) {
+  if (entry.board) {
+    const bool same = entry.board->memory_bandwidth.value == gpu.memory_bandwidth && entry.tdp.value == gpu.tdp &&
+                      entry.board->boost_clock.value == gpu.boost_clock;
+    ScaleToBoard(*entry.board, (entry.tdp.value * p.ceiling - entry.idle_power.value - p.active).value(), gpu, &p);
+    if (!same) {
+      p.provenance = std::max(p.provenance, Provenance::kTransferred);
+      p.source += ", scaled by peak rate, bandwidth and clock";
+    }
+  } else if (gpu.tdp != entry.tdp.value || gpu.idle_power != entry.idle_power.value) {
+    const double scale = (gpu.tdp - gpu.idle_power) / (entry.tdp.value - entry.idle_power.value);
+    for (Watts* w : {&p.active, &p.compute, &p.memory, &p.link, &p.settled}) *w = *w * scale;
     p.provenance = std::max(p.provenance, Provenance::kTransferred);
-    p.source += fmt::format(", scaled from {} to {} above idle", Human(entry.tdp.value - entry.idle_power.value), Human(tdp - idle));
+    p.source += fmt::format(", scaled from {} to {} above idle", Human(entry.tdp.value - entry.idle_power.value),
+                            Human(gpu.tdp - gpu.idle_power));
   }
   return p;
 }

@@ -238,7 +238,8 @@ Machine BuildMachine(const HardwareConfig& config, const Catalog& catalog, const
 absl::StatusOr<GpuSpec> LoadGpu(std::string_view name, const Catalog& catalog);
 absl::StatusOr<CpuSpec> LoadCpu(std::string_view name, const Catalog& catalog);
 // The power entry of this name, scaled from the board it was fitted on to one of `tdp` and `idle`.
-absl::StatusOr<PowerSpec> LoadPower(std::string_view name, Watts tdp, Watts idle, const Catalog& catalog);
+// Of the entry `name`, scaled to `gpu`, whose own power is not read.
+absl::StatusOr<PowerSpec> LoadPower(std::string_view name, const GpuSpec& gpu, const Catalog& catalog);
 absl::StatusOr<LinkSpec> LoadLink(std::string_view name, const Catalog& catalog);
 // The whole content of hw/catalog/nodes/<name>.yaml.
 struct NodeSpec {

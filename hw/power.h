@@ -5,7 +5,8 @@
 // in the gaps between kernels too. uc, um: achieved FLOP/s and bytes/s over the datasheet rates; duty = t / (t + ramp)
 // of a kernel of t seconds. So a FLOP and a byte cost the same energy whatever bounds the kernel; in attention a times
 // that (scaling, exponentials, rows padded to a matrix tile), elsewhere a = 1. Parameters come from hw/catalog/power
-// (PowerSpec); a GPU that was not measured takes those of a relative, scaled by TDP - idle.
+// (PowerSpec); a GPU that was not measured takes those of one with its die, at its own rates and clock, or else the generic
+// ones, scaled by TDP - idle.
 //
 // Clock f (over the boost clock) and core voltage V = v0 + (1 - v0) f (over the voltage at boost): energy of the
 // compute part falls with V^2, its rate with f; memory watts keep their DRAM share, the rest (caches, on-chip wires)

@@ -49,16 +49,74 @@ TEST(PowerTest, AttentionKernelsDrawMoreForTheSameWork) {
   EXPECT_NEAR(JoulesOf(PowerModel(board), attention) / JoulesOf(PowerModel(board), other), 1.3, 1e-12);
 }
 
-TEST(PowerTest, EntriesScaleWithTheRangeOfTheBoard) {
-  const PowerSpec same = *LoadPower("h200", Watts(700), Watts(122), TestCatalog());
-  const PowerSpec half = *LoadPower("h200", Watts(350), Watts(61), TestCatalog());
-  EXPECT_EQ(same.provenance, Provenance::kCalibrated);
+TEST(PowerTest, EntriesOfNoBoardScaleWithTheRange) {
+  GpuSpec board;
+  board.tdp = Watts(700);
+  board.idle_power = Watts(75);
+  const PowerSpec same = *LoadPower("generic", board, TestCatalog());
+  board.tdp = Watts(350);
+  board.idle_power = Watts(37.5);
+  const PowerSpec half = *LoadPower("generic", board, TestCatalog());
   EXPECT_EQ(half.provenance, Provenance::kTransferred);
   EXPECT_NEAR(half.memory / same.memory, 0.5, 1e-12);
   EXPECT_NEAR(half.compute / same.compute, 0.5, 1e-12);
   EXPECT_NEAR(half.active / same.active, 0.5, 1e-12);
   EXPECT_EQ(half.ramp, same.ramp);
-  EXPECT_FALSE(LoadPower("h300", Watts(350), Watts(37.5), TestCatalog()).ok());
+  EXPECT_FALSE(LoadPower("h300", board, TestCatalog()).ok());
+}
+
+TEST(PowerTest, ADieKeepsTheEnergyOfItsOperations) {
+  const GpuSpec sxm = *LoadGpu("h100-sxm-80gb", TestCatalog());
+  EXPECT_EQ(sxm.power.provenance, Provenance::kCalibrated);
+  const PowerSpec own = *LoadPower("h100", sxm, TestCatalog());
+  EXPECT_NEAR(own.settled.value(), 790, 1e-6) << "the board itself settles where it was measured";
+
+  // Half the units and three quarters of the bandwidth at the same clock and limits: watts at the full rates follow, and
+  // its long work, which fills less of the board, is never held back.
+  GpuSpec cut = sxm;
+  for (FlopsPerSecond& peak : cut.peak) peak = peak / 2;
+  cut.memory_bandwidth = cut.memory_bandwidth * 0.75;
+  PowerSpec p = *LoadPower("h100", cut, TestCatalog());
+  EXPECT_EQ(p.provenance, Provenance::kTransferred);
+  EXPECT_NEAR(p.compute / own.compute, 0.5, 1e-12);
+  EXPECT_NEAR(p.memory / own.memory, 0.75, 1e-12);
+  EXPECT_EQ(p.active, own.active);
+  EXPECT_LT(PowerModel([&] { cut.power = p; return cut; }()).SettledSeconds({1, 0.7, 0.3}), 1);
+
+  // The same die under a higher limit: V^2 f of its clock rises with the room.
+  GpuSpec high = sxm;
+  high.tdp = Watts(800);
+  p = *LoadPower("h100", high, TestCatalog());
+  EXPECT_EQ(p.compute, own.compute);
+  EXPECT_TRUE(p.own_rates);
+  const auto room = [&](const GpuSpec& g) { return 0.98 * g.tdp.value() - g.idle_power.value() - own.active.value(); };
+  const auto fills = [&](const PowerSpec& spec) {
+    const double volts = std::sqrt(spec.settled / own.compute);
+    return spec.settled.value() * (volts - 0.5) / 0.5;
+  };
+  EXPECT_NEAR(fills(p) / fills(own), room(high) / room(sxm), 1e-9);
+  high.power = p;
+  const double faster = PowerModel(sxm).SettledSeconds({1, 0.7, 0}) / PowerModel(high).SettledSeconds({1, 0.7, 0});
+  EXPECT_GT(faster, 1.02);
+  EXPECT_LT(faster, room(high) / room(sxm)) << "the higher clock costs energy";
+
+  // Under a lower limit every kernel runs slower than on the board that was measured.
+  GpuSpec low = sxm;
+  low.tdp = Watts(400);
+  low.power = p = *LoadPower("h100", low, TestCatalog());
+  EXPECT_EQ(p.compute, own.compute);
+  EXPECT_FALSE(p.own_rates);
+  EXPECT_LT(PowerModel(low).At({1, 0.7, 0.3}).speed, 0.8);
+  EXPECT_EQ(PowerModel(sxm).At({1, 0.7, 0.3}).speed, 1);
+
+  // A lower boost clock: a lower voltage at it, 0.5 + 0.5 x 0.9.
+  GpuSpec slow = sxm;
+  slow.boost_clock = slow.boost_clock * 0.9;
+  for (FlopsPerSecond& peak : slow.peak) peak = peak * 0.9;
+  p = *LoadPower("h100", slow, TestCatalog());
+  EXPECT_NEAR(p.compute / own.compute, 0.9 * 0.95 * 0.95, 1e-12);
+  EXPECT_NEAR(p.voltage_floor, 0.5 / 0.95, 1e-12);
+  EXPECT_NEAR(p.settled / own.settled, 0.9, 0.005) << "it settles at the same clock, but for the watts of its context";
 }
 
 TEST(PowerTest, ALimitLowersTheClockOfKernelsThatDrawMore) {
