@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstring>
 #include <numeric>
+#include <type_traits>
 
 namespace simrun {
 namespace {
@@ -40,9 +41,70 @@ std::vector<Alias> MakeAlias(std::span<const double> weights) {
   return table;
 }
 
+// What sequences have chosen, token by token, to be walked again from other places. Whoever walks sequences from start to
+// end, the next one taken at random, meets every token equally often.
+class KeptChoices {
+ public:
+  static constexpr uint32_t kEnd = 0xffffffffu;
+
+  KeptChoices(size_t layers, size_t top_k, size_t experts) : row_(layers * top_k), top_k_(top_k), narrow_(experts <= 256) {}
+
+  size_t tokens() const { return next_.size(); }
+  size_t BytesPerToken() const { return row_ * (narrow_ ? sizeof(uint8_t) : sizeof(uint16_t)); }
+  // The token behind `token` of the same sequence, or kEnd.
+  uint32_t Next(uint32_t token) const { return next_[token]; }
+  std::span<const uint32_t> starts() const { return starts_; }  // the first tokens of sequences
+
+  // Makes room for one token of each of `n` sequences, the first ones those of the call before.
+  void Add(size_t n) {
+    first_ = tokens();
+    next_.resize(first_ + n, kEnd);
+    for (size_t i = 0; i < n; ++i) {
+      const uint32_t token = static_cast<uint32_t>(first_ + i);
+      if (i < last_) {
+        next_[first_ - last_ + i] = token;
+      } else {
+        starts_.push_back(token);
+      }
+    }
+    narrow_ ? bytes_.resize((first_ + n) * row_) : words_.resize((first_ + n) * row_);
+    last_ = n;
+  }
+  // The choices of these tokens in a layer.
+  void Keep(size_t layer, const uint16_t* choices) {
+    const auto copy = [&](auto* all) {
+      for (size_t i = 0; i < last_; ++i) {
+        for (size_t j = 0; j < top_k_; ++j) {
+          all[(first_ + i) * row_ + layer * top_k_ + j] = static_cast<std::remove_pointer_t<decltype(all)>>(choices[i * top_k_ + j]);
+        }
+      }
+    };
+    narrow_ ? copy(bytes_.data()) : copy(words_.data());
+  }
+  // Counts the first `draws` choices of each token.
+  void Count(size_t layer, std::span<const uint32_t> tokens, size_t draws, uint32_t* counts) const {
+    const auto count = [&](const auto* all, auto n) {
+      for (const uint32_t token : tokens) {
+        const auto* const choice = all + token * row_ + layer * top_k_;
+        for (size_t j = 0; j < n; ++j) ++counts[choice[j]];
+      }
+    };
+    if (!narrow_) return count(words_.data(), draws);
+    if (draws == 8) return count(bytes_.data(), std::integral_constant<size_t, 8>());  // without a loop
+    count(bytes_.data(), draws);
+  }
+
+ private:
+  size_t row_, top_k_, first_ = 0, last_ = 0;
+  bool narrow_;
+  std::vector<uint8_t> bytes_;    // [token][layer][top_k], or
+  std::vector<uint16_t> words_;
+  std::vector<uint32_t> next_, starts_;
+};
+
 class LawRouter final : public ExpertRouter {
  public:
-  LawRouter(const RoutingLaw& law, Rng rng)
+  LawRouter(const RoutingLaw& law, Rng rng, size_t kept_bytes)
       : top_k_(static_cast<size_t>(law.top_k)),
         repeat_(Limit(law.repeat)),
         follow_(Limit(law.repeat + law.affinity)),
@@ -73,6 +135,8 @@ class LawRouter final : public ExpertRouter {
     identity_.resize(experts_);
     std::iota(identity_.begin(), identity_.end(), uint16_t{0});
     memory_.resize(layers_.size());
+    kept_ = std::make_shared<KeptChoices>(layers_.size(), top_k_, experts_);
+    enough_ = kept_bytes / std::max<size_t>(1, kept_->BytesPerToken());
     // A token cannot avoid what it has chosen when every expert with a share is chosen already.
     for (LayerLaw& layer : layers_) {
       size_t possible = 0;
@@ -89,6 +153,19 @@ class LawRouter final : public ExpertRouter {
     prefill_ = static_cast<size_t>(prefill);
     prefill_drawn_ = prefill * static_cast<int64_t>(top_k_) <= kDrawnChoices * static_cast<int64_t>(experts_);
     decodes_drawn_ = decodes_ <= kMaxSlots;
+    if (!walking_ && kept_->tokens() >= std::max(enough_, kLeastSteps * decodes_)) {
+      walking_ = true;
+      for (std::vector<uint16_t>& memory : memory_) std::vector<uint16_t>().swap(memory);
+    }
+    if (walking_) {
+      const size_t before = at_.size();
+      at_.resize(decodes_drawn_ ? decodes_ : 0);
+      for (size_t i = 0; i < at_.size(); ++i) at_[i] = i < before ? After(at_[i]) : Anywhere();
+      prompt_at_.resize(prefill_drawn_ ? prefill_ : 0);
+      for (size_t i = 0; i < prompt_at_.size(); ++i) prompt_at_[i] = i == 0 ? Anywhere() : After(prompt_at_[i - 1]);
+      return;
+    }
+    kept_->Add(decodes_drawn_ ? decodes_ : 0);
     const size_t drawn = (decodes_drawn_ ? decodes_ : 0) + (prefill_drawn_ ? prefill_ : 0);
     if (choices_.size() < drawn * top_k_) choices_.resize(drawn * top_k_);
     first_ = true;
@@ -97,12 +174,20 @@ class LawRouter final : public ExpertRouter {
   std::span<const uint32_t> Layer(int l) override {
     const LayerLaw& layer = layers_[static_cast<size_t>(l)];
     std::fill(counts_.begin(), counts_.end(), 0u);
+    if (walking_) {
+      kept_->Count(static_cast<size_t>(l), at_, layer.draws, counts_.data());
+      kept_->Count(static_cast<size_t>(l), prompt_at_, layer.draws, counts_.data());
+      if (!decodes_drawn_) Aggregate(layer, decodes_, 1);
+      if (!prefill_drawn_) Aggregate(layer, prefill_, spread_);
+      return counts_;
+    }
     const int16_t follow = first_ || layer.partner.empty() ? repeat_ : follow_;
     first_ = false;
     if (decodes_drawn_) {
       std::vector<uint16_t>& memory = memory_[static_cast<size_t>(l)];
       memory.resize(decodes_ * top_k_, kNone);  // sequences that end take their memory along
       Draw(layer, follow, decodes_, false, memory.data(), choices_.data());
+      kept_->Keep(static_cast<size_t>(l), choices_.data());
     } else {
       Aggregate(layer, decodes_, 1);
     }
@@ -116,10 +201,17 @@ class LawRouter final : public ExpertRouter {
     return counts_;
   }
 
-  std::unique_ptr<ExpertRouter> Clone() const override { return std::make_unique<LawRouter>(*this); }
+  std::unique_ptr<ExpertRouter> Clone() const override {
+    auto copy = std::make_unique<LawRouter>(*this);
+    if (!walking_) copy->kept_ = std::make_shared<KeptChoices>(*kept_);  // each adds to its own
+    return copy;
+  }
 
  private:
   static constexpr size_t kMaxSlots = 4096, kLanes = 8;
+  // Choices are kept of at least so many steps: n sequences that walk over N tokens then meet at the same token rarely enough
+  // (their counts vary by 1 + n / N more than the law's), and sequences are long enough for their tokens to agree.
+  static constexpr size_t kLeastSteps = 16;
   struct LayerLaw {
     std::vector<Alias> alias;
     std::vector<double> share;
@@ -127,6 +219,12 @@ class LawRouter final : public ExpertRouter {
     std::vector<uint16_t> partner;  // of the experts of the layer before
     size_t draws = 0;
   };
+
+  uint32_t Anywhere() { return static_cast<uint32_t>(rng_.Below(kept_->tokens())); }
+  uint32_t After(uint32_t token) {
+    const uint32_t next = kept_->Next(token);
+    return next != KeptChoices::kEnd ? next : kept_->starts()[rng_.Below(kept_->starts().size())];
+  }
 
   // What 15 random bits do not exceed with probability p; -1 for never.
   static int16_t Limit(double p) { return static_cast<int16_t>(std::clamp(p, 0.0, 1.0) * 32768 - 1); }
@@ -292,6 +390,11 @@ class LawRouter final : public ExpertRouter {
   std::vector<uint16_t> kinds_, remembered_, fresh_, candidates_;
   size_t decodes_ = 0, prefill_ = 0;
   bool decodes_drawn_ = true, prefill_drawn_ = true, first_ = true;
+  // Choices are drawn and kept until there are enough; from then on sequences and prompts walk over those.
+  std::shared_ptr<KeptChoices> kept_;  // shared by copies once nothing is added
+  size_t enough_ = 0;                  // tokens
+  bool walking_ = false;
+  std::vector<uint32_t> at_, prompt_at_;  // the token of each sequence, and those of the prompt
 };
 
 class RecordedRouter final : public ExpertRouter {
@@ -349,8 +452,8 @@ class RecordedRouter final : public ExpertRouter {
 
 }  // namespace
 
-std::unique_ptr<ExpertRouter> MakeLawRouter(const RoutingLaw& law, Rng rng) {
-  return std::make_unique<LawRouter>(law, rng);
+std::unique_ptr<ExpertRouter> MakeLawRouter(const RoutingLaw& law, Rng rng, size_t kept_bytes) {
+  return std::make_unique<LawRouter>(law, rng, kept_bytes);
 }
 
 std::unique_ptr<ExpertRouter> MakeRecordedRouter(std::shared_ptr<const ExpertRecording> recording, Rng rng) {

@@ -18,6 +18,7 @@
 // distance), and that two layers' partners differ in popularity.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <span>
@@ -52,7 +53,10 @@ struct RoutingLaw {
 // Counts of more than kDrawnChoices choices per expert are not drawn token by token: each is Poisson or normal with the
 // law's mean and variance, and they are made to add up.
 inline constexpr int64_t kDrawnChoices = 8;
-std::unique_ptr<ExpertRouter> MakeLawRouter(const RoutingLaw& law, Rng rng);
+// The choices of sequences are kept as they are drawn, a byte each (two of more than 256 experts). Once they fill
+// `kept_bytes`, and 16 steps, nothing more is drawn: sequences and prompts walk over the kept ones from random places.
+inline constexpr size_t kKeptChoiceBytes = size_t{8} << 20;
+std::unique_ptr<ExpertRouter> MakeLawRouter(const RoutingLaw& law, Rng rng, size_t kept_bytes = kKeptChoiceBytes);
 
 // Popularities of `layers` layers, each summing to top_k, none above 0.98 (unless too few
 // experts are left).
