@@ -81,6 +81,12 @@ class KeptChoices {
     };
     narrow_ ? copy(bytes_.data()) : copy(words_.data());
   }
+  // Asks the memory for a token's choices.
+  void Fetch(uint32_t token) const {
+    const char* const first = narrow_ ? reinterpret_cast<const char*>(bytes_.data()) : reinterpret_cast<const char*>(words_.data());
+    const size_t bytes = BytesPerToken();
+    for (size_t i = 0; i < bytes; i += 64) __builtin_prefetch(first + token * bytes + i, 0, 2);
+  }
   // Counts the first `draws` choices of each token.
   void Count(size_t layer, std::span<const uint32_t> tokens, size_t draws, uint32_t* counts) const {
     const auto count = [&](const auto* all, auto n) {
@@ -163,6 +169,7 @@ class LawRouter final : public ExpertRouter {
       for (size_t i = 0; i < at_.size(); ++i) at_[i] = i < before ? After(at_[i]) : Anywhere();
       prompt_at_.resize(prefill_drawn_ ? prefill_ : 0);
       for (size_t i = 0; i < prompt_at_.size(); ++i) prompt_at_[i] = i == 0 ? Anywhere() : After(prompt_at_[i - 1]);
+      for (const uint32_t token : at_) kept_->Fetch(token);
       return;
     }
     kept_->Add(decodes_drawn_ ? decodes_ : 0);
