@@ -1,5 +1,6 @@
 #include "calibration/cases.h"
 
+#include <cmath>
 #include <fstream>
 
 #include <gmock/gmock.h>
@@ -11,6 +12,7 @@
 #include "sim/resolved.h"
 #include "sim/simulation.h"
 #include "tests/support/cases.h"
+#include "workload/distributions.h"
 
 namespace simrun {
 namespace {
@@ -251,6 +253,28 @@ TEST(PredictedValue, FollowsEachDefinition) {
   r.throughput.requests_per_s = 1;
   r.throughput.output_tokens_per_s = 50;
   EXPECT_DOUBLE_EQ(*value("throughput_out", "mean", "tok/s"), 8 / 2.0 * 50);
+}
+
+// A chat whose mean lengths alone are published: half of the prompts are at most mean x exp(-sigma^2 / 2) long, 71 of 256
+// tokens with sigma 1.6; multiple-choice questions are alike.
+TEST(ScenarioOfCase, PromptsOfChatsAreShortAndSometimesLong) {
+  MeasuredCase c = StaticBatchCase("llama-3.1-8b", "bf16", 64, 100, 350);
+  c.load_kind = "saturated_batch";
+  c.engine_version = "0.11.1";
+  c.isl.reset();
+  const auto input = [&](const char* task) {
+    c.values.assign(1, {"itl", "p50", "ms", "online-saturated", 20.0, {{"task", task}, {"osl_kind", "mean"}}});
+    const auto made = ScenarioOfCase(c, "", BuiltIn());
+    EXPECT_TRUE(made.ok()) << made.status();
+    return *made->scenario.config().workload.input_tokens;
+  };
+  const auto chat = input("lm-arena-chat");
+  ASSERT_TRUE(chat.lognormal.has_value());
+  const auto law = SolveLognormal(*chat.lognormal);
+  ASSERT_TRUE(law.ok()) << law.status();
+  EXPECT_NEAR(law->Mean(), 256, 1);
+  EXPECT_NEAR(law->Cdf(256 * std::exp(-1.6 * 1.6 / 2)), 0.5, 0.02);   // cut at the model's context
+  EXPECT_EQ(input("gpqa").fixed, 256);
 }
 
 TEST(Summarize, MediansBiasWorstAndMissing) {
