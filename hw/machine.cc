@@ -93,7 +93,7 @@ struct PowerBoard {
 struct PowerEntry {
   std::vector<std::string> aliases;
   std::string description, provenance, rates = "own";
-  Sourced<Watts> tdp, idle_power, active, compute, memory, link, settled;
+  Sourced<Watts> tdp, idle_power, active, compute, memory, link, settled, settled_narrow;
   Sourced<Seconds> ramp;
   Sourced<double> attention, ceiling, voltage_floor, dram_share;
   std::optional<PowerBoard> board;
@@ -114,6 +114,7 @@ struct PowerEntry {
     v.Field("compute", compute, {.help = "above that at the datasheet FLOP/s", .required = true});
     v.Field("memory", memory, {.help = "above that at the datasheet bytes/s", .required = true});
     v.Field("settled", settled, {.help = "as compute, at the clock that the board settles at under long work; 0: not known"});
+    v.Field("settled_narrow", settled_narrow, {.help = "settled, of operands of 8 bits and fewer at their datasheet FLOP/s; 0: the same"});
     v.Field("attention", attention, {.help = "compute and memory watts of attention kernels, times", .required = true});
     v.Field("link", link, {.help = "above that while GPUs exchange data", .required = true});
     v.Field("ramp", ramp, {.help = "kernels as short as this draw half", .required = true});
@@ -431,7 +432,7 @@ void ScaleToBoard(const PowerBoard& from, double p_room, const GpuSpec& gpu, Pow
   // that this limit allows, long work too.
   if (room / p->compute.value() < (1 - 1e-3) * p_room / compute) {
     p->own_rates = false;
-    p->settled = Watts(0);
+    p->settled = p->settled_narrow = Watts(0);
     return;
   }
   if (p->settled.value() <= 0 || floor >= 1) return;
@@ -443,7 +444,9 @@ void ScaleToBoard(const PowerBoard& from, double p_room, const GpuSpec& gpu, Pow
     const double f = 0.5 * (low + high);
     (compute * peak * f / clock * volts(f) * volts(f) < filled * room ? low : high) = f;
   }
-  p->settled = Watts(compute * peak * volts(high) * volts(high));
+  const Watts settled = Watts(compute * peak * volts(high) * volts(high));
+  p->settled_narrow = p->settled_narrow * (settled / p->settled);
+  p->settled = settled;
 }
 
 }  // namespace
@@ -469,6 +472,7 @@ absl::StatusOr<PowerSpec> LoadPower(std::string_view name, const GpuSpec& gpu, c
   p.memory = entry.memory.value;
   p.link = entry.link.value;
   p.settled = entry.settled.value;
+  p.settled_narrow = entry.settled_narrow.value;
   p.ramp = entry.ramp.value;
   p.attention = entry.attention.value;
   p.ceiling = entry.ceiling.value;
@@ -487,7 +491,7 @@ absl::StatusOr<PowerSpec> LoadPower(std::string_view name, const GpuSpec& gpu, c
     }
   } else if (gpu.tdp != entry.tdp.value || gpu.idle_power != entry.idle_power.value) {
     const double scale = (gpu.tdp - gpu.idle_power) / (entry.tdp.value - entry.idle_power.value);
-    for (Watts* w : {&p.active, &p.compute, &p.memory, &p.link, &p.settled}) *w = *w * scale;
+    for (Watts* w : {&p.active, &p.compute, &p.memory, &p.link, &p.settled, &p.settled_narrow}) *w = *w * scale;
     p.provenance = std::max(p.provenance, Provenance::kTransferred);
     p.source += fmt::format(", scaled from {} to {} above idle", Human(entry.tdp.value - entry.idle_power.value),
                             Human(gpu.tdp - gpu.idle_power));

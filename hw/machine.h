@@ -43,6 +43,7 @@ struct PowerSpec {
   double voltage_floor = 0.5;  // core voltage at the lowest clock, extrapolated to 0, over that at boost
   double dram_share = 0.4;     // of the memory watts that does not fall with the core voltage
   Watts settled{0};            // as `compute`, at the clock and voltage the board settles at under long work; 0: not known
+  Watts settled_narrow{0};     // the same of operands of 8 bits and fewer, at their datasheet FLOP/s; 0: as settled
   bool own_rates = true;       // operator times were measured under this board's power limit
   Provenance provenance = Provenance::kAssumed;
   std::string source;

@@ -421,9 +421,9 @@ OpTime OperatorCosts::Finish(const Term& term, Provenance label) const {
   out.bound[static_cast<size_t>(Bound::kSerial)] = d * scale * factor;
   out.bound[static_cast<size_t>(Bound::kLaunch)] = t0 * factor;
   out.seconds = seconds * factor;
-  if (!options_.benchmark && term.compute >= term.memory) {
+  if (!options_.benchmark && !term.lasting && term.compute >= term.memory) {
     // The clock that a burst was timed at does not last. What memory bounds does not wait for the clock.
-    const double lasting = power_.SettledSeconds({out.seconds, compute, memory}) / power.speed / options_.time_factor;
+    const double lasting = power_.SettledSeconds({out.seconds, compute, memory, false, term.narrow}) / power.speed / options_.time_factor;
     if (lasting > out.seconds) {
       out.bound[static_cast<size_t>(Bound::kCompute)] += lasting - out.seconds;
       out.seconds = lasting;
@@ -467,6 +467,8 @@ OperatorCosts::Term OperatorCosts::GemmTerm(const Operator& op, const OperatorPa
   term.t0 = p.t0.value();
   term.flops = 2 * m * n * k;
   term.peak = Peak(compute);
+  term.narrow = BitsPerElement(compute) <= 8;
+  term.lasting = p.lasting;
   term.compute = term.flops / (term.peak * Capped(p.ec) * efficiency);
   if (machine_.cpu_only && machine_.host.lut_rate > 0 && m <= machine_.host.lut_rows && weight_bytes < 2) {
     const double tables = n * k / kLutWeights, lookups = tables * (kLutEntries + m * BitsPerElement(op.weights));
@@ -515,6 +517,8 @@ OperatorCosts::Term OperatorCosts::MoeTerm(const Operator& op, const OperatorPar
   term.q = p.q;
   term.t0 = p.t0.value();
   term.peak = Peak(compute);
+  term.narrow = BitsPerElement(compute) <= 8;
+  term.lasting = p.lasting;
   term.flops = 2 * matrices * h * inner * rows;
   term.compute = 2 * matrices * h * inner * (rows * imbalance + active * p.bm) * (1 + p.kh / inner) /
                  (term.peak * Capped(p.ec) * efficiency);

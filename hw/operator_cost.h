@@ -277,6 +277,8 @@ class OperatorCosts {
     double t0 = 0, compute = 0, memory = 0, serial = 0;
     double extra = 0;  // further seconds of memory traffic that do not overlap
     int q = 2;
+    bool narrow = false;                    // operands of 8 bits and fewer
+    bool lasting = false;                   // OperatorParams::lasting
     double flops = 0, bytes = 0, peak = 0;  // for power, and the floor no correction goes below
     double factor = 1;                      // residual correction
   };

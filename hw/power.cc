@@ -22,6 +22,7 @@ PowerModel::PowerModel(const GpuSpec& gpu, std::optional<Watts> limit, std::opti
   link_ = std::min(link_, room_);
   if (ceiling_room > 0 && spec_.settled.value() > 0) {
     settled_ = spec_.settled.value() / ceiling_room;
+    settled_narrow_ = spec_.settled_narrow.value() > 0 ? spec_.settled_narrow.value() / ceiling_room : settled_;
     settled_memory_ = memory_ * MemoryShare(std::min(1.0, spec_.settled.value() / compute_)) / ceiling_room;
   }
 }

@@ -18,7 +18,7 @@
 // kernel takes at least as long as its operations take at the watts that the board's ceiling leaves for them:
 //     t >= duty a (ps uc + pm' um) t / (ceiling x TDP - idle - active)
 // ps (PowerSpec::settled): compute watts at the datasheet FLOP/s, at the clock and voltage that long work settles at;
-// pm': the memory watts at that voltage.
+// pm': the memory watts at that voltage. Of 8-bit operands a datasheet FLOP/s may take other watts (settled_narrow).
 #pragma once
 
 #include <algorithm>
@@ -41,6 +41,7 @@ class PowerModel {
   struct Work {
     double seconds = 0, compute = 0, memory = 0;
     bool attention = false;
+    bool narrow = false;   // operands of 8 bits and fewer
   };
   // What a kernel runs at under the limit and the locked clock: speed over the one it was measured at (compute, serial
   // and launch time grow by 1 / speed), and the watts of its compute and memory part, per unit of utilisation.
@@ -58,7 +59,7 @@ class PowerModel {
 
   // Seconds that the board's ceiling alone makes a kernel take in long work; 0: not known for this board.
   double SettledSeconds(const Work& work) const {
-    return Duty(work.seconds) * (work.attention ? spec_.attention : 1) * (work.compute * settled_ + work.memory * settled_memory_);
+    return Duty(work.seconds) * (work.attention ? spec_.attention : 1) * (work.compute * (work.narrow ? settled_narrow_ : settled_) + work.memory * settled_memory_);
   }
 
   // Watts above idle while the engine works.
@@ -91,7 +92,7 @@ class PowerModel {
   double idle_ = 0, tdp_ = 0, limit_ = 0, lock_ = 1;
   double active_ = 0, compute_ = 0, memory_ = 0, link_ = 0, ramp_ = 0;   // link and active at the locked clock
   double measured_room_ = 0, room_ = 0;   // above idle and active: at the board's ceiling; at the limit's
-  double settled_ = 0, settled_memory_ = 0;   // seconds under the ceiling per second at the datasheet rates; 0: not known
+  double settled_ = 0, settled_narrow_ = 0, settled_memory_ = 0;   // seconds under the ceiling per second at the datasheet rates; 0: not known
 };
 
 }  // namespace simrun

@@ -170,6 +170,12 @@ TEST(PowerTest, LongWorkTakesWhatTheCeilingLeavesForIt) {
   EXPECT_NEAR(seconds, watts / room / (1 + kRamp), 1e-9);
   // A kernel as short as the ramp draws half.
   EXPECT_NEAR(PowerModel(board).SettledSeconds({kRamp, 0.8 * kRamp, 0.3 * kRamp}), kRamp * watts / room / 2, 1e-9 * kRamp);
+  // Operands of 8 bits at watts of their own, where they are known.
+  const PowerModel::Work narrow{1, 0.8, 0.3, false, true};
+  EXPECT_EQ(PowerModel(board).SettledSeconds(narrow), seconds);
+  board.power.settled_narrow = Watts(500);
+  EXPECT_NEAR(PowerModel(board).SettledSeconds(narrow), (watts + 50 * 0.8) / room / (1 + kRamp), 1e-9);
+  EXPECT_EQ(PowerModel(board).SettledSeconds(work), seconds);
 }
 
 }  // namespace
