@@ -483,7 +483,7 @@ absl::StatusOr<PowerSpec> LoadPower(std::string_view name, const GpuSpec& gpu, c
   p.source = entry.description;
   if (entry.board) {
     const bool same = entry.board->memory_bandwidth.value == gpu.memory_bandwidth && entry.tdp.value == gpu.tdp &&
-                      entry.board->boost_clock.value == gpu.boost_clock;
+                      entry.board->boost_clock.value == gpu.boost_clock && entry.idle_power.value == gpu.idle_power;
     ScaleToBoard(*entry.board, (entry.tdp.value * p.ceiling - entry.idle_power.value - p.active).value(), gpu, &p);
     if (!same) {
       p.provenance = std::max(p.provenance, Provenance::kTransferred);

@@ -238,8 +238,8 @@ Machine BuildMachine(const HardwareConfig& config, const Catalog& catalog, const
 // A number in an entry is a map {value, source, confidence} or, in a user's own file, the bare value.
 absl::StatusOr<GpuSpec> LoadGpu(std::string_view name, const Catalog& catalog);
 absl::StatusOr<CpuSpec> LoadCpu(std::string_view name, const Catalog& catalog);
-// The power entry of this name, scaled from the board it was fitted on to one of `tdp` and `idle`.
-// Of the entry `name`, scaled to `gpu`, whose own power is not read.
+// The power entry of this name, scaled from the board it was fitted on to `gpu`, whose limits, rates and clock are read:
+// by those where the entry states its board's, else by TDP - idle.
 absl::StatusOr<PowerSpec> LoadPower(std::string_view name, const GpuSpec& gpu, const Catalog& catalog);
 absl::StatusOr<LinkSpec> LoadLink(std::string_view name, const Catalog& catalog);
 // The whole content of hw/catalog/nodes/<name>.yaml.

@@ -70,6 +70,7 @@ TEST(PowerTest, ADieKeepsTheEnergyOfItsOperations) {
   EXPECT_EQ(sxm.power.provenance, Provenance::kCalibrated);
   const PowerSpec own = *LoadPower("h100", sxm, TestCatalog());
   EXPECT_NEAR(own.settled.value(), 790, 1e-6) << "the board itself settles where it was measured";
+  EXPECT_EQ(LoadGpu("h800-sxm-80gb", TestCatalog())->power.provenance, Provenance::kTransferred);
 
   // Half the units and three quarters of the bandwidth at the same clock and limits: watts at the full rates follow, and
   // its long work, which fills less of the board, is never held back.

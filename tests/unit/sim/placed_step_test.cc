@@ -193,7 +193,7 @@ engine: {profile: ideal}
 scheduler: {max_num_seqs: 16, max_model_len: 4096, max_num_batched_tokens: 2048}
 workload: {static_batch: 8, input_tokens: 100, output_tokens: 20}
 )";
-  for (const std::string& experts : {"{}", "static", "{policy: hybrid, cache: lru}"}) {
+  for (const char* experts : {"{}", "static", "{policy: hybrid, cache: lru}"}) {
     Model lone(ScenarioOf(on_cpu, {{"scheduler.experts", experts}}));
     auto shared_plan = two;
     shared_plan.push_back({"scheduler.experts", experts});
