@@ -92,7 +92,7 @@ struct PowerBoard {
 
 struct PowerEntry {
   std::vector<std::string> aliases;
-  std::string description, provenance, rates = "own";
+  std::string description, provenance;
   Sourced<Watts> tdp, idle_power, active, compute, memory, link, settled, settled_narrow;
   Sourced<Seconds> ramp;
   Sourced<double> attention, ceiling, voltage_floor, dram_share;
@@ -105,8 +105,6 @@ struct PowerEntry {
             {.help = "how it was found", .required = true, .choices = [] {
                return std::vector<std::string>{"measured", "calibrated", "transferred", "datasheet", "assumed"};
              }});
-    v.Field("rates", rates, {.help = "own: operator times were measured under this board's power limit; other: not",
-                             .choices = [] { return std::vector<std::string>{"own", "other"}; }});
     v.Field("tdp", tdp, {.help = "of the board it was fitted on", .required = true});
     v.Field("idle_power", idle_power, {.help = "of the board it was fitted on", .required = true});
     v.Field("board", board, {.help = "the board it was fitted on: another one with its die scales by these; without: by TDP - idle"});
@@ -418,14 +416,14 @@ namespace {
 // `p`, of the board that `from` describes, for another board with the same kind of die: a FLOP and a byte cost the same
 // energy at the same core voltage. `room`, `p_room`: watts above idle and active of that board and of p's at the ceiling.
 void ScaleToBoard(const PowerBoard& from, double p_room, const GpuSpec& gpu, PowerSpec* p) {
-  const double peak = std::max(gpu.peak[static_cast<int>(DType::kBf16)], gpu.peak[static_cast<int>(DType::kFp16)]) / from.peak.value;
+  const double peak = gpu.Peak16() / from.peak.value;
   const double clock = gpu.boost_clock.value() > 0 ? gpu.boost_clock / from.boost_clock.value : 1;
   const double floor = p->voltage_floor, compute = p->compute.value();
-  const auto volts = [floor](double f) { return floor + (1 - floor) * f; };
+  const auto volts = [spec = *p](double f) { return spec.Volts(f); };   // of the board it was fitted on
   const double v2 = volts(clock) * volts(clock);
   p->active = p->active * (clock * v2);
   p->compute = p->compute * (peak * v2);
-  p->memory = p->memory * ((gpu.memory_bandwidth / from.memory_bandwidth.value) * (p->dram_share + (1 - p->dram_share) * v2));
+  p->memory = p->memory * ((gpu.memory_bandwidth / from.memory_bandwidth.value) * p->MemoryShare(v2));
   p->voltage_floor = floor / volts(clock);
   const double room = p->ceiling * gpu.tdp.value() - gpu.idle_power.value() - p->active.value();
   // Kernels were measured on a board whose limit holds the same work back less: every one of them is slowed to the clock
@@ -478,7 +476,6 @@ absl::StatusOr<PowerSpec> LoadPower(std::string_view name, const GpuSpec& gpu, c
   p.ceiling = entry.ceiling.value;
   p.voltage_floor = entry.voltage_floor.value;
   p.dram_share = entry.dram_share.value;
-  p.own_rates = entry.rates == "own";
   p.provenance = ParseProvenance(entry.provenance);
   p.source = entry.description;
   if (entry.board) {
@@ -801,8 +798,7 @@ Machine BuildMachine(const HardwareConfig& config, const Catalog& catalog, const
     m.gpu.memory_bandwidth = *config.memory_bandwidth;
   }
   if (config.peak_flops) {
-    FlopsPerSecond reference = gpu->peak[static_cast<int>(DType::kBf16)];
-    if (!(reference > FlopsPerSecond(0))) reference = gpu->peak[static_cast<int>(DType::kFp16)];
+    const FlopsPerSecond reference = gpu->Peak16();
     if (!(reference > FlopsPerSecond(0))) {
       fail("hardware.peak_flops", fmt::format("{} has no 16-bit rate to scale", gpu->name));
       return m;

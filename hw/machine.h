@@ -44,9 +44,14 @@ struct PowerSpec {
   double dram_share = 0.4;     // of the memory watts that does not fall with the core voltage
   Watts settled{0};            // as `compute`, at the clock and voltage the board settles at under long work; 0: not known
   Watts settled_narrow{0};     // the same of operands of 8 bits and fewer, at their datasheet FLOP/s; 0: as settled
-  bool own_rates = true;       // operator times were measured under this board's power limit
+  bool own_rates = true;       // operator times were measured under a limit that held the same work back as much
   Provenance provenance = Provenance::kAssumed;
   std::string source;
+
+  // Core voltage at a clock, both over those at boost.
+  double Volts(double clock) const { return voltage_floor + (1 - voltage_floor) * clock; }
+  // Memory watts at a squared voltage over those at boost.
+  double MemoryShare(double v2) const { return dram_share + (1 - dram_share) * v2; }
 };
 
 // hw/catalog/gpus/<name>.yaml
@@ -80,6 +85,12 @@ struct GpuSpec {
   // kCalibrated: fitted on this very device; kTransferred: on another one of its architecture; kDatasheet: none.
   Provenance operators_provenance = Provenance::kDatasheet;
   Provenance figures = Provenance::kDatasheet;  // kAssumed when a peak, the bandwidth or the memory is an estimate
+
+  // The dense rate of bf16, else of fp16; 0: neither.
+  FlopsPerSecond Peak16() const {
+    const FlopsPerSecond bf16 = peak[static_cast<size_t>(DType::kBf16)];
+    return bf16 > FlopsPerSecond(0) ? bf16 : peak[static_cast<size_t>(DType::kFp16)];
+  }
 };
 
 // hw/catalog/cpus/<name>.yaml

@@ -9,10 +9,10 @@ PowerModel::PowerModel(const GpuSpec& gpu, std::optional<Watts> limit, std::opti
   if (clock.has_value() && gpu.boost_clock.value() > 0) {
     lock_ = std::clamp(*clock / gpu.boost_clock, kMinClock, 1.0);
   }
-  const double v2 = Volts(lock_) * Volts(lock_);
+  const double v2 = spec_.Volts(lock_) * spec_.Volts(lock_);
   const double active = spec_.active.value();
   active_ = std::min(active * lock_ * v2, std::max(0.0, limit_ - idle_));
-  link_ = spec_.link.value() * MemoryShare(v2);
+  link_ = spec_.link.value() * spec_.MemoryShare(v2);
   compute_ = spec_.compute.value();
   memory_ = spec_.memory.value();
   ramp_ = spec_.ramp.value();
@@ -23,7 +23,7 @@ PowerModel::PowerModel(const GpuSpec& gpu, std::optional<Watts> limit, std::opti
   if (ceiling_room > 0 && spec_.settled.value() > 0) {
     settled_ = spec_.settled.value() / ceiling_room;
     settled_narrow_ = spec_.settled_narrow.value() > 0 ? spec_.settled_narrow.value() / ceiling_room : settled_;
-    settled_memory_ = memory_ * MemoryShare(std::min(1.0, spec_.settled.value() / compute_)) / ceiling_room;
+    settled_memory_ = memory_ * spec_.MemoryShare(std::min(1.0, spec_.settled.value() / compute_)) / ceiling_room;
   }
 }
 
@@ -47,10 +47,10 @@ PowerModel::Setting PowerModel::At(const Work& work) const {
   const double measured = ClockFor(compute, memory, measured_room_, 1);
   const double clock = std::min(measured, ClockFor(compute, memory, room_, lock_));
   s.speed = clock / measured;
-  const double v2 = Volts(clock) * Volts(clock);
+  const double v2 = spec_.Volts(clock) * spec_.Volts(clock);
   // The same operations as at the measured clock, each at the energy of the new voltage.
   s.compute *= measured * v2;
-  s.memory *= MemoryShare(v2);
+  s.memory *= spec_.MemoryShare(v2);
   return s;
 }
 

@@ -78,13 +78,11 @@ class PowerModel {
   static constexpr double kTiny = 1e-30, kUnlimited = 1e30;
   // Of what kernels draw at full power: those of `seconds` altogether, `launches` of them.
   double Duty(double seconds, double launches = 1) const { return seconds / (seconds + ramp_ * launches + kTiny); }
-  double Volts(double clock) const { return spec_.voltage_floor + (1 - spec_.voltage_floor) * clock; }
   // Watts of the two parts at full clock, and what they draw at a clock.
   double Draw(double compute, double memory, double clock) const {
-    const double v2 = Volts(clock) * Volts(clock);
-    return compute * clock * v2 + memory * MemoryShare(v2);
+    const double v2 = spec_.Volts(clock) * spec_.Volts(clock);
+    return compute * clock * v2 + memory * spec_.MemoryShare(v2);
   }
-  double MemoryShare(double v2) const { return spec_.dram_share + (1 - spec_.dram_share) * v2; }
   // The highest clock up to `highest` at which the parts draw at most `room` watts.
   double ClockFor(double compute, double memory, double room, double highest) const;
 
