@@ -38,13 +38,15 @@ struct ClosedLoopBenchmark {
   double max_num_batched_tokens = 0;    // 0: the engine's default
   double prompt_wait_steps = 0;
   std::string kv_cache;                 // empty: the engine's default
+  std::string moe_backend;              // empty: the engine's default
 };
 
 // InferenceMAX (its README and scripts, Apache-2.0): benchmark_serving.py --request-rate inf --num-prompts $((CONC * 10))
 // --max-concurrency $CONC --random-range-ratio 0.8 on three pairs of lengths; the server runs with --max-num-seqs $CONC.
 // Its servers: TensorRT-LLM with --max_num_tokens 16384 and, for 1024/1024 on fewer than 8 GPUs, batch_wait_timeout_iters
-// 20; vLLM on H200 with --kv-cache-dtype fp8, on H100 without; SGLang with --chunked-prefill-size 32768
-// (its --mem-fraction-static 0.82 is of weights and KV cache alone, about the profile's 0.88 of everything).
+// 20; vLLM on H200 with --kv-cache-dtype fp8, on H100 without, on both with VLLM_MXFP4_USE_MARLIN=1; SGLang with
+// --chunked-prefill-size 32768 (its --mem-fraction-static 0.82 is of weights and KV cache alone, about the profile's 0.88
+// of everything).
 // Other published runs come from genai-perf or aiperf as aiconfigurator calls them (its eval and benchmark rules,
 // Apache-2.0): --request-count 10 x concurrency, standard deviation of the lengths 0; TensorRT-LLM's token budget is
 // that of the running sequences, one prompt and 500 more, in whole KV blocks of 32. The 500 are from an account of its
@@ -55,10 +57,11 @@ ClosedLoopBenchmark BenchmarkOf(const MeasuredCase& c) {
   const bool inference_max = lengths == std::pair(1024.0, 1024.0) || lengths == std::pair(1024.0, 8192.0) || lengths == std::pair(8192.0, 1024.0);
   ClosedLoopBenchmark b;
   if (stated) {
+    // Somebody's own run, whose server the flags beside it describe.
     if (const absl::StatusOr<double> ratio = ParseNumber(*stated); ratio.ok() && *ratio > 0 && *ratio <= 1) b.shortest = *ratio;
-  } else if (inference_max) {
-    b.shortest = 0.8;
+    return b;
   }
+  if (inference_max) b.shortest = 0.8;
   if (inference_max) {
     if (c.engine == "trtllm") {
       b.max_num_batched_tokens = 16384;
@@ -67,6 +70,8 @@ ClosedLoopBenchmark BenchmarkOf(const MeasuredCase& c) {
       b.max_num_batched_tokens = 32768;
     } else if (c.engine == "vllm" && c.gpu == "h200-sxm-141gb" && c.weights_dtype == "fp8") {
       b.kv_cache = "fp8";
+    } else if (c.engine == "vllm" && (c.gpu == "h100-sxm-80gb" || c.gpu == "h200-sxm-141gb") && c.weights_dtype == "mxfp4") {
+      b.moe_backend = "marlin";
     }
   } else if (c.engine == "trtllm") {
     b.max_num_batched_tokens = std::ceil((std::ceil(c.load_value / c.dp) + c.isl.value_or(0) + 500) / 32) * 32;
@@ -204,6 +209,7 @@ absl::StatusOr<CaseScenario> ScenarioOfCase(const MeasuredCase& c, const std::st
   copy("block_size", "scheduler.block_size");
   copy("kv_block_size", "scheduler.block_size");
   copy("hash_block", "workload.hash_block");
+  if (const auto kernels = c.Note("moe_backend")) set("engine.moe_backend", Text(*kernels));
   if (const auto caching = c.Note("prefix_cache")) set("scheduler.prefix_caching", YamlNode::Scalar(*caching == "1" ? "true" : "false"));
   // Offloading engines: the host, and what is kept where.
   if (const auto host = c.Note("host")) {
@@ -274,6 +280,7 @@ absl::StatusOr<CaseScenario> ScenarioOfCase(const MeasuredCase& c, const std::st
       set("scheduler.max_num_batched_tokens", Number(benchmark.max_num_batched_tokens));
     }
     if (benchmark.prompt_wait_steps > 0) set("scheduler.prompt_wait_steps", Number(benchmark.prompt_wait_steps));
+    if (!benchmark.moe_backend.empty() && !c.Note("moe_backend")) set("engine.moe_backend", Text(benchmark.moe_backend));
     if (!benchmark.kv_cache.empty() && c.kv_dtype.empty()) {
       set("plan.kv_cache", Text(benchmark.kv_cache));
       assumptions.push_back(fmt::format("KV cache format not stated: {}, as the benchmark starts its servers", benchmark.kv_cache));

@@ -151,7 +151,7 @@ std::vector<Family> MakeFamilies(const std::vector<OpRow>& rows) {
     }
     if (IsByteOp(row.op)) key.dtype.clear();
     if (row.op.rfind("deepep", 0) == 0) continue;                     // priced from other entries
-    if (row.dtype != "w4a16" && std::any_of(std::begin(kLeftOut), std::end(kLeftOut), [&](const char* f) { return row.format == f; })) continue;
+    if (!WidensInKernel(row.dtype) && std::any_of(std::begin(kLeftOut), std::end(kLeftOut), [&](const char* f) { return row.format == f; })) continue;
     if (row.format == "fp8" || row.format == "fp8_block") {
       const auto& [tensor, block] = scales[{row.op, row.backend}];
       if ((row.format == "fp8_block") != BlockScalesWin(tensor, block)) continue;
@@ -174,7 +174,7 @@ std::vector<Family> MakeFamilies(const std::vector<OpRow>& rows) {
   });
   std::map<std::tuple<std::string, std::string, std::string>, Family> families;
   for (auto& [key, g] : groups) {
-    const bool shared = (key.op == "moe" && key.dtype != "w4a16") || key.op.find("prefill") != std::string::npos || key.op.find("decode") != std::string::npos;
+    const bool shared = (key.op == "moe" && !WidensInKernel(key.dtype)) || key.op.find("prefill") != std::string::npos || key.op.find("decode") != std::string::npos;
     if (IsSmoothedTogether(key.op)) {
       families[{key.op == "custom_all_reduce" || key.op == "all_to_all" ? key.op : "collectives", "", ""}].push_back(std::move(g));
     } else {

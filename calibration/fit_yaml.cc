@@ -78,6 +78,7 @@ std::string Entry(const OperatorParams& p) {
   if (p.backend != normal.backend) add("backend", p.backend.empty() ? "\"\"" : p.backend);
   add("q", fmt::format("{}", p.q));
   time("t0", p.t0);
+  time("t0_ep", p.t0_ep);
   number("ec", p.ec, 1);
   number("em", p.em, 1);
   time("d", p.d);
@@ -90,6 +91,7 @@ std::string Entry(const OperatorParams& p) {
   number("r2", p.r2, 0);
   number("kh", p.kh, 0);
   number("others", p.others, 1);
+  if (p.own_rows) add("own_rows", "true");
   time("a", p.a);
   time("b", p.b);
   number("eb", p.eb, 1);

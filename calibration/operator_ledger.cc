@@ -26,6 +26,9 @@ bool IsCollectiveEntry(const OpRow& row) {
   }
 }
 
+// EngineProfile::moe_backend of the kernels that a row was measured with.
+std::string MoeBackendOf(const OpRow& row) { return row.dtype == "mxfp4a16" ? "triton" : "marlin"; }
+
 // Bytes every rank puts on the wire.
 double WireBytes(const OpRow& row) {
   const double n = row.path.ranks, others = (n - 1) / std::max(1.0, n);
@@ -97,16 +100,17 @@ absl::StatusOr<OperatorPricer> OperatorPricer::Create(const Machine& machine, st
   pricer.machine_ = machine;
   pricer.backend_ = backend;
   for (const OpRow& row : rows) {
-    const std::string wanted = pricer.Wanted(row, *params);
+    const std::string wanted = pricer.Wanted(row, *params), experts = MoeBackendOf(row);
     const bool known = std::any_of(pricer.costs_.begin(), pricer.costs_.end(), [&](const Kernels& k) {
-      return k.backend == wanted && k.cold == row.cold;
+      return k.backend == wanted && k.cold == row.cold && k.moe_backend == experts;
     });
     if (known) continue;
     OperatorCostOptions options;
     options.backend = wanted;
+    options.moe_backend = experts;
     options.benchmark = !row.cold;
     SIMRUN_ASSIGN_OR_RETURN(OperatorCosts costs, OperatorCosts::Create(machine, params, options));
-    pricer.costs_.push_back({wanted, row.cold, std::move(costs)});
+    pricer.costs_.push_back({wanted, row.cold, experts, std::move(costs)});
   }
   pricer.params_ = std::move(params);
   return pricer;
@@ -128,9 +132,9 @@ std::string OperatorPricer::Wanted(const OpRow& row, const OperatorParamSet& par
 
 const OperatorCosts& OperatorPricer::CostsFor(const OpRow& row) const {
   if (costs_.size() == 1) return costs_.front().costs;
-  const std::string wanted = Wanted(row, *params_);
+  const std::string wanted = Wanted(row, *params_), experts = MoeBackendOf(row);
   for (const Kernels& k : costs_) {
-    if (k.backend == wanted && k.cold == row.cold) return k.costs;
+    if (k.backend == wanted && k.cold == row.cold && k.moe_backend == experts) return k.costs;
   }
   return costs_.front().costs;
 }

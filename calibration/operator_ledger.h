@@ -46,6 +46,7 @@ class OperatorPricer {
   struct Kernels {
     std::string backend;
     bool cold = false;
+    std::string moe_backend;
     OperatorCosts costs;
   };
   std::vector<Kernels> costs_;

@@ -209,8 +209,10 @@ using LoadKey = std::tuple<int64_t, int64_t, int64_t, int, double, bool>;
 void ReadMoe(Cells& cells, std::map<LoadKey, RankLoad>* loads, OpRow* row) {
   SetFormat(cells, row);
   row->op = "moe";
-  // Marlin widens 4-bit weights inside its own kernel; other kernels are few and differ from it.
-  if (cells.Has("kernel") && cells.Text("kernel") == "marlin") row->dtype = "w4a16";
+  // Kernels that widen 4-bit weights themselves. Others are few.
+  const std::string kernel = cells.Has("kernel") ? cells.Text("kernel") : "";
+  if (kernel == "marlin") row->dtype = "w4a16";
+  if (kernel == "oai_triton" && row->format == "w4a16_mxfp4") row->dtype = "mxfp4a16";
   Operator& op = row->work;
   op.kind = OpKind::kMoe;
   op.tokens = cells.Count("tokens");

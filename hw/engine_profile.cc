@@ -12,6 +12,8 @@ void Replace(const std::optional<T>& given, U* value) {
 
 }  // namespace
 
+std::vector<std::string> MoeBackendNames() { return {"marlin", "triton"}; }
+
 absl::StatusOr<EngineProfile> LoadEngineProfile(std::string_view name, const Catalog& catalog) {
   SIMRUN_ASSIGN_OR_RETURN(std::string canonical, catalog.Resolve("engines", name));
   SIMRUN_ASSIGN_OR_RETURN(YamlNode node, catalog.Load("engines", canonical));
@@ -31,6 +33,7 @@ EngineProfile ApplyEngineConfig(EngineProfile profile, const EngineConfig& confi
     Replace(a.post_step, &profile.post_step);
     Replace(a.launch, &profile.launch);
     Replace(a.gpu_time_factor, &profile.gpu_time_factor);
+    Replace(a.moe_backend, &profile.moe_backend);
   }
   if (config.server) {
     profile.step_host += profile.server_step;
@@ -52,6 +55,7 @@ EngineProfile ApplyEngineConfig(EngineProfile profile, const EngineConfig& confi
   Replace(config.cuda_graphs, &profile.cuda_graphs);
   Replace(config.overlap, &profile.overlap);
   Replace(config.custom_all_reduce, &profile.custom_all_reduce);
+  Replace(config.moe_backend, &profile.moe_backend);
   Replace(config.step_host, &profile.step_host);
   Replace(config.sequence_host, &profile.sequence_host);
   Replace(config.launch, &profile.launch);

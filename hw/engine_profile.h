@@ -22,11 +22,15 @@
 
 namespace simrun {
 
+// "marlin", "triton".
+std::vector<std::string> MoeBackendNames();
+
 // Values that differ between GPU generations in the measurements; absent ones keep the profile's.
 struct EngineArchitecture {
   std::string architecture;  // GpuSpec::architecture
   std::optional<Seconds> front_end, step_host, post_step, launch;
   std::optional<double> gpu_time_factor;
+  std::optional<std::string> moe_backend;
   template <class Visitor>
   void Describe(Visitor& v) {
     v.Field("architecture", architecture, {.help = "GPU architecture these values hold for", .required = true});
@@ -35,6 +39,7 @@ struct EngineArchitecture {
     v.Field("post_step", post_step, {.help = "replaces post_step", .min = 0});
     v.Field("launch", launch, {.help = "replaces launch", .min = 0});
     v.Field("gpu_time_factor", gpu_time_factor, {.help = "replaces gpu_time_factor", .min = 0, .above_min = true});
+    v.Field("moe_backend", moe_backend, {.help = "replaces moe_backend", .choices = &MoeBackendNames});
   }
 };
 
@@ -123,6 +128,7 @@ struct EngineProfile {
   int64_t shared_group = 0;            // but for groups of so many heads, 128 wide
   int64_t decode_query_heads = 0;      // of a group that one pass over its keys serves; 0: all
   bool sliding_windows = true;         // layers with a sliding window keep to it; false: they see everything
+  std::string moe_backend = "marlin";  // kernels of experts in MXFP4 under 16-bit activations; "triton": OpenAI's
   bool fused_quantize = false;         // the kernel before writes a GEMM's input in the narrow format
   // Traffic of GPU memory per element of weights and KV cache in narrow formats, which passes of their own widen before the
   // kernels that multiply; 0: those kernels do.
@@ -149,6 +155,7 @@ struct EngineConfig {
   std::optional<bool> cuda_graphs;
   std::optional<bool> overlap;
   std::optional<bool> custom_all_reduce;
+  std::optional<std::string> moe_backend;
   std::optional<Seconds> step_host, sequence_host, launch, post_step, post_sequence, front_end;
   std::optional<double> gpu_time_factor;
   std::optional<double> sampling_passes;
@@ -222,6 +229,7 @@ void EngineProfile::Describe(Visitor& v) {
   v.Field("decode_query_heads", decode_query_heads,
           {.help = "query heads of a group that one pass of decode attention over its keys serves; 0: all", .min = 0, .max = 1024});
   v.Field("sliding_windows", sliding_windows, {.help = "layers with a sliding window keep to it; false: they see everything"});
+  v.Field("moe_backend", moe_backend, {.help = "kernels of experts in MXFP4 under 16-bit activations", .choices = &MoeBackendNames});
   v.Field("fused_quantize", fused_quantize, {.help = "the kernel before a GEMM writes its input in the narrow format"});
   v.Field("widen_weight_bytes", widen_weight_bytes,
           {.help = "GPU memory traffic per element of narrow weights that passes of their own widen; 0: the kernel that multiplies does", .min = 0, .max = 1000});
@@ -245,6 +253,9 @@ void EngineConfig::Describe(Visitor& v) {
   v.Field("cuda_graphs", cuda_graphs, {.help = "decode steps replay CUDA graphs; false: eager mode"});
   v.Field("overlap", overlap, {.help = "the host prepares the next step while the GPU works"});
   v.Field("custom_all_reduce", custom_all_reduce, {.help = "one-shot all-reduce kernel for small messages"});
+  v.Field("moe_backend", moe_backend,
+          {.help = "kernels of experts in MXFP4 under 16-bit activations: Marlin's or OpenAI's Triton ones; auto: what the engine takes on this GPU",
+           .choices = &MoeBackendNames});
   v.Field("step_host", step_host, {.help = "host time per step on this machine", .min = 0, .max = 10});
   v.Field("sequence_host", sequence_host, {.help = "host time per step and running sequence", .min = 0, .max = 10});
   v.Field("launch", launch, {.help = "host time of one eager kernel launch", .min = 0, .max = 10});

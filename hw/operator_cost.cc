@@ -355,12 +355,16 @@ OperatorCosts::Choice OperatorCosts::Choose(std::string_view name, DType dtype) 
   return choice;
 }
 
-// Experts whose 4-bit weights are widened inside a kernel of its own (Marlin), where that was measured.
+// Experts whose 4-bit weights are widened inside a kernel of its own, where that was measured. OpenAI's Triton kernels
+// take MXFP4 alone.
 OperatorCosts::Choice OperatorCosts::ChooseWeightOnly(const Operator& op) const {
   const bool widened = BitsPerElement(op.weights) < 8 && BitsPerElement(Supported(ComputeDType(op.weights, op.activations))) >= 16;
-  const OperatorParams* p = widened ? params_->Find("moe", "w4a16", options_.backend) : nullptr;
+  if (!widened) return {};
+  const bool triton = options_.moe_backend == "triton" && op.weights == DType::kMxfp4;
+  const OperatorParams* p = triton ? params_->Find("moe", "mxfp4a16", options_.backend) : nullptr;
+  if (p == nullptr || p->dtype.empty()) p = params_->Find("moe", "w4a16", options_.backend);
   if (p == nullptr || p->dtype.empty()) return {};
-  Choice choice{p, std::max(Provenance::kMeasured, p->label), ""};
+  Choice choice{p, std::max(Provenance::kMeasured, p->label), p->dtype == "w4a16" ? "Marlin's kernels" : "OpenAI's Triton kernels"};
   choice.label = std::max(choice.label, p->device == params_->name ? machine_.gpu.operators_provenance : Provenance::kTransferred);
   return choice;
 }
@@ -502,20 +506,21 @@ OperatorCosts::Term OperatorCosts::MoeTerm(const Operator& op, const OperatorPar
   double h = D(op.hidden), inner = D(op.inter) / op.tp;
   const double matrices = op.gated ? 3 : 2;
   if (op.weights == DType::kMxfp4 && p.dtype == "w4a16") {
-    // vLLM fills MXFP4 weights up to the tiles of the kernel: columns to 256, inner dimensions to 128.
+    // vLLM fills MXFP4 weights up to the tiles of Marlin's kernel: columns to 256, inner dimensions to 128.
     h = std::ceil(h / 256) * 256;
     inner = std::ceil(inner / 128) * 128;
   }
+  if (p.dtype == "mxfp4a16") inner = std::ceil(inner / 64) * 64;   // two blocks of a shared exponent
   const double rows = D(op.tokens) * D(op.topk) / op.ep;
   const double local = D(op.experts) / op.ep;
   const double active = op.active_experts > 0 ? std::min(op.active_experts, local)
                                               : std::min(rows, local * (1 - Exp(-0.7 * rows / local)));
   const double weight_bytes = BytesPerElement(op.weights);
-  const bool dequantised = weight_bytes < BytesPerElement(compute) - 0.01 && p.dtype != "w4a16";
+  const bool dequantised = weight_bytes < BytesPerElement(compute) - 0.01 && !WidensInKernel(p.dtype);
   const double efficiency = dequantised ? kDequantEfficiency : 1;
   Term term;
   term.q = p.q;
-  term.t0 = p.t0.value();
+  term.t0 = (p.t0 + (op.ep > 1 ? p.t0_ep : Seconds(0))).value();
   term.peak = Peak(compute);
   term.narrow = BitsPerElement(compute) <= 8;
   term.lasting = p.lasting;
@@ -527,8 +532,9 @@ OperatorCosts::Term OperatorCosts::MoeTerm(const Operator& op, const OperatorPar
   // Without an exchange every rank holds a row for each of a token's experts, and some kernels run the activation over all
   // of them, the rows of other ranks' experts too.
   const double foreign = op.on_engine ? 0 : std::max(0.0, D(op.tokens) * D(op.topk) - rows * imbalance);
-  const double activated = rows * imbalance + p.others * foreign;
-  const double moved = 2 * p.r2 * D(op.tokens) * D(op.topk) * h + 2 * (rows * imbalance * h + activated * matrices * inner);
+  const double activated = rows * imbalance + (p.own_rows ? 0 : p.others * foreign);
+  const double passed = p.own_rows ? rows * imbalance : D(op.tokens) * D(op.topk);
+  const double moved = 2 * p.r2 * passed * h + 2 * (rows * imbalance * h + activated * matrices * inner);
   term.extra = moved / bandwidth_;
   term.bytes += moved;
   if (options_.benchmark) term.memory *= Rereading(p, term.bytes);
@@ -893,6 +899,8 @@ OperatorCosts::Origin OperatorCosts::OriginOf(const Operator& op, const CommPath
       choice.why += fmt::format("{}{} not supported", choice.why.empty() ? "" : "; ", DTypeName(asked));
     if (BytesPerElement(op.weights) < BytesPerElement(compute) - 0.01 && choice.params != nullptr && MeasuredWidening(op, *choice.params)) {
       choice.why += "; widened as measured";
+    } else if (choice.params != nullptr && WidensInKernel(choice.params->dtype)) {
+      origin.note.part += fmt::format(", {} weights", DTypeName(op.weights));
     } else if (BytesPerElement(op.weights) < BytesPerElement(compute) - 0.01) {
       origin.note.part += fmt::format(", {} weights", DTypeName(op.weights));
       choice.label = Provenance::kAssumed;

@@ -832,6 +832,7 @@ std::vector<std::string> Compiled::Warnings() const {
 OperatorCostOptions OperatorOptionsOf(const EngineProfile& profile) {
   OperatorCostOptions o;
   o.backend = profile.backend;
+  o.moe_backend = profile.moe_backend;
   o.streaming_decode = profile.streaming_decode;
   o.shared_group = profile.shared_group;
   o.decode_query_heads = profile.decode_query_heads;

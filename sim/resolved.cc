@@ -5,6 +5,7 @@
 
 #include <fmt/format.h>
 
+#include "hw/cost/operator_params.h"
 #include "models/lowering.h"
 #include "schedulers/waiting_queue.h"
 #include "sim/placement_search.h"
@@ -40,6 +41,26 @@ DType DTypeOr(const std::optional<std::string>& name, DType fallback) {
 
 // KV cache and activations of a model whose weights come in a narrow format run in 16 bits.
 DType SixteenBit(DType native) { return native == DType::kFp32 || native == DType::kFp16 ? native : DType::kBf16; }
+
+// An engine that is told which kernels to take refuses those that cannot run the experts.
+void CheckMoeBackend(const YamlNode& root, const ResolvedScenario& r, const Catalog& catalog, Problems* problems) {
+  constexpr const char* kPath = "engine.moe_backend";
+  const auto fail = [&](const std::string& what, const std::string& hint) { problems->Add(PlaceOf(root, kPath), kPath, what, hint); };
+  const bool triton = r.engine.moe_backend == "triton";
+  if (!r.model.moe) {
+    fail(fmt::format("{} has no experts", r.model.name), "leave it out");
+  } else if (BitsPerElement(r.plan.activations) < 16 || (triton ? r.plan.weights != DType::kMxfp4 : BitsPerElement(r.plan.weights) >= 8)) {
+    fail(fmt::format("{} kernels take {} weights under 16-bit activations, the experts are {} under {}", r.engine.moe_backend,
+                     triton ? "mxfp4" : "4-bit", DTypeName(r.plan.weights), DTypeName(r.plan.activations)),
+         "leave it out, or set plan.weights");
+  } else if (triton) {
+    const auto operators = SharedOperatorParams(r.machine.gpu, catalog);
+    const OperatorParams* p = operators.ok() ? (*operators)->Find("moe", "mxfp4a16", r.engine.backend) : nullptr;
+    if (p == nullptr || p->dtype.empty()) {
+      fail(fmt::format("no times of triton kernels for {}; OpenAI's run on Hopper and Blackwell data-centre GPUs", r.machine.gpu.name), "use marlin");
+    }
+  }
+}
 
 // The smallest tp (power of two) with which the model fits, 0 when none up to 64 does.
 int FittingTp(const ResolvedScenario& r) {
@@ -238,6 +259,7 @@ ResolvedScenario Resolve(const ScenarioConfig& config, const YamlNode& root, con
   if (!profile.ok() || !model_ok || !machine_ok) return r;
 
   r.engine = ApplyEngineConfig(*std::move(profile), config.engine, r.machine);
+  if (config.engine.moe_backend) CheckMoeBackend(root, r, catalog, problems);
   if (!r.engine.sliding_windows && r.model.attention.pattern == "sliding") {
     r.model.attention.pattern = "full";
     r.model.attention.window = r.model.attention.full_every = 0;

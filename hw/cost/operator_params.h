@@ -48,7 +48,7 @@ struct ResidualAnchor {
 
 struct OperatorParams {
   std::string op;                // one of OperatorNames()
-  std::string dtype;             // format of the multiply ("bf16", "fp8"), "w4a16" for experts with 4-bit weights widened in the kernel; empty: any
+  std::string dtype;             // format of the multiply ("bf16", "fp8"), "w4a16" or "mxfp4a16" for experts with 4-bit weights widened in the kernel (WidensInKernel); empty: any
   std::string backend = "vllm";  // kernels measured: vllm, sglang, trtllm, nccl, ...
   int q = 2;                     // how the terms combine: (sum T^q)^(1/q)
   Seconds t0{0};                 // fixed time of a launch
@@ -61,6 +61,7 @@ struct OperatorParams {
   // many as fill the multiprocessors, times this share of their way through memory.
   double parts = 0, split = 0;
   double eq = 0;                  // fp8 gemm: bandwidth fraction of the quantisation of the input; 0: none
+  Seconds t0_ep{0};               // moe: further fixed time where the experts lie on several ranks
   double bm = 0, r2 = 0, kh = 0;  // moe: rows of tile rounding per expert, passes over routed rows, hidden overhead
   double others = 1;              // moe without exchange: share of the rows of other ranks' experts that the activation runs over
   Seconds a{0}, b{0};             // collectives: latency, and latency per further rank (deepep: per doubling of nodes)
@@ -70,6 +71,7 @@ struct OperatorParams {
   // Benchmarks repeat a kernel on the same data. What a share l2_share of the last-level cache holds was then read
   // l2_gain times as fast as memory; a serving step streams everything, so this is left out of it.
   double l2_gain = 1, l2_share = 0.5;
+  bool own_rows = false;          // moe: passes run over the rows of a rank's own experts alone
   std::string link;               // collectives: kind of link measured; empty: any
   double max_size = 0;            // largest m, kv length or bytes measured; 0: not stated
   std::string provenance = "calibrated";
@@ -127,6 +129,9 @@ struct OperatorFile {
   }
 };
 
+// Formats of entries whose kernels widen 4-bit weights themselves.
+inline bool WidensInKernel(std::string_view dtype) { return dtype == "w4a16" || dtype == "mxfp4a16"; }
+
 // All parameters that apply to one device, own entries first, then those of the fallback chain.
 struct OperatorParamSet {
   std::string name;
@@ -155,10 +160,11 @@ absl::StatusOr<std::shared_ptr<const OperatorParamSet>> SharedOperatorParams(con
 template <class Visitor>
 void OperatorParams::Describe(Visitor& v) {
   v.Field("op", op, {.help = "operator", .required = true, .choices = OperatorNames});
-  v.Field("dtype", dtype, {.help = "format of the multiply, w4a16 for experts with 4-bit weights widened in the kernel; none: any"});
+  v.Field("dtype", dtype, {.help = "format of the multiply, w4a16 (Marlin) or mxfp4a16 (Triton) for experts with 4-bit weights widened in the kernel; none: any"});
   v.Field("backend", backend, {.help = "kernels measured"});
   v.Field("q", q, {.help = "exponent that combines the terms: 1, 2 or 4", .min = 1, .max = 4});
   v.Field("t0", t0, {.help = "fixed time", .min = 0});
+  v.Field("t0_ep", t0_ep, {.help = "moe: further fixed time where the experts lie on several ranks", .min = 0});
   v.Field("ec", ec, {.help = "reached fraction of the peak rate", .min = 0, .above_min = true});
   v.Field("em", em, {.help = "reached fraction of the memory bandwidth", .min = 0, .above_min = true});
   v.Field("d", d, {.help = "serial walk of the inner dimension", .min = 0});
@@ -170,6 +176,7 @@ void OperatorParams::Describe(Visitor& v) {
   v.Field("bm", bm, {.help = "moe: rows of tile rounding per active expert", .min = 0});
   v.Field("r2", r2, {.help = "moe: passes over routed rows", .min = 0});
   v.Field("others", others, {.help = "moe without exchange: share of the rows of other ranks' experts that the activation runs over", .min = 0, .max = 1});
+  v.Field("own_rows", own_rows, {.help = "moe without exchange: passes run over the rows of a rank's own experts alone"});
   v.Field("kh", kh, {.help = "moe: overhead of small intermediate sizes", .min = 0});
   v.Field("a", a, {.help = "collectives: latency", .min = 0});
   v.Field("b", b, {.help = "collectives: latency per further rank", .min = 0});

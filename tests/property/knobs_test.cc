@@ -61,6 +61,11 @@ hardware: {gpu: h100-sxm-80gb}
 plan: {tp: 2, ep: 2}
 workload: {concurrency: 16, requests: 48, input_tokens: 1000, output_tokens: 60}
 )"},
+      {"mxfp4_experts", R"(
+model: gpt-oss-20b
+hardware: {gpu: h100-sxm-80gb}
+workload: {concurrency: 8, requests: 16, input_tokens: 4000, output_tokens: 30}
+)"},
       // Weights come from host memory in every step.
       {"streams", R"(
 model: llama-3.1-8b
@@ -221,6 +226,7 @@ std::vector<Knob> Knobs() {
       {"engine.cuda_graphs", "false", "true", M(Tpot), -1, "one", {{"model", "llama-3.2-1b"}}},
       {"engine.overlap", "false", "true", M(Tpot), -1, "one", {{"engine", "{step_host: 2 ms}"}}},
       {"engine.custom_all_reduce", "false", "true", M(Tpot), -1, "pair"},
+      {"engine.moe_backend", "triton", "marlin", M(Ttft), +1, "mxfp4_experts"},
       {"engine.step_host", "0 ms", "30 ms", M(Tpot), +1, "one"},
       {"engine.sequence_host", "0 ms", "10 ms", M(Tpot), +1, "one"},
       {"engine.launch", "1 us", "50 us", M(Tpot), +1, "one", {{"engine", "{cuda_graphs: false}"}}},

@@ -43,6 +43,8 @@ TEST(ReadBenchResult, TakesLoadLengthsAndValues) {
   ASSERT_TRUE(scenario.ok()) << scenario.status();
   EXPECT_EQ(scenario->scenario.config().workload.input_tokens->uniform->min, 800);
   EXPECT_EQ(scenario->scenario.config().workload.requests, 40);
+  Write("result.yaml", "gpu: h100-sxm-80gb\nmoe_backend: marlin\n");
+  EXPECT_EQ(ReadBenchResult(Write("result.json", kJson))->Note("moe_backend"), "marlin");
 }
 
 TEST(ReadBenchResult, SaysWhatIsMissing) {

@@ -200,6 +200,29 @@ TEST(ScenarioOfCase, HoldsTheCacheOfASessionsBatchWhereItFits) {
   EXPECT_LT(blocks(120), 120 * 68);   // an executor lets the last ones wait
 }
 
+// InferenceMAX asks for Marlin's kernels.
+TEST(ScenarioOfCase, PublishedRunsOfMxfp4TakeTheKernelsTheyWereStartedWith) {
+  MeasuredCase c;
+  c.model = "gpt-oss-120b";
+  c.engine = "vllm";
+  c.gpu = "h100-sxm-80gb";
+  c.n_gpus = c.tp = 2;
+  c.load_kind = "concurrency";
+  c.load_value = 4;
+  c.weights_dtype = "mxfp4";
+  c.isl = c.osl = 1024;
+  const auto kernels = [&c](const char* version) {
+    c.engine_version = version;
+    return ScenarioOfCase(c, "", BuiltIn())->scenario.resolved().engine.moe_backend;
+  };
+  EXPECT_EQ(kernels("0.18.0"), "marlin");
+  // Somebody's own runs.
+  c.values.push_back({"ttft", "mean", "ms", "", 100.0, {{"length_range_ratio", "1"}}});
+  EXPECT_EQ(kernels("0.18.0"), "triton");
+  c.values.front().notes["moe_backend"] = "marlin";
+  EXPECT_EQ(kernels("0.18.0"), "marlin");
+}
+
 // TensorRT-LLM's runtime keeps to a window only where it is told to.
 TEST(ScenarioOfCase, TensorRtLlmSeesBehindSlidingWindows) {
   MeasuredCase c;

@@ -95,6 +95,15 @@ TEST(EngineProfileTest, ArchitecturesAndUserSettingsOverride) {
   EXPECT_EQ(set.expert_imbalance, 2);
 }
 
+TEST(EngineProfileTest, KernelsOfMxfp4ExpertsAreThoseOfTheGpu) {
+  const EngineProfile p = Load("vllm-0.19");
+  EXPECT_EQ(ApplyEngineConfig(p, {}, TestMachine("h100-sxm-80gb")).moe_backend, "triton");
+  EXPECT_EQ(ApplyEngineConfig(p, {}, TestMachine("a100-sxm-80gb")).moe_backend, "marlin");
+  EngineConfig config;
+  config.moe_backend = "marlin";
+  EXPECT_EQ(ApplyEngineConfig(p, config, TestMachine("h100-sxm-80gb")).moe_backend, "marlin");
+}
+
 TEST(EngineProfileTest, IdealHasNoOverhead) {
   const EngineProfile p = ApplyEngineConfig(Load("ideal"), {}, TestMachine("h100-sxm-80gb"));
   EXPECT_EQ(p.step_host.value() + p.sequence_host.value() + p.launch.value() + p.graph_launch.value() +

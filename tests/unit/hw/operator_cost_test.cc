@@ -546,6 +546,44 @@ TEST(OperatorCostTest, ExpertsWithWidenedWeightsHaveTheirOwnKernel) {
   EXPECT_LT(made->Cost(op).seconds, 0.95 * expected);
 }
 
+// OpenAI's Triton kernels take MXFP4 alone, filled up to 64 inner dimensions; ranks pass over the rows of their own experts.
+TEST(OperatorCostTest, ExpertsInMxfp4RunInTheKernelsThatTheEngineTakes) {
+  const Machine machine = TestMachine("h100-sxm-80gb");
+  const Catalog& catalog = TestCatalog();
+  OperatorCostOptions options;
+  const auto marlin = OperatorCosts::Create(machine, catalog, options);
+  options.moe_backend = "triton";
+  const auto triton = OperatorCosts::Create(machine, catalog, options);
+  ASSERT_TRUE(marlin.ok() && triton.ok());
+  const OperatorParamSet set = *LoadOperatorParams("h100", catalog);
+  const OperatorParams* p = set.Find("moe", "mxfp4a16", "vllm");
+  ASSERT_NE(p, nullptr);
+  Operator op = Moe(8192);
+  op.hidden = 2880, op.inter = 2880, op.tp = 4, op.ep = 1, op.topk = 4;
+  op.weights = DType::kMxfp4;
+  op.activations = DType::kBf16;
+  const double inner = 768, h = 2880, bw = machine.gpu.memory_bandwidth.value();   // 720 columns, filled up
+  const auto expected = [&](double ranks) {
+    const double rows = 8192 * 4.0 / ranks, experts = 128 / ranks;
+    const double tc = 6 * h * inner * (rows + experts * p->bm) * (1 + p->kh / inner) / (triton->Peak(DType::kBf16) * p->ec);
+    const double tm = experts * 3 * h * inner * (4.25 / 8) / (bw * p->em);
+    return p->t0.value() + (ranks > 1 ? 30e-6 : 0) + tc + tm + (2 * p->r2 * rows * h + 2 * rows * (h + 3 * inner)) / bw;
+  };
+  EXPECT_NEAR(triton->Cost(op).seconds, expected(1), 1e-6 * expected(1));
+  EXPECT_LT(triton->Cost(op).seconds, 0.8 * marlin->Cost(op).seconds);
+  EXPECT_NE(triton->OriginOf(op).note.detail.find("OpenAI's Triton kernels"), std::string::npos);
+  EXPECT_NE(marlin->OriginOf(op).note.detail.find("Marlin's kernels"), std::string::npos);
+  EXPECT_EQ(triton->OriginOf(op).note.provenance, Provenance::kCalibrated);
+  op.ep = 8;
+  EXPECT_NEAR(triton->Cost(op).seconds, expected(8), 1e-6 * expected(8));
+  op.weights = DType::kInt4;   // not theirs
+  EXPECT_EQ(triton->Cost(op).seconds, marlin->Cost(op).seconds);
+  // A GPU that has none.
+  const auto ampere = OperatorCosts::Create(TestMachine("a100-sxm-80gb"), catalog, options);
+  op.weights = DType::kMxfp4;
+  EXPECT_NE(ampere->OriginOf(op).note.detail.find("Marlin's kernels"), std::string::npos);
+}
+
 Operator Moe(int64_t tokens) {
   Operator op;
   op.kind = OpKind::kMoe;

@@ -19,5 +19,20 @@ TEST(Resolved, EnginesWithoutSlidingWindowsSeeEverything) {
   EXPECT_FALSE(scenario("trt-llm-0.15")->resolved().model.IsWindowedLayer(0));
 }
 
+// An engine refuses kernels that cannot run the experts.
+TEST(Resolved, KernelsOfExpertsMustFitThem) {
+  const auto error = [](const char* model, const char* gpu, const char* kernels) {
+    const auto scenario = Scenario::FromYaml(std::string("model: ") + model + "\nhardware: {gpu: " + gpu + "}\nengine: {moe_backend: " + kernels +
+                                     "}\nworkload: {requests: 1, arrivals: all_at_once, input_tokens: 100, output_tokens: 10}\n");
+    return scenario.ok() ? std::string() : std::string(scenario.status().message());
+  };
+  EXPECT_EQ(error("gpt-oss-20b", "h100-sxm-80gb", "triton"), "");
+  EXPECT_EQ(error("gpt-oss-20b", "b200-sxm-180gb", "triton"), "");
+  EXPECT_EQ(error("gpt-oss-20b", "a100-sxm-80gb", "marlin"), "");
+  EXPECT_NE(error("gpt-oss-20b", "a100-sxm-80gb", "triton").find("3:23: engine.moe_backend: no times of triton kernels for a100-sxm-80gb"), std::string::npos);
+  EXPECT_NE(error("qwen3-30b-a3b", "h100-sxm-80gb", "marlin").find("engine.moe_backend: marlin kernels take 4-bit weights under 16-bit activations, the experts are bf16 under bf16"), std::string::npos);
+  EXPECT_NE(error("llama-3.1-8b", "h100-sxm-80gb", "marlin").find("engine.moe_backend: llama-3.1-8b has no experts"), std::string::npos);
+}
+
 }  // namespace
 }  // namespace simrun
