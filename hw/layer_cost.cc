@@ -5,17 +5,19 @@
 #include <string_view>
 #include <utility>
 
+#include "models/expert_load.h"
+
 namespace simrun {
 namespace {
 constexpr size_t kRoutedExperts = kNumLayerParts;
 size_t Index(LayerPart part) { return static_cast<size_t>(part); }
 }  // namespace
 
-PartCost LayerCosts::Of(const OpTime& t, double times) const {
+PartCost LayerCosts::Of(const Operator& op, const OpTime& t, double times) const {
   PartCost out;
   const double factor = times * factor_;
   out.seconds = t.seconds * factor;
-  out.joules = t.joules * factor * plan_.tp;
+  out.joules = t.joules * factor * plan_.tp * (op.on_engine ? plan_.dp : 1);
   for (size_t i = 0; i < out.bound.size(); ++i) out.bound[i] = t.bound[i] * factor;
   return out;
 }
@@ -34,15 +36,15 @@ PartCost LayerCosts::Of(const AttentionSplit& a, double layers) const {
 
 PartCost LayerCosts::StageSend(std::span<const Operator> operators, const CommPath& path) const {
   PartCost out;
-  for (const Operator& op : operators) out.Add(Of(costs_.Cost(op, op.group == CommGroup::kPipeline ? &path : nullptr), op.count));
+  for (const Operator& op : operators) out.Add(Of(op, costs_.Cost(op, op.group == CommGroup::kPipeline ? &path : nullptr), op.count));
   return out;
 }
 
 template <class Each>
-void LayerCosts::Visit(int64_t tokens, const Each& each) const {
+void LayerCosts::Visit(int64_t rank_tokens, int64_t engine_tokens, const Each& each) const {
   // The order of LowerTokenOperators: embedding, norms, attention, feed-forward parts.
   size_t part = Index(LayerPart::kEmbedding);
-  for (const Operator& op : LowerTokenOperators(model_, plan_, 0, tokens, tokens)) {
+  for (const Operator& op : LowerTokenOperators(model_, plan_, 0, rank_tokens, engine_tokens)) {
     const std::string_view name = op.name;
     const auto starts = [&](std::string_view prefix) { return name.substr(0, prefix.size()) == prefix; };
     if (op.kind == OpKind::kMoe) {
@@ -73,7 +75,8 @@ absl::StatusOr<std::unique_ptr<LayerCosts>> LayerCosts::Create(const ModelSpec& 
   LayerCosts& c = *out;
   for (int64_t l = 0; l < model.layers; ++l) c.moe_layers_ += model.IsMoeLayer(l) ? 1 : 0;
   c.layers_ = static_cast<double>(model.layers);
-  c.rows_.resize(static_cast<size_t>(options.max_tokens) + 1);
+  c.rank_.of.resize(static_cast<size_t>(options.max_tokens) + 1);
+  if (c.shares_mlp()) c.engine_.of.resize(static_cast<size_t>(options.max_tokens * plan.dp) + 1);
   c.heads_.resize(static_cast<size_t>(options.max_rows) + 1);
   c.shapes_ = AttentionShapes(model, plan, 0);
   for (const AttentionShape& shape : c.shapes_) {
@@ -83,7 +86,7 @@ absl::StatusOr<std::unique_ptr<LayerCosts>> LayerCosts::Create(const ModelSpec& 
     a.cost = c.costs_.Attention(shape);
   }
   const double dense = c.layers_ - c.moe_layers_;
-  c.Visit(1, [&](size_t part, const Operator& op) {
+  c.Visit(1, plan.dp, [&](size_t part, const Operator& op) {
     const double kernels = op.count * op.kernels;
     if (part == Index(LayerPart::kEmbedding)) {
       c.launches_ends_ += kernels;
@@ -102,29 +105,34 @@ absl::StatusOr<std::unique_ptr<LayerCosts>> LayerCosts::Create(const ModelSpec& 
   return out;
 }
 
-const LayerCosts::Row& LayerCosts::RowOf(int64_t tokens) {
-  const bool tabled = tokens < static_cast<int64_t>(rows_.size());
-  if (tabled && rows_[static_cast<size_t>(tokens)] != nullptr) return *rows_[static_cast<size_t>(tokens)];
+const LayerCosts::Row& LayerCosts::RowOf(Rows& rows, int64_t tokens, bool on_engine) {
+  const bool tabled = tokens < static_cast<int64_t>(rows.of.size());
+  if (tabled && rows.of[static_cast<size_t>(tokens)] != nullptr) return *rows.of[static_cast<size_t>(tokens)];
   Row row;
   if (tokens > 0) {
-    Visit(tokens, [&](size_t part, const Operator& op) {
-      if (part == kRoutedExperts) return;
+    Visit(on_engine ? (tokens + plan_.dp - 1) / plan_.dp : tokens, tokens, [&](size_t part, const Operator& op) {
+      if (part == kRoutedExperts || op.on_engine != on_engine) return;
       double over = layers_;
       if (part == Index(LayerPart::kEmbedding)) over = 1;
       if (part == Index(LayerPart::kDenseFfn)) over = layers_ - moe_layers_;
       if (part == Index(LayerPart::kRouter) || part == Index(LayerPart::kSharedExperts)) over = moe_layers_;
-      row.parts[part].Add(Of(costs_.Cost(op), op.count / over));
+      row.parts[part].Add(Of(op, costs_.Cost(op), op.count / over));
     });
   }
   if (!tabled) {
-    beyond_ = row;
-    return beyond_;
+    rows.beyond = row;
+    return rows.beyond;
   }
-  rows_[static_cast<size_t>(tokens)] = std::make_unique<Row>(row);
-  return *rows_[static_cast<size_t>(tokens)];
+  rows.of[static_cast<size_t>(tokens)] = std::make_unique<Row>(row);
+  return *rows.of[static_cast<size_t>(tokens)];
 }
 
-const PartCost& LayerCosts::Part(LayerPart part, int64_t tokens) { return RowOf(tokens).parts[Index(part)]; }
+const PartCost& LayerCosts::Part(LayerPart part, int64_t tokens) { return RowOf(rank_, tokens, false).parts[Index(part)]; }
+
+const PartCost& LayerCosts::EnginePart(LayerPart part, int64_t tokens) {
+  static constexpr PartCost kNothing{};
+  return shares_mlp() ? RowOf(engine_, tokens, true).parts[Index(part)] : kNothing;
+}
 
 const PartCost& LayerCosts::Head(int64_t rows, bool with_head) {
   HeadRow* row = rows < static_cast<int64_t>(heads_.size()) ? &heads_[static_cast<size_t>(rows)] : &beyond_head_;
@@ -132,7 +140,7 @@ const PartCost& LayerCosts::Head(int64_t rows, bool with_head) {
     *row = HeadRow();
     row->filled = true;
     for (const Operator& op : LowerHeadOperators(model_, plan_, 0, rows)) {
-      const PartCost cost = Of(costs_.Cost(op), op.count);
+      const PartCost cost = Of(op, costs_.Cost(op), op.count);
       row->with.Add(cost);
       if (std::string_view(op.name) != "lm_head") row->without.Add(cost);
     }
@@ -150,8 +158,12 @@ PartCost LayerCosts::Experts(double rows, double experts, double active) const {
     op.topk = std::max<int64_t>(1, std::llround(rows));
   }
   op.experts = std::max<int64_t>(op.ep, std::llround(experts));
+  // Of as many tokens over all experts, as models/lowering.h has it.
+  const MoeSpec& m = *model_.moe;
+  op.imbalance = ExpertImbalance(m.experts, m.top_k, plan_.ep, op.tokens, m.popularity_cv);
+  op.skew = std::max(1.0, ExpertImbalance(m.experts, m.top_k, static_cast<int>(m.experts), op.tokens, m.popularity_cv) / op.imbalance);
   op.active_experts = std::clamp(active / op.ep, std::min(1.0, active), static_cast<double>(op.experts) / op.ep);
-  return Of(costs_.Cost(op), 1);
+  return Of(op, costs_.Cost(op), 1);
 }
 
 PartCost LayerCosts::DecodeAttention(bool windowed, double seqs, double kv_sum, double kv_max) const {
@@ -178,7 +190,7 @@ std::vector<ProvenanceNote> LayerCosts::Provenance() const {
     }
     notes.push_back(std::move(note));
   };
-  Visit(64, [&](size_t, const Operator& op) {
+  Visit(64, 64 * plan_.dp, [&](size_t, const Operator& op) {
     if (costs_.Cost(op).seconds > 0) add(costs_.OriginOf(op).note);
   });
   for (const AttentionShape& shape : shapes_) {

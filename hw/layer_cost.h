@@ -34,17 +34,19 @@ struct PartCost {
 
 class LayerCosts {
  public:
-  // One stage (pp 1, dp 1); `profile` gone through ApplyEngineConfig.
+  // One stage (pp 1); `profile` gone through ApplyEngineConfig.
   static absl::StatusOr<std::unique_ptr<LayerCosts>> Create(const ModelSpec& model, const ParallelPlan& plan,
                                                             const Machine& machine, const EngineProfile& profile,
                                                             const Catalog& catalog, const StepCostOptions& options);
 
-  // One execution of a part over `tokens` tokens (kEmbedding: once per step).
+  // One execution of a part over `tokens` tokens of an attention rank (kEmbedding: once per step); joules of the rank's GPUs.
   const PartCost& Part(LayerPart part, int64_t tokens);
+  // What all ranks do together, over the tokens of all: a shared MLP. Nothing with dp 1.
+  const PartCost& EnginePart(LayerPart part, int64_t tokens);
   // Final norm, head and sampling of `rows` tokens; `with_head` false: without the head's matrix product.
   const PartCost& Head(int64_t rows, bool with_head = true);
-  // Routed experts of one layer that the GPUs compute: `rows` rows (tokens x experts each) over `experts` experts, of
-  // which `active` get any.
+  // Routed experts of one layer that the GPUs compute, of all ranks: `rows` rows (tokens x experts each) over `experts`
+  // experts, of which `active` get any.
   PartCost Experts(double rows, double experts, double active) const;
   // Attention cores of one layer of a kind (windowed or not).
   PartCost DecodeAttention(bool windowed, double seqs, double kv_sum, double kv_max) const;
@@ -57,30 +59,34 @@ class LayerCosts {
   double launches_dense() const { return launches_dense_; }
   double launches_moe() const { return launches_moe_; }
   double launches_ends() const { return launches_ends_; }
+  bool shares_mlp() const { return plan_.dp > 1 && plan_.separate_ffn(); }
   const OperatorCosts& operators() const { return costs_; }
   std::vector<ProvenanceNote> Provenance() const;
 
  private:
   LayerCosts(ModelSpec model, ParallelPlan plan, OperatorCosts costs, double factor)
       : model_(std::move(model)), plan_(plan), costs_(std::move(costs)), factor_(factor) {}
-  PartCost Of(const OpTime& t, double times) const;
+  PartCost Of(const Operator& op, const OpTime& t, double times) const;
   PartCost Of(const AttentionSplit& split, double layers) const;
-  // Part of each operator of a step of `tokens`, in order; calls `each(part, op)` (part kNumLayerParts: routed experts).
+  // Part of each operator of a step, in order; calls `each(part, op)` (part kNumLayerParts: routed experts).
   template <class Each>
-  void Visit(int64_t tokens, const Each& each) const;
+  void Visit(int64_t rank_tokens, int64_t engine_tokens, const Each& each) const;
   struct Row {
     bool filled = false;
     std::array<PartCost, kNumLayerParts> parts;
   };
-  const Row& RowOf(int64_t tokens);
+  struct Rows {
+    std::vector<std::unique_ptr<Row>> of;
+    Row beyond;
+  };
+  const Row& RowOf(Rows& rows, int64_t tokens, bool on_engine);
 
   ModelSpec model_;
   ParallelPlan plan_;
   OperatorCosts costs_;
   double factor_ = 1;
   double layers_ = 0, moe_layers_ = 0;
-  std::vector<std::unique_ptr<Row>> rows_;
-  Row beyond_;
+  Rows rank_, engine_;
   struct HeadRow {
     bool filled = false;
     PartCost with, without;

@@ -57,13 +57,15 @@ Overlap::Task Overlap::Work(int lane, int tag, double seconds, std::initializer_
 }
 
 Overlap::Task Overlap::Move(int lane, int tag, std::span<const FlowNetwork::Use> uses, double bytes, double cap, double latency,
-                            std::initializer_list<Task> after) {
+                            std::initializer_list<Task> after, double even, size_t own) {
   SIM_CHECK(bytes >= 0 && latency >= 0);
   const Task task = Add(lane, tag, after);
   Item& item = At(task);
   item.uses = uses;
   item.bytes = bytes;
   item.cap = cap;
+  item.even = even;
+  item.own = own;
   item.seconds = latency;
   return task;
 }
@@ -88,7 +90,16 @@ void Overlap::Finish(Task task) {
 void Overlap::StartFlow(Task task) {
   Item& item = At(task);
   item.state = State::kFlowing;
-  item.flow = network_->Start(item.uses, item.bytes, item.cap);
+  if (item.even == 1) {
+    item.flow = network_->Start(item.uses, item.bytes, item.cap);
+  } else {
+    std::array<FlowNetwork::Use, FlowNetwork::kMostUses> uses;
+    for (size_t i = 0; i < item.uses.size(); ++i) {
+      uses[i] = item.uses[i];
+      if (i != item.own) uses[i].per_byte *= item.even;
+    }
+    item.flow = network_->Start({uses.data(), item.uses.size()}, item.bytes, item.cap);
+  }
   if (static_cast<size_t>(item.flow) >= by_flow_.size()) by_flow_.resize(static_cast<size_t>(item.flow) + 1, kNone);
   by_flow_[static_cast<size_t>(item.flow)] = task;
 }

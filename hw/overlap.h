@@ -29,9 +29,10 @@ class Overlap {
   int AddLane(std::string name);
   // `tag` (below kTags) names what a task is, for waits(). Tasks may wait only for earlier ones; kNone is done.
   Task Work(int lane, int tag, double seconds, std::initializer_list<Task> after = {});
-  // `uses` must stay as it is until the task has ended.
+  // `uses` must stay as it is until the task has ended. Several that move unequal parts side by side: `bytes` are the
+  // largest part, all uses but the `own`-th, which each of them has to itself, carry `even` times as much.
   Task Move(int lane, int tag, std::span<const FlowNetwork::Use> uses, double bytes, double cap, double latency,
-            std::initializer_list<Task> after = {});
+            std::initializer_list<Task> after = {}, double even = 1, size_t own = 0);
 
   // Lets time pass until the task has ended, and returns when that was (now()). Other tasks may still be under way.
   double RunUntil(Task task);
@@ -58,6 +59,8 @@ class Overlap {
     std::array<Task, kMostAfter> after;
     std::span<const FlowNetwork::Use> uses;
     double seconds = 0, bytes = -1, cap = 0, end = 0;
+    double even = 1;
+    size_t own = 0;
     Task next = kNone;  // in its lane
   };
   struct Lane {

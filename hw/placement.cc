@@ -109,6 +109,10 @@ ClassBytes WeightBytesByClass(const ModelSpec& model, const ParallelPlan& plan, 
   return out;
 }
 
+int CopiesOf(const ParallelPlan& plan, bool shared_by_ranks, TensorUse use) {
+  return shared_by_ranks || use == TensorUse::kCompute ? 1 : plan.dp;
+}
+
 double ExpertBytes(const ModelSpec& model, const ParallelPlan& plan, bool per_gpu) {
   return model.moe ? WeightBytesByClass(model, plan, per_gpu).routed_experts / static_cast<double>(model.moe->experts) : 0;
 }
@@ -117,13 +121,13 @@ PlacementUse UseOf(const Placement& placement, const ModelSpec& model, const Par
   PlacementUse use;
   const ClassBytes gpu = WeightBytesByClass(model, plan, true), all = WeightBytesByClass(model, plan, false);
   double largest = 0;
-  const auto add = [&](const TensorParts& parts, double per_gpu, double whole, double* streamed) {
+  const auto add = [&](const TensorParts& parts, double per_gpu, double whole, double* streamed, bool shared_by_ranks = false) {
     for (const TensorPart& p : parts) {
       if (p.tier == TierKind::kGpu) {
         use.gpu_pinned += Bytes(per_gpu * p.share);
         continue;
       }
-      use.weights[Index(p.tier)] += Bytes(whole * p.share);
+      use.weights[Index(p.tier)] += Bytes(whole * p.share * CopiesOf(plan, shared_by_ranks, p.use));
       if (p.use == TensorUse::kStream && streamed != nullptr) *streamed += per_gpu * p.share;
     }
   };
@@ -135,9 +139,9 @@ PlacementUse UseOf(const Placement& placement, const ModelSpec& model, const Par
     add(layer.attention, gpu.attention + (moe ? gpu.router : 0), all.attention + (moe ? all.router : 0), &streamed);
     if (moe) {
       add(layer.shared_experts, gpu.shared_experts, all.shared_experts, &streamed);
-      add(layer.routed_experts, gpu.routed_experts, all.routed_experts, &streamed);
+      add(layer.routed_experts, gpu.routed_experts, all.routed_experts, &streamed, true);
     } else {
-      add(layer.dense_ffn, gpu.dense_ffn, all.dense_ffn, &streamed);
+      add(layer.dense_ffn, gpu.dense_ffn, all.dense_ffn, &streamed, plan.separate_ffn());
     }
     largest = std::max(largest, streamed);
   }
@@ -173,6 +177,11 @@ std::vector<PlacementRule> AutoRules(const ModelSpec& model, const ParallelPlan&
   }
   if (!model.tie_embeddings) classes.push_back({"embedding", gpu.embedding, all.embedding, 0, "stream", 0});
   std::erase_if(classes, [](const Class& c) { return c.whole <= 0; });
+  for (Class& c : classes) {
+    const std::string_view name = c.name;
+    const bool shared = name == "routed_experts" || (name == "dense_ffn" && plan.separate_ffn());
+    c.whole *= CopiesOf(plan, shared, TensorUse::kStream);
+  }
   std::stable_sort(classes.begin(), classes.end(), [](const Class& a, const Class& b) { return a.density > b.density; });
 
   double total = 0;
@@ -315,7 +324,10 @@ Placement ResolvePlacement(const PlacementConfig& config, std::vector<PlacementR
   for (TensorParts* parts : {&out.embedding, &out.lm_head, &out.kv, &out.activations}) DropEmpty(parts);
   out.rules = std::move(rules);
   if (!out.resident && problems->size() == before) {
-    if (plan.dp > 1) problems->Add(where, path, "tensors outside GPU memory need plan.dp: 1", "use tp, pp or replicas");
+    if (plan.dp > 1 && model.moe && plan.ep == 1) {
+      problems->Add(where, path, fmt::format("the {} attention ranks of plan.dp have all experts each: tensors outside GPU memory need experts that they share", plan.dp),
+                    fmt::format("set plan.ep, for example to {}, or use plan.replicas: {}", plan.tp * plan.dp, plan.dp));
+    }
     if (model.is_encoder()) problems->Add(where, path, "encoders are served from GPU memory only");
   }
   return out;

@@ -86,7 +86,7 @@ absl::StatusOr<MemorySystem> MemorySystem::Create(const Machine& m, const Memory
   const int host = host_of(socket_of(options.first_gpu));
   for (int g = options.first_gpu; g < options.first_gpu + options.gpus; ++g) {
     if (g / m.gpus_per_node != node || host_of(socket_of(g)) != host) {
-      return absl::UnimplementedError("tensors outside GPU memory need the GPUs of an engine on one host; use a smaller plan.tp");
+      return absl::UnimplementedError("tensors outside GPU memory need the GPUs of an engine on one host; use a smaller plan.tp or plan.dp");
     }
   }
   // The sockets used: the nearest ones first.
@@ -173,6 +173,7 @@ absl::StatusOr<MemorySystem> MemorySystem::Create(const Machine& m, const Memory
       auto found = links.find(name);
       if (found == links.end()) found = links.emplace(name, add_shared(name, busiest.alone, busiest.engines)).first;
       // A resource keeps the capacity it was made with; another load is scaled to it.
+      if (name.rfind("host link", 0) == 0) route->own = route->uses.size();
       route->uses.push_back({found->second, busiest.Seconds() * network->capacity(found->second)});
     }
     route->latency += latency.value() + m.host_link.software_latency.value();

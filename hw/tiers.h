@@ -49,6 +49,7 @@ struct Route {
   std::vector<FlowNetwork::Use> uses;
   double latency = 0;                   // seconds, software included
   double cap = FlowNetwork::kNoCap;     // bytes per second
+  size_t own = 0;                       // of `uses`: the link that each GPU has to itself
 };
 
 struct MemorySystemOptions {

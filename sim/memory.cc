@@ -71,7 +71,7 @@ double KvPerToken(const ModelSpec& model, const ParallelPlan& plan, int stage) {
 
 double KvPerTokenOnce(const ModelSpec& model, const ParallelPlan& plan) {
   ParallelPlan p = plan;
-  p.tp = p.ep = p.pp = 1;
+  p.tp = p.ep = p.pp = p.dp = 1;
   p.stage_layers.clear();
   return KvPerToken(model, p, 0);
 }
@@ -132,7 +132,7 @@ MemoryPlan PlanPlacedMemory(const ModelSpec& model, const ParallelPlan& plan, co
     t.tier = static_cast<TierKind>(i);
     t.capacity = tiers[i].capacity * (kHostShare / engines_per_host);
     t.weights = weights[i];
-    t.kv_block = Bytes(once * kv[i]);
+    t.kv_block = Bytes(once * kv[i] * plan.dp);
     if (t.weights <= Bytes(0) && t.kv_block <= Bytes(0)) continue;
     if (t.kv_block > Bytes(0)) blocks = std::min(blocks, std::max(0.0, (t.capacity - t.weights) / t.kv_block));
     tightest.tiers.push_back(t);

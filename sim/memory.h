@@ -20,7 +20,7 @@ struct TierPlan {
   TierKind tier = TierKind::kDram;
   Bytes capacity;                  // the engine's part of the host's
   Bytes weights;
-  Bytes kv_block;                  // bytes that one KV block takes here, of the whole engine
+  Bytes kv_block;                  // bytes that one KV block of every attention rank takes here
 };
 
 struct MemoryPlan {

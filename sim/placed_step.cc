@@ -75,11 +75,25 @@ class PlacedStep final : public CompiledStepCost {
   double host_joules() const override { return host_joules_; }
 
  private:
-  // The work of one token group in this step.
+  // What the attention ranks do side by side: the time of the slowest, the energy of all.
+  struct RankTime {
+    PartCost in, prompts, decodes, out;  // around and in the core of attention
+  };
+  // Bytes that the ranks move side by side: those of the busiest, and the mean over that.
+  struct RankBytes {
+    double most = 0, even = 1;
+    RankBytes operator*(double by) const { return {most * by, even}; }
+  };
+  template <class Range, class Of>
+  RankBytes BytesOf(const Range& ranks, const Of& of) const;
+
+  // The work of one token group in this step, all ranks together.
   struct Group {
     int64_t tokens = 0;
-    double seqs = 0, kv_sum = 0, kv_sum_windowed = 0, kv_max = 0;
-    bool prompts = false;
+    double seqs = 0, kv_sum = 0, kv_sum_windowed = 0;
+    RankBytes rank_tokens, rank_seqs, rank_prompt_tokens;  // of one rank, for what is proportional to them
+    std::array<RankTime, 2> attention;         // full, windowed
+    PartCost router, shared_experts, dense_ffn;
     // Tasks that its next GPU work waits for.
     std::array<Task, 4> wait;
     Task out = kNone;     // last of its activations sent away
@@ -89,6 +103,9 @@ class PlacedStep final : public CompiledStepCost {
   void Compile();
   void QueueWeights(int order, Task slot);
   void FetchKv(size_t layer);
+  void Deal(std::span<const StepWork> ranks);  // into groups
+  // One part over the tokens of every rank, those of a token group or all.
+  PartCost OfRanks(LayerPart part);
   void Attention(size_t layer, Group& g);     // up to and with its core
   void FeedForward(size_t layer, Group& g);   // output projection to the end of the layer
   // GPU work is gathered until something waits for it or it has to wait.
@@ -100,12 +117,16 @@ class PlacedStep final : public CompiledStepCost {
   Task Flush();
   // A CPU operator over `bytes` of a tier; kNone when there is nothing to do.
   Task Cpu(TierKind tier, double bytes, double flops, Task after);
-  Task Send(double bytes, Task after);      // GPU to host memory
-  Task Receive(double bytes, Task after);   // and back
+  // GPUs move their bytes side by side.
+  Task Move(int lane, const Route& route, RankBytes bytes, Task after) {
+    return overlap_.Move(lane, kLinkTag, route.uses, bytes.most, route.cap, route.latency, {after}, bytes.even, route.own);
+  }
+  Task Send(RankBytes bytes, Task after) { return Move(send_lane_, memory_.FromGpu(TierKind::kDram), bytes, after); }
+  Task Receive(RankBytes bytes, Task after) { return Move(receive_lane_, memory_.ToGpu(TierKind::kDram), bytes, after); }
 
   bool first() const { return stage_ == 0; }
   bool last() const { return stage_ + 1 == whole_plan_.pp; }
-  PartCost SendOn(int64_t tokens);  // to the next stage
+  PartCost SendOn(std::span<const StepWork> ranks);  // to the next stage
   double LinkRate() const;          // bytes per second from host memory to each GPU
 
   ModelSpec model_;
@@ -118,7 +139,7 @@ class PlacedStep final : public CompiledStepCost {
   std::unique_ptr<LayerCosts> costs_;
   CommPath next_stage_;
   int64_t sent_tokens_ = -1;
-  PartCost sent_;
+  PartCost sent_;  // of one rank
   std::unique_ptr<ExpertStage> experts_;
   FlowNetwork network_;
   Overlap overlap_;
@@ -146,10 +167,16 @@ class PlacedStep final : public CompiledStepCost {
 
   // Of the step being built.
   std::vector<Group> groups_;
-  std::span<const PrefillChunk> chunks_;
-  double past_ = 0;  // tokens that prompt chunks look back at
+  std::vector<int64_t> tokens_;         // of each rank in a group
+  // KV tokens that cross the link, of full and windowed layers: those of sequences that decode, and those that prompt chunks
+  // look back at; per rank.
+  struct Past {
+    std::array<double, 2> decodes{};
+    double chunks = 0;
+  };
+  std::vector<Past> past_;
+  std::array<std::vector<PartCost>, 2> prefill_;  // full, windowed; of each rank
   PartCost step_;
-  PartCost prefill_full_, prefill_windowed_;
   double pending_ = 0;
   std::array<Task, Overlap::kMostAfter> pending_after_;
   size_t pending_count_ = 0;
@@ -168,7 +195,7 @@ absl::Status PlacedStep::Build(const Machine& machine, const Catalog& catalog, c
   SIMRUN_ASSIGN_OR_RETURN(costs_, LayerCosts::Create(model_, plan_, machine, profile_, catalog, options.cost));
   MemorySystemOptions memory;
   memory.first_gpu = options.first_gpu;
-  memory.gpus = plan_.tp;
+  memory.gpus = plan_.tp * plan_.dp;
   memory.engines_per_host = options.stages_per_host;
   memory.pinned = profile_.pinned_memory;
   memory.link_efficiency = profile_.link_efficiency;
@@ -207,7 +234,7 @@ absl::Status PlacedStep::Build(const Machine& machine, const Catalog& catalog, c
   } else if (model_.moe) {
     experts_ = MakeExpectedExperts(model_, plan_, costs_.get());
   }
-  if (!last()) next_stage_ = GroupPath(machine, 2, plan_.tp, options.first_gpu);
+  if (!last()) next_stage_ = GroupPath(machine, 2, plan_.tp * plan_.dp, options.first_gpu);
   Compile();
   provenance_ = costs_->Provenance();
   if (!provenance_of_experts_.part.empty()) provenance_.push_back(provenance_of_experts_);
@@ -302,7 +329,7 @@ void PlacedStep::Compile() {
   const auto shapes = AttentionShapes(model_, plan_, 0);
   const KvBytes kv = KvBytesPerGpu(model_, plan_, 0);
   ParallelPlan whole = plan_;
-  whole.tp = whole.ep = 1;
+  whole.tp = whole.ep = whole.dp = 1;
   const KvBytes held_once = KvBytesPerGpu(model_, whole, 0);
   for (const AttentionShape& s : shapes) {
     (s.window > 0 ? kv_bytes_windowed_ : kv_bytes_) = (s.window > 0 ? kv.per_token_windowed : kv.per_token).value() / s.layers;
@@ -370,30 +397,17 @@ Task PlacedStep::Cpu(TierKind tier, double bytes, double flops, Task after) {
   return overlap_.Move(cpu_lane_, tag, memory_.CpuRead(tier).uses, bytes, host_.Cap(tier, bytes, flops), host_.fixed(), {after});
 }
 
-Task PlacedStep::Send(double bytes, Task after) {
-  const Route& r = memory_.FromGpu(TierKind::kDram);
-  return overlap_.Move(send_lane_, kLinkTag, r.uses, bytes, r.cap, r.latency, {after});
-}
-
-Task PlacedStep::Receive(double bytes, Task after) {
-  const Route& r = memory_.ToGpu(TierKind::kDram);
-  return overlap_.Move(receive_lane_, kLinkTag, r.uses, bytes, r.cap, r.latency, {after});
-}
-
 // The KV cache of a layer that crosses the link, of all groups: of sequences that decode, and of earlier chunks of
 // prompts. One layer ahead.
 void PlacedStep::FetchKv(size_t l) {
   const bool windowed = layers_[l].windowed;
-  double decode = 0;
-  for (const Group& g : groups_) decode += windowed ? g.kv_sum_windowed : g.kv_sum;
   const double per_token = windowed ? kv_bytes_windowed_ : kv_bytes_;
   Task last = kNone;
   for (const TensorPart& p : placement_.kv) {
     if (p.tier == TierKind::kGpu) continue;
-    const double tokens = p.share * ((p.use == TensorUse::kStream ? decode : 0) + past_);
-    if (tokens <= 0) continue;
-    const Route& r = memory_.ToGpu(p.tier);
-    last = overlap_.Move(kv_lane_, kLinkTag, r.uses, tokens * per_token, r.cap, r.latency, {l >= 2 ? attended_[l - 2] : kNone});
+    const RankBytes tokens = BytesOf(past_, [&](const Past& rank) { return p.share * ((p.use == TensorUse::kStream ? rank.decodes[windowed] : 0) + rank.chunks); });
+    if (tokens.most <= 0) continue;
+    last = Move(kv_lane_, memory_.ToGpu(p.tier), tokens * per_token, l >= 2 ? attended_[l - 2] : kNone);
   }
   kv_arrived_[l] = last;
 }
@@ -401,9 +415,7 @@ void PlacedStep::FetchKv(size_t l) {
 void PlacedStep::Attention(size_t l, Group& g) {
   Layer& layer = layers_[l];
   if (activations_away_ > 0 && l > 0) {
-    const Route& r = memory_.ToGpu(activation_tier_);
-    g.wait[3] = overlap_.Move(receive_lane_, kLinkTag, r.uses, static_cast<double>(g.tokens) * hidden_bytes_ * activations_away_,
-                              r.cap, r.latency, {g.out});
+    g.wait[3] = Move(receive_lane_, memory_.ToGpu(activation_tier_), g.rank_tokens * (hidden_bytes_ * activations_away_), g.out);
   }
   for (Task& t : g.wait) WaitFor(std::exchange(t, kNone));
   if (layer.streamed >= 0) WaitFor(arrived_[static_cast<size_t>(layer.streamed)][0]);
@@ -411,15 +423,16 @@ void PlacedStep::Attention(size_t l, Group& g) {
   const double tokens = static_cast<double>(g.tokens);
   Task before = kNone;
   if (!layer.attention_cpu.empty()) before = Flush();
-  Gpu(costs_->Part(LayerPart::kAttentionIn, g.tokens), layer.attention_gpu);
+  const RankTime& attention = g.attention[layer.windowed];
+  Gpu(attention.in, layer.attention_gpu);
   const double seqs = g.seqs, kv = layer.windowed ? g.kv_sum_windowed : g.kv_sum;
-  if (g.prompts) Gpu(layer.windowed ? prefill_windowed_ : prefill_full_, 1.0 / static_cast<double>(groups_.size()));
-  if (seqs > 0 && kv_gpu_ > 0) Gpu(costs_->DecodeAttention(layer.windowed, seqs, kv * kv_gpu_, g.kv_max * kv_gpu_));
+  Gpu(attention.prompts);
+  Gpu(attention.decodes);
   if (!layer.attention_cpu.empty()) {
     // Projections on the CPU: hidden states there, queries, keys and values back.
-    Task t = Send(tokens * hidden_bytes_ / plan_.tp, before);
+    Task t = Send(g.rank_tokens * (hidden_bytes_ / plan_.tp), before);
     for (const Layer::Cpu& c : layer.attention_cpu) t = Cpu(c.tier, c.bytes, 2 * c.parameters * tokens, t);
-    g.wait[0] = Receive(tokens * query_bytes_, t);
+    g.wait[0] = Receive(g.rank_tokens * query_bytes_, t);
   }
   double away = 0;
   for (const TensorPart& p : placement_.kv) away += p.tier == TierKind::kGpu ? 0 : p.share;
@@ -434,17 +447,16 @@ void PlacedStep::Attention(size_t l, Group& g) {
     for (const TensorPart& p : placement_.kv) {
       if (p.tier == TierKind::kGpu) continue;
       const Route& r = memory_.FromGpu(p.tier);
-      double later = tokens * p.share * per_token;
+      RankBytes later = g.rank_tokens;
       if (p.use == TensorUse::kCompute && cpu) {
-        const double now = seqs * (p.share * per_token + query_bytes_);
-        later -= seqs * p.share * per_token;
-        before = overlap_.Move(send_lane_, kLinkTag, r.uses, now, r.cap, r.latency, {done});
+        before = Move(send_lane_, r, g.rank_seqs * (p.share * per_token + query_bytes_), done);
+        later = g.rank_prompt_tokens;
       }
-      if (later > 0) overlap_.Move(kv_out_lane_, kLinkTag, r.uses, later, r.cap, r.latency, {done});
+      if (later.most > 0) Move(kv_out_lane_, r, later * (p.share * per_token), done);
     }
     if (cpu) {
       const double bytes = kv * kv_cpu_ * kv_host_bytes_, flops = kv * kv_cpu_ * kv_flops_;
-      g.wait[1] = Receive(seqs * query_bytes_, Cpu(kv_cpu_tier_, bytes, flops, before));
+      g.wait[1] = Receive(g.rank_seqs * query_bytes_, Cpu(kv_cpu_tier_, bytes, flops, before));
     }
   }
 }
@@ -453,14 +465,14 @@ void PlacedStep::FeedForward(size_t l, Group& g) {
   Layer& layer = layers_[l];
   const double tokens = static_cast<double>(g.tokens);
   for (Task& t : g.wait) WaitFor(std::exchange(t, kNone));
-  Gpu(costs_->Part(LayerPart::kAttentionOut, g.tokens), layer.attention_gpu);
-  if (layer.moe) Gpu(costs_->Part(LayerPart::kRouter, g.tokens));
+  Gpu(g.attention[layer.windowed].out, layer.attention_gpu);
+  if (layer.moe) Gpu(g.router);
   bool cpu = !layer.ffn_cpu.empty();
   if (layer.moe) {
     ExpertStageView view{range_.first + static_cast<int>(l), g.tokens, layer.placement};
     view.group = static_cast<int>(&g - groups_.data());
     view.decodes = std::min<int64_t>(g.tokens, std::llround(g.seqs));
-    view.gpu_ready = costs_->Part(LayerPart::kSharedExperts, g.tokens).seconds * layer.ffn_gpu;
+    view.gpu_ready = g.shared_experts.seconds * layer.ffn_gpu;
     if (experts_->needs_times()) {
       // The policy decides when the router has ended: let time pass until then.
       overlap_.RunUntil(Flush());
@@ -472,19 +484,19 @@ void PlacedStep::FeedForward(size_t l, Group& g) {
   if (cpu || (layer.moe && expert_work_.fetch_bytes + expert_work_.ahead_bytes > 0)) {
     const Task routed = Flush();
     if (cpu) {
-      Task t = Send(tokens * hidden_bytes_ / plan_.tp, routed);
+      Task t = Send(g.rank_tokens * (hidden_bytes_ / plan_.tp), routed);
       for (const Layer::Cpu& c : layer.ffn_cpu) t = Cpu(c.tier, c.bytes, 2 * c.parameters * tokens, t);
       if (layer.moe) {
         t = Cpu(TierKind::kDram, expert_work_.dram.bytes, expert_work_.dram.flops, t);
         t = Cpu(TierKind::kCxl, expert_work_.cxl.bytes, expert_work_.cxl.flops, t);
       }
-      g.wait[0] = Receive(tokens * hidden_bytes_, t);
+      g.wait[0] = Receive(g.rank_tokens * hidden_bytes_, t);
     }
     if (layer.moe && expert_work_.fetch_bytes > 0) {
       const Route& r = memory_.ToGpu(expert_work_.fetch_tier);
       const Task fetched = overlap_.Move(expert_lane_, kLinkTag, r.uses, expert_work_.fetch_bytes, r.cap, r.latency, {routed});
       if (layer.streamed >= 0) WaitFor(arrived_[static_cast<size_t>(layer.streamed)][1]);
-      Gpu(costs_->Part(LayerPart::kSharedExperts, g.tokens), layer.ffn_gpu);
+      Gpu(g.shared_experts, layer.ffn_gpu);
       Gpu(expert_work_.resident);
       WaitFor(fetched);
       Gpu(expert_work_.fetched);
@@ -497,10 +509,10 @@ void PlacedStep::FeedForward(size_t l, Group& g) {
   if (!layer.moe || expert_work_.fetch_bytes <= 0) {
     if (layer.streamed >= 0) WaitFor(arrived_[static_cast<size_t>(layer.streamed)][1]);
     if (layer.moe) {
-      Gpu(costs_->Part(LayerPart::kSharedExperts, g.tokens), layer.ffn_gpu);
+      Gpu(g.shared_experts, layer.ffn_gpu);
       Gpu(expert_work_.resident);
     } else {
-      Gpu(costs_->Part(LayerPart::kDenseFfn, g.tokens), layer.ffn_gpu);
+      Gpu(g.dense_ffn, layer.ffn_gpu);
     }
   }
   const bool last_group = &g == &groups_.back();
@@ -509,53 +521,133 @@ void PlacedStep::FeedForward(size_t l, Group& g) {
     QueueWeights(next % count, Flush());
   }
   if (activations_away_ > 0 && l + 1 < layers_.size()) {
-    const Route& r = memory_.FromGpu(activation_tier_);
-    g.out = overlap_.Move(send_lane_, kLinkTag, r.uses, tokens * hidden_bytes_ * activations_away_, r.cap, r.latency, {Flush()});
+    g.out = Move(send_lane_, memory_.FromGpu(activation_tier_), g.rank_tokens * (hidden_bytes_ * activations_away_), Flush());
   }
 }
 
-void PlacedStep::Predict(std::span<const StepWork> ranks, StepCost* cost) {
-  const StepWork& work = ranks[0];
-  overlap_.Rebase();
-  overlap_.ClearWaits();
-  const double cpu_before = overlap_.busy(cpu_lane_);
-  step_ = PartCost();
-  chunks_ = work.chunks;
-  past_ = 0;
-  for (const PrefillChunk& c : work.chunks) past_ += static_cast<double>(c.past);
-  prefill_full_ = costs_->PrefillAttention(false, work.chunks);
-  prefill_windowed_ = costs_->PrefillAttention(true, work.chunks);
+template <class Range, class Of>
+PlacedStep::RankBytes PlacedStep::BytesOf(const Range& ranks, const Of& of) const {
+  double most = 0, sum = 0;
+  for (const auto& rank : ranks) {
+    const double bytes = of(rank);
+    most = std::max(most, bytes);
+    sum += bytes;
+  }
+  const double all = most * static_cast<double>(plan_.dp);
+  return {most, sum < all ? sum / all : 1};
+}
 
+PartCost PlacedStep::OfRanks(LayerPart part) {
+  PartCost out;
+  double joules = 0;
+  int64_t tokens = 0;
+  for (const int64_t t : tokens_) {
+    const PartCost& of = costs_->Part(part, t);
+    joules += of.joules;
+    if (of.seconds > out.seconds) out = of;
+    tokens += t;
+  }
+  out.joules = joules;
+  if (costs_->shares_mlp()) out.Add(costs_->EnginePart(part, tokens));
+  return out;
+}
+
+void PlacedStep::Deal(std::span<const StepWork> ranks) {
+  int64_t most = 1;
+  for (const StepWork& work : ranks) most = std::max(most, work.tokens);
+  const int64_t count = std::clamp<int64_t>(groups_wanted_, 1, most);
+  const double share = 1.0 / static_cast<double>(count);
+  past_.assign(ranks.size(), {});
+  for (size_t r = 0; r < ranks.size(); ++r) {
+    past_[r].decodes = {static_cast<double>(ranks[r].decode_kv_sum), static_cast<double>(ranks[r].decode_kv_sum_windowed)};
+    for (const PrefillChunk& c : ranks[r].chunks) past_[r].chunks += static_cast<double>(c.past);
+  }
+  for (const bool windowed : {false, true}) {
+    std::vector<PartCost>& prefill = prefill_[windowed];
+    prefill.resize(ranks.size());
+    for (size_t r = 0; r < ranks.size(); ++r) prefill[r] = costs_->PrefillAttention(windowed, ranks[r].chunks);
+  }
   // Groups of equal size.
-  const int64_t count = std::clamp<int64_t>(groups_wanted_, 1, std::max<int64_t>(1, work.tokens));
   groups_.resize(static_cast<size_t>(count));
+  tokens_.resize(ranks.size());
   for (int64_t i = 0; i < count; ++i) {
     Group& g = groups_[static_cast<size_t>(i)];
     g = Group();
     g.wait.fill(kNone);
-    g.tokens = work.tokens / count + (i < work.tokens % count ? 1 : 0);
-    const double share = 1.0 / static_cast<double>(count);
-    g.seqs = static_cast<double>(work.decode_seqs) * share;
-    g.kv_sum = static_cast<double>(work.decode_kv_sum) * share;
-    g.kv_sum_windowed = static_cast<double>(work.decode_kv_sum_windowed) * share;
-    g.kv_max = static_cast<double>(work.decode_kv_max);
-    g.prompts = !work.chunks.empty();
+    for (size_t r = 0; r < ranks.size(); ++r) {
+      const StepWork& work = ranks[r];
+      tokens_[r] = work.tokens / count + (i < work.tokens % count ? 1 : 0);
+      g.tokens += tokens_[r];
+      g.seqs += static_cast<double>(work.decode_seqs) * share;
+      g.kv_sum += static_cast<double>(work.decode_kv_sum) * share;
+      g.kv_sum_windowed += static_cast<double>(work.decode_kv_sum_windowed) * share;
+    }
+    const auto seqs = [&](const StepWork& work) { return static_cast<double>(work.decode_seqs) * share; };
+    g.rank_tokens = BytesOf(tokens_, [](int64_t t) { return static_cast<double>(t); });
+    g.rank_seqs = BytesOf(ranks, seqs);
+    g.rank_prompt_tokens = BytesOf(ranks, [&](const StepWork& work) {
+      return std::max(0.0, static_cast<double>(tokens_[static_cast<size_t>(&work - ranks.data())]) - seqs(work));
+    });
+    for (const bool windowed : {false, true}) {
+      RankTime& slowest = g.attention[windowed];
+      double longest = -1, in = 0, prompts = 0, decodes = 0, out = 0;
+      for (size_t r = 0; r < ranks.size(); ++r) {
+        const StepWork& work = ranks[r];
+        RankTime t;
+        t.in = costs_->Part(LayerPart::kAttentionIn, tokens_[r]);
+        t.prompts.Add(prefill_[windowed][r], share);
+        if (kv_gpu_ > 0) {
+          const double kv = static_cast<double>(windowed ? work.decode_kv_sum_windowed : work.decode_kv_sum) * share;
+          t.decodes = costs_->DecodeAttention(windowed, seqs(work), kv * kv_gpu_, static_cast<double>(work.decode_kv_max) * kv_gpu_);
+        }
+        t.out = costs_->Part(LayerPart::kAttentionOut, tokens_[r]);
+        in += t.in.joules, prompts += t.prompts.joules, decodes += t.decodes.joules, out += t.out.joules;
+        const double seconds = t.in.seconds + t.prompts.seconds + t.decodes.seconds + t.out.seconds;
+        if (seconds > longest) {
+          longest = seconds;
+          slowest = t;
+        }
+      }
+      slowest.in.joules = in, slowest.prompts.joules = prompts, slowest.decodes.joules = decodes, slowest.out.joules = out;
+      if (costs_->shares_mlp()) slowest.out.Add(costs_->EnginePart(LayerPart::kAttentionOut, g.tokens));
+    }
+    g.router = OfRanks(LayerPart::kRouter);
+    g.shared_experts = OfRanks(LayerPart::kSharedExperts);
+    g.dense_ffn = OfRanks(LayerPart::kDenseFfn);
   }
+}
+
+void PlacedStep::Predict(std::span<const StepWork> ranks, StepCost* cost) {
+  overlap_.Rebase();
+  overlap_.ClearWaits();
+  const double cpu_before = overlap_.busy(cpu_lane_);
+  step_ = PartCost();
+  Deal(ranks);
+  bool decodes = false;
+  double looked_back = 0;
+  int64_t rows = 0;
+  for (const StepWork& work : ranks) {
+    decodes = decodes || work.decode_seqs > 0;
+    rows += work.logits_rows;
+  }
+  for (const Past& past : past_) looked_back += past.chunks;
   last_gpu_ = kNone;
   pending_ = 0;
   pending_count_ = 0;
 
   if (embedding_away_ > 0) {
-    const Route& r = memory_.ToGpu(embedding_tier_);
-    WaitFor(overlap_.Move(receive_lane_, kLinkTag, r.uses, static_cast<double>(work.tokens) * hidden_bytes_ * embedding_away_,
-                          r.cap, r.latency));
+    WaitFor(Move(receive_lane_, memory_.ToGpu(embedding_tier_),
+                 BytesOf(ranks, [](const StepWork& work) { return static_cast<double>(work.tokens); }) * (hidden_bytes_ * embedding_away_), kNone));
   }
-  if (first()) Gpu(costs_->Part(LayerPart::kEmbedding, work.tokens));
-  const bool fetches_kv = kv_stream_ > 0 || (past_ > 0 && kv_gpu_ < 1);
+  if (first()) {
+    for (size_t r = 0; r < ranks.size(); ++r) tokens_[r] = ranks[r].tokens;
+    Gpu(OfRanks(LayerPart::kEmbedding));
+  }
+  const bool fetches_kv = kv_stream_ > 0 || (looked_back > 0 && kv_gpu_ < 1);
   std::fill(attended_.begin(), attended_.end(), kNone);
   std::fill(kv_arrived_.begin(), kv_arrived_.end(), kNone);
   // A group works on until it has to wait for the CPU; then the next group has its turn.
-  const bool waits_in_attention = kv_cpu_ > 0 && work.decode_seqs > 0;
+  const bool waits_in_attention = kv_cpu_ > 0 && decodes;
   if (fetches_kv) {
     FetchKv(0);
     if (layers_.size() > 1) FetchKv(1);
@@ -579,20 +671,29 @@ void PlacedStep::Predict(std::span<const StepWork> ranks, StepCost* cost) {
   for (Group& g : groups_) {
     for (Task& t : g.wait) WaitFor(std::exchange(t, kNone));
   }
-  if (!last()) Gpu(SendOn(work.tokens));
-  if (work.logits_rows > 0 && last()) {
+  if (!last()) Gpu(SendOn(ranks));
+  if (rows > 0 && last()) {
     const double on_cpu = ShareOf(placement_.lm_head, TensorUse::kCompute);
     const bool streams = ShareOf(placement_.lm_head, TensorUse::kStream) > 0;
     if (streams) WaitFor(arrived_.back()[0]);
     if (on_cpu > 0) {
-      const double rows = static_cast<double>(work.logits_rows);
-      Task t = Send(rows * hidden_bytes_ / plan_.tp, Flush());
+      const RankBytes of_ranks = BytesOf(ranks, [](const StepWork& work) { return static_cast<double>(work.logits_rows); });
+      Task t = Send(of_ranks * (hidden_bytes_ / plan_.tp), Flush());
       for (const TensorPart& p : placement_.lm_head) {
-        if (p.use == TensorUse::kCompute) t = Cpu(p.tier, p.share * head_bytes_, 2 * p.share * head_parameters_ * rows, t);
+        if (p.use == TensorUse::kCompute) t = Cpu(p.tier, p.share * head_bytes_, 2 * p.share * head_parameters_ * static_cast<double>(rows), t);
       }
-      WaitFor(Receive(rows * static_cast<double>(model_.vocab) * 2 / plan_.tp, t));
+      WaitFor(Receive(of_ranks * (static_cast<double>(model_.vocab) * 2 / plan_.tp), t));
     }
-    Gpu(costs_->Head(work.logits_rows, on_cpu < 1));
+    PartCost head;
+    double joules = 0;
+    for (const StepWork& work : ranks) {
+      if (work.logits_rows == 0) continue;
+      const PartCost& of = costs_->Head(work.logits_rows, on_cpu < 1);
+      joules += of.joules;
+      if (of.seconds > head.seconds) head = of;
+    }
+    head.joules = joules;
+    Gpu(head);
   }
   if (ShareOf(placement_.lm_head, TensorUse::kStream) > 0) {
     const int count_streamed = static_cast<int>(streamed_.size());
@@ -610,24 +711,38 @@ void PlacedStep::Predict(std::span<const StepWork> ranks, StepCost* cost) {
   cost->bound_seconds[Index(Bound::kHostCompute)] += waits[kHostComputeTag];
   // The host's own work for a step, as in every engine (hw/engine_profile.h): preparation is the first stage's, the work
   // afterwards the last one's.
-  const double sequences = static_cast<double>(work.decode_seqs) + static_cast<double>(work.chunks.size());
-  const double prepare = !first() ? 0 : profile_.step_host.value() + profile_.sequence_host.value() * sequences +
-                         profile_.token_host.value() * static_cast<double>(work.tokens);
-  const bool graph = profile_.cuda_graphs && work.tokens <= profile_.graph_max_tokens &&
-                     (work.chunks.empty() || profile_.piecewise_graphs);
-  const double issue = graph ? profile_.graph_launch.value() : profile_.launch.value() * launches_;
-  const double post = !last() ? 0 : profile_.post_step.value() + profile_.post_sequence.value() * static_cast<double>(work.logits_rows);
+  // Each attention rank has a process of its own; the busiest is waited for.
+  double prepare = 0, issue = 0, post = 0;
+  for (const StepWork& work : ranks) {
+    const double sequences = static_cast<double>(work.decode_seqs) + static_cast<double>(work.chunks.size());
+    const bool graph = profile_.cuda_graphs && work.tokens <= profile_.graph_max_tokens &&
+                       (work.chunks.empty() || profile_.piecewise_graphs);
+    issue = std::max(issue, graph ? profile_.graph_launch.value() : profile_.launch.value() * launches_);
+    if (first()) {
+      prepare = std::max(prepare, profile_.step_host.value() + profile_.sequence_host.value() * sequences +
+                                      profile_.token_host.value() * static_cast<double>(work.tokens));
+    }
+    if (last()) post = std::max(post, profile_.post_step.value() + profile_.post_sequence.value() * static_cast<double>(work.logits_rows));
+  }
   const double total = profile_.overlap ? std::max(seconds, prepare + issue) + post : prepare + std::max(seconds, issue) + post;
   cost->bound_seconds[Index(Bound::kHost)] += total - seconds;
   cost->stage_seconds[0] = total;
+  cost->dynamic_joules += costs_->operators().power().active_watts() * plan_.tp * plan_.dp * total;
 }
 
-PartCost PlacedStep::SendOn(int64_t tokens) {
-  if (tokens != sent_tokens_) {
-    sent_tokens_ = tokens;
-    sent_ = costs_->StageSend(LowerStageSend(model_, whole_plan_, stage_, tokens), next_stage_);
+PartCost PlacedStep::SendOn(std::span<const StepWork> ranks) {
+  PartCost out;
+  double joules = 0;
+  for (const StepWork& work : ranks) {
+    if (work.tokens != sent_tokens_) {
+      sent_tokens_ = work.tokens;
+      sent_ = costs_->StageSend(LowerStageSend(model_, whole_plan_, stage_, work.tokens), next_stage_);
+    }
+    joules += sent_.joules;
+    if (sent_.seconds > out.seconds) out = sent_;
   }
-  return sent_;
+  out.joules = joules;
+  return out;
 }
 
 std::vector<ResourceUse> PlacedStep::Resources() const {
@@ -658,7 +773,9 @@ std::vector<StepOperator> PlacedStep::Explain(std::span<const StepWork> ranks) {
     }
     if (op.time.seconds > 0) out.push_back(std::move(op));
   };
-  add("GPU kernels", fmt::format("{} layers, {} tokens", layers_.size(), ranks[0].tokens),
+  int64_t tokens = 0;
+  for (const StepWork& work : ranks) tokens += work.tokens;
+  add("GPU kernels", fmt::format("{} layers, {} tokens", layers_.size(), tokens),
       {Bound::kCompute, Bound::kMemory, Bound::kSerial, Bound::kLaunch, Bound::kWaiting});
   double moved = 0;
   for (const ResourceUse& r : Resources()) moved += r.name == "host link to GPU" ? r.bytes / 2 : 0;
@@ -699,7 +816,7 @@ absl::StatusOr<std::unique_ptr<CompiledStepCost>> MakePlacedStepCost(const Model
   std::vector<std::unique_ptr<CompiledStepCost>> stages;
   for (int stage = 0; stage < plan.pp; ++stage) {
     PlacedStepOptions own = options;
-    own.first_gpu += stage * plan.tp;
+    own.first_gpu += stage * plan.tp * plan.dp;
     auto step = std::make_unique<PlacedStep>(model, plan, stage, profile, placement, HostCosts(machine, profile, options.stages_per_host));
     SIMRUN_RETURN_IF_ERROR(step->Build(machine, catalog, own));
     stages.push_back(std::move(step));

@@ -6,6 +6,8 @@
 //     GPU: projections, attention over what it holds   CPU: attention over the KV cache in its memory
 //     GPU: output projection, router
 //     GPU: feed-forward part, its experts              CPU: its experts           link: experts fetched
+// Attention ranks (plan.dp) go through it together: the slowest decides, each GPU moves its own bytes beside the others, and the
+// experts, the CPU and the memories serve the tokens of all ranks.
 // Streamed weights run ahead across steps: the window refills with the first layers of the next step while the last
 // layers of this one compute. The model has a state (what is under way), so every engine needs one of its own.
 #pragma once

@@ -49,7 +49,7 @@ class Search {
     input_ = n > 0 ? std::max(1.0, input / n) : 1024;
     output_ = n > 0 ? std::max(1.0, output / n) : 256;
     const WorkloadConfig& w = r_.config.workload;
-    const double replicas = r_.plan.replicas;
+    const double replicas = static_cast<double>(r_.plan.replicas) * r_.plan.dp;  // attention ranks of all engines
     most_ = static_cast<double>(r_.params.limits.max_num_seqs);
     if (w.concurrency) most_ = std::min(most_, std::ceil(static_cast<double>(*w.concurrency) / replicas));
     if (w.static_batch) most_ = std::min(most_, std::ceil(static_cast<double>(*w.static_batch) / replicas));
@@ -95,7 +95,7 @@ class Search {
       batch = std::clamp(rate_ * stay, 1.0, most);
       decode = Decode(**model, batch);
     }
-    const double cycle = output_ * decode.seconds + batch * prompt.seconds, tokens = batch * output_;
+    const double cycle = output_ * decode.seconds + batch * prompt.seconds, tokens = batch * output_ * r_.plan.dp;
     if (config_.objective == "tpot") return decode.seconds + prompt.seconds * batch / output_;
     const double gpus = r_.plan.gpus_per_engine();
     if (config_.objective == "energy") {
@@ -120,11 +120,13 @@ class Search {
     double moe = 0;
     for (int64_t l = 0; l < r_.model.layers; ++l) moe += r_.model.IsMoeLayer(l) ? 1 : 0;
     const double dense = static_cast<double>(r_.model.layers) - moe;
-    const auto place = [&](const char* tensors, double whole, const Away& away) {
+    const auto place = [&](const char* tensors, double held_once, const Away& away, bool shared_by_ranks = false) {
       double share = away.share;
-      if (share <= 1e-6 || whole <= 0) return;
+      if (share <= 1e-6 || held_once <= 0) return;
       for (const TierKind tier : {TierKind::kDram, TierKind::kCxl, TierKind::kRemote, TierKind::kNvme}) {
         double& left = free[static_cast<size_t>(tier)];
+        const bool compute = away.use == TensorUse::kCompute && (tier == TierKind::kDram || tier == TierKind::kCxl);
+        const double whole = held_once * CopiesOf(r_.plan, shared_by_ranks, compute ? TensorUse::kCompute : TensorUse::kStream);
         const double part = std::min(share, std::max(0.0, left) / whole);
         if (part <= 1e-6) continue;
         left -= part * whole;
@@ -133,7 +135,6 @@ class Search {
         rule.tensors = tensors;
         rule.share = part;
         rule.tier = std::string(TierName(tier));
-        const bool compute = away.use == TensorUse::kCompute && (tier == TierKind::kDram || tier == TierKind::kCxl);
         rule.use = compute ? "compute" : "stream";
         rules.push_back(std::move(rule));
         if (share <= 1e-6) return;
@@ -148,9 +149,9 @@ class Search {
       rule.use = p.kv.use == TensorUse::kCompute ? "compute" : "stream";
       rules.push_back(std::move(rule));
     }
-    place("routed_experts", all.routed_experts * moe, p.experts);
+    place("routed_experts", all.routed_experts * moe, p.experts, true);
     place("attention", all.attention * static_cast<double>(r_.model.layers) + all.router * moe, p.weights);
-    place("dense_ffn", all.dense_ffn * dense, p.weights);
+    place("dense_ffn", all.dense_ffn * dense, p.weights, r_.plan.separate_ffn());
     place("shared_experts", all.shared_experts * moe, p.weights);
     return rules;
   }
@@ -160,11 +161,12 @@ class Search {
     double seconds = 0, joules = 0;
   };
   // A step as it is in the long run: what streams is under way when it starts.
-  static Times Steady(CompiledStepCost& model, const StepWork& work) {
+  Times Steady(CompiledStepCost& model, const StepWork& work) const {
     StepCost cost;
     Times sum;
+    const std::vector<StepWork> ranks(static_cast<size_t>(r_.plan.dp), work);
     for (int i = 0; i < 4; ++i) {
-      model.Predict({&work, 1}, &cost);
+      model.Predict(ranks, &cost);
       if (i < 2) continue;
       for (int s = 0; s < model.stages(); ++s) sum.seconds += cost.stage_seconds[static_cast<size_t>(s)] / 2;
       sum.joules += cost.dynamic_joules / 2;

@@ -83,7 +83,7 @@ std::optional<PlacementRule> KvElsewhere(const ResolvedScenario& r, PlacementRoo
   const Bytes needed(KvPerToken(r.model, r.plan, 0) * tokens);
   room->kv = needed;
   if (needed <= room->gpu * 0.5) return std::nullopt;
-  const Bytes held(KvPerTokenOnce(r.model, r.plan) * tokens);
+  const Bytes held(KvPerTokenOnce(r.model, r.plan) * tokens * r.plan.dp);
   for (const TierKind tier : {TierKind::kDram, TierKind::kCxl, TierKind::kNvme}) {
     Bytes& free = room->tiers[static_cast<size_t>(tier)];
     if (free < held) continue;

@@ -169,7 +169,6 @@ void Run::FillEngineUse(SimTime span, Report* report) const {
     tier.capacity = t.capacity;
     tier.weights = t.weights;
     tier.kv_capacity = t.kv_block * static_cast<double>(m.kv_blocks);
-    tier.kv_peak = t.kv_block * static_cast<double>(peak_blocks);
     report->memory.tiers.push_back(std::move(tier));
   }
   for (const auto& compiled : compiled_) {
@@ -199,6 +198,10 @@ void Run::FillEngineUse(SimTime span, Report* report) const {
         timeline.kv_mean[i] += memory.Mean(i) / capacity / engines;
         timeline.kv_peak[i] = std::max(timeline.kv_peak[i], memory.Peak(i) / capacity);
       }
+    }
+    // A tier holds the blocks of all attention ranks, whichever is the fullest.
+    for (Report::Memory::Tier& tier : report->memory.tiers) {
+      for (const double peak : timeline.kv_peak) tier.kv_peak = std::max(tier.kv_peak, tier.kv_capacity * peak);
     }
   }
   report->memory.kv_peak_fraction = m.kv_blocks > 0 ? static_cast<double>(peak_blocks) / static_cast<double>(m.kv_blocks) : 0;

@@ -9,6 +9,7 @@
 
 #include "gtest/gtest.h"
 #include "models/lowering.h"
+#include "tests/support/placed_model.h"
 #include "tests/support/scenarios.h"
 
 namespace simrun {
@@ -23,44 +24,10 @@ scheduler: {max_num_seqs: 16, max_model_len: 4096, max_num_batched_tokens: 4096}
 workload: {static_batch: 8, input_tokens: 100, output_tokens: 20}
 )";
 
-StepWork Decodes(int64_t seqs, int64_t kv) {
-  StepWork w;
-  w.tokens = w.logits_rows = w.decode_seqs = seqs;
-  w.decode_kv_sum = w.decode_kv_sum_windowed = seqs * kv;
-  w.decode_kv_max = kv;
-  return w;
-}
-
-struct Model {
-  explicit Model(const absl::StatusOr<Scenario>& s, int replica = 0) : scenario(*s) {
-    const ResolvedScenario& r = scenario.resolved();
-    StepCostOptions options;
-    options.max_tokens = r.params.limits.max_num_batched_tokens;
-    options.max_rows = r.params.limits.max_num_seqs;
-    auto made = StepCostOf(r, *scenario.catalog(), options, replica);
-    EXPECT_TRUE(made.ok()) << made.status().message();
-    step = *std::move(made);
-  }
-  // Of a step after others like it.
-  StepCost Steady(const StepWork& work) {
-    StepCost cost;
-    for (int i = 0; i < 3; ++i) step->Predict({&work, 1}, &cost);
-    return cost;
-  }
-  double Bytes(const std::string& link) const {
-    for (const ResourceUse& use : step->Resources()) {
-      if (use.name == link) return use.bytes;
-    }
-    return 0;
-  }
-  Scenario scenario;
-  std::unique_ptr<CompiledStepCost> step;
-};
-
 double Weights(const ResolvedScenario& r) { return WeightBytesPerGpu(r.model, r.plan, 0).value(); }
 
 TEST(PlacedStep, StreamedDecodeTakesTheLinkTimeOfTheWeights) {
-  Model m(ScenarioOf(kStreamed));
+  PlacedModel m(ScenarioOf(kStreamed));
   const ResolvedScenario& r = m.scenario.resolved();
   // All layers and the head cross a link of PCIe 4 x16 in every step; the embedding is gathered. Compute hides behind.
   const ClassBytes b = WeightBytesByClass(r.model, r.plan, true);
@@ -76,7 +43,7 @@ TEST(PlacedStep, StreamedDecodeTakesTheLinkTimeOfTheWeights) {
 }
 
 TEST(PlacedStep, BytesOfALinkAreThoseOfTheStreamsTimesTheSteps) {
-  Model m(ScenarioOf(kStreamed));
+  PlacedModel m(ScenarioOf(kStreamed));
   const ResolvedScenario& r = m.scenario.resolved();
   const ClassBytes b = WeightBytesByClass(r.model, r.plan, true);
   const double layer = b.attention + b.dense_ffn, step = 32 * layer + b.lm_head;
@@ -95,8 +62,8 @@ TEST(PlacedStep, BytesOfALinkAreThoseOfTheStreamsTimesTheSteps) {
 // With compute longer than transfer, streaming costs nothing: a step takes what the resident plan takes.
 TEST(PlacedStep, StreamingHidesBehindLongCompute) {
   const std::vector<std::pair<std::string, std::string>> fast = {{"hardware.host_link", "nvlink-c2c"}, {"hardware.host_memory_bandwidth", "2 TB/s"}};
-  Model streamed(ScenarioOf(kStreamed, fast));
-  Model resident(ScenarioOf(ScenarioOf(kStreamed, fast)->ToYaml(), {{"plan.placement", "gpu"}}));
+  PlacedModel streamed(ScenarioOf(kStreamed, fast));
+  PlacedModel resident(ScenarioOf(ScenarioOf(kStreamed, fast)->ToYaml(), {{"plan.placement", "gpu"}}));
   StepWork work;
   const PrefillChunk chunk{4096, 0};
   work.tokens = 4096;
@@ -108,8 +75,8 @@ TEST(PlacedStep, StreamingHidesBehindLongCompute) {
 
 // A plan whose rules keep everything on the GPU is today's path; one that moves a hair's breadth costs the same.
 TEST(PlacedStep, ATinyShareElsewhereCostsNothing) {
-  Model tiny(ScenarioOf(kStreamed, {{"plan.placement", "[{tensors: dense_ffn, tier: dram, share: 0.0001, layers: 3}]"}}));
-  Model resident(ScenarioOf(kStreamed, {{"plan.placement", "[{tensors: weights, tier: gpu}]"}}));
+  PlacedModel tiny(ScenarioOf(kStreamed, {{"plan.placement", "[{tensors: dense_ffn, tier: dram, share: 0.0001, layers: 3}]"}}));
+  PlacedModel resident(ScenarioOf(kStreamed, {{"plan.placement", "[{tensors: weights, tier: gpu}]"}}));
   EXPECT_TRUE(resident.scenario.resolved().placement.resident);
   EXPECT_FALSE(tiny.scenario.resolved().placement.resident);
   for (const int64_t seqs : {1, 16}) {
@@ -119,7 +86,7 @@ TEST(PlacedStep, ATinyShareElsewhereCostsNothing) {
 }
 
 TEST(PlacedStep, ExpertsOnTheCpuReadTheirWeightsOncePerLayer) {
-  Model m(ScenarioOf(R"(
+  PlacedModel m(ScenarioOf(R"(
 model: mixtral-8x7b
 hardware: {gpu: rtx-4090, host: xeon-8380, sockets: 1}
 plan: {placement: [{tensors: routed_experts, tier: dram, use: compute}]}
@@ -157,7 +124,7 @@ engine: {profile: ideal}
 scheduler: {max_num_seqs: 16, max_model_len: 4096, max_num_batched_tokens: 4096}
 workload: {static_batch: 1, input_tokens: 100, output_tokens: 20}
 )";
-  Model one(ScenarioOf(text)), two(ScenarioOf(text, {{"plan.tp", "2"}}));
+  PlacedModel one(ScenarioOf(text)), two(ScenarioOf(text, {{"plan.tp", "2"}}));
   const double t1 = one.Steady(Decodes(1, 100)).stage_seconds[0], t2 = two.Steady(Decodes(1, 100)).stage_seconds[0];
   // Half the bytes each, at half the rate each.
   EXPECT_NEAR(t2, t1, 0.03 * t1);
@@ -174,7 +141,7 @@ scheduler: {max_num_seqs: 16, max_model_len: 4096, max_num_batched_tokens: 4096}
 workload: {static_batch: 1, input_tokens: 100, output_tokens: 20}
 )";
   const auto seconds = [&](const char* replicas) {
-    return Model(ScenarioOf(text, {{"plan.replicas", replicas}})).Steady(Decodes(1, 100)).stage_seconds[0];
+    return PlacedModel(ScenarioOf(text, {{"plan.replicas", replicas}})).Steady(Decodes(1, 100)).stage_seconds[0];
   };
   const double one = seconds("1");
   EXPECT_NEAR(seconds("2"), 2 * one, 0.02 * one);  // behind the same switch
@@ -194,12 +161,12 @@ scheduler: {max_num_seqs: 16, max_model_len: 4096, max_num_batched_tokens: 2048}
 workload: {static_batch: 8, input_tokens: 100, output_tokens: 20}
 )";
   for (const char* experts : {"{}", "static", "{policy: hybrid, cache: lru}"}) {
-    Model lone(ScenarioOf(on_cpu, {{"scheduler.experts", experts}}));
+    PlacedModel lone(ScenarioOf(on_cpu, {{"scheduler.experts", experts}}));
     auto shared_plan = two;
     shared_plan.push_back({"scheduler.experts", experts});
-    Model shared(ScenarioOf(on_cpu, shared_plan));
+    PlacedModel shared(ScenarioOf(on_cpu, shared_plan));
     const double alone = lone.Steady(work).stage_seconds[0], both = shared.Steady(work).stage_seconds[0];
-    Model told(ScenarioOf(on_cpu, shared_plan));
+    PlacedModel told(ScenarioOf(on_cpu, shared_plan));
     told.step->ShareHost(1);
     EXPECT_NEAR(told.Steady(work).stage_seconds[0], alone, 1e-9 * alone) << experts;
     EXPECT_GT(both, 1.5 * alone) << experts;
@@ -274,7 +241,7 @@ workload: {static_batch: 1, input_tokens: 100, output_tokens: 20}
 
 // A pageable copy goes through a pinned buffer in turn: filled by one thread (8 GB/s of the reference host), then sent.
 TEST(PlacedStep, PageableCopiesFillAndSendInTurn) {
-  Model pinned(ScenarioOf(kStreamed)), pageable(ScenarioOf(kStreamed, {{"engine.pinned_memory", "false"}}));
+  PlacedModel pinned(ScenarioOf(kStreamed)), pageable(ScenarioOf(kStreamed, {{"engine.pinned_memory", "false"}}));
   const double link = 31.5e9 * 0.794, fill = 8e9 * pageable.scenario.resolved().machine.host.single_thread;
   const double fast = pinned.Steady(Decodes(8, 100)).stage_seconds[0], slow = pageable.Steady(Decodes(8, 100)).stage_seconds[0];
   EXPECT_NEAR(slow / fast, (1 / link + 1 / fill) * link, 0.02 * slow / fast);
@@ -283,7 +250,7 @@ TEST(PlacedStep, PageableCopiesFillAndSendInTurn) {
 // Two stages stream half of the weights each over links of their own, and hand the hidden states on.
 TEST(PlacedStep, StagesDivideTheStep) {
   const std::vector<std::pair<std::string, std::string>> two = {{"plan.pp", "2"}, {"hardware.count", "2"}};
-  Model one(ScenarioOf(kStreamed)), piped(ScenarioOf(kStreamed, two));
+  PlacedModel one(ScenarioOf(kStreamed)), piped(ScenarioOf(kStreamed, two));
   ASSERT_EQ(piped.step->stages(), 2);
   const StepWork work = Decodes(8, 100);
   const StepCost whole = one.Steady(work), parts = piped.Steady(work);
@@ -316,7 +283,7 @@ plan: {pp: 2, placement: [{tensors: routed_experts, share: 0.5, tier: dram, use:
 scheduler: {max_num_seqs: 16, max_model_len: 4096, max_num_batched_tokens: 2048, experts: {policy: hybrid, cache: lru, prefetch: next-layer}}
 workload: {concurrency: 1, requests: 2, input_tokens: 200, output_tokens: 20}
 )";
-  Model piped(ScenarioOf(scenario)), one(ScenarioOf(scenario, {{"plan.pp", "1"}}));
+  PlacedModel piped(ScenarioOf(scenario)), one(ScenarioOf(scenario, {{"plan.pp", "1"}}));
   const StepWork work = Decodes(16, 100);
   piped.Steady(work);
   one.Steady(work);
