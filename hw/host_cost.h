@@ -21,7 +21,7 @@ class HostCosts {
   // `engines` engines share the cores and the memory.
   HostCosts(const Machine& machine, const EngineProfile& profile, int engines = 1);
   // As many from now on.
-  void Share(int engines) { share_ = 1.0 / std::max(1, engines); }
+  void Share(double engines) { share_ = 1 / std::max(1.0, engines); }
 
   // Of one operator: hand-over, waking threads, barriers.
   double fixed() const { return fixed_; }

@@ -55,9 +55,9 @@ class StepCostModel {
   // `ranks`: the work of each of the engine's dp attention ranks; they step together. At least one rank has work.
   // Called once per step: no allocation, thread-safe only if each simulation owns its model.
   virtual void Predict(std::span<const StepWork> ranks, StepCost* cost) = 0;
-  // How many engines on this one's host have work from the next step on, itself included. Models of engines that share nothing
-  // with their neighbours ignore it; the others take all to have work before they are told.
-  virtual void ShareHost(int /*engines*/) {}
+  // How many pipeline stages of this engine and its neighbours on the host are at work from the next step on. Models of
+  // engines that share nothing ignore it; the others take all to be at work before they are told.
+  virtual void ShareHost(int /*stages*/) {}
   // Links and memories of plans that keep tensors outside GPU memory, and the time the host has computed; empty else.
   virtual std::vector<ResourceUse> Resources() const { return {}; }
   virtual double host_busy_seconds() const { return 0; }

@@ -220,8 +220,8 @@ absl::StatusOr<MemorySystem> MemorySystem::Create(const Machine& m, const Memory
   return system;
 }
 
-void MemorySystem::Share(int active, FlowNetwork* network) const {
-  const double share = engines_ > 1 ? static_cast<double>(std::clamp(active, 1, engines_) - 1) / (engines_ - 1) : 0;
+void MemorySystem::Share(double active, FlowNetwork* network) const {
+  const double share = engines_ > 1 ? (std::clamp(active, 1.0, static_cast<double>(engines_)) - 1) / (engines_ - 1) : 0;
   for (const Shared& s : shared_) network->SetCapacity(s.resource, s.Part(share));
 }
 

@@ -75,7 +75,7 @@ class MemorySystem {
 
   // How many engines of the host have work, this one included: the others leave their parts to those that have. All do at
   // first. Where only some of them share a link, as many of these as of all are taken to have work.
-  void Share(int active, FlowNetwork* network) const;
+  void Share(double active, FlowNetwork* network) const;
 
  private:
   struct Shared {

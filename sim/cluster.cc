@@ -19,7 +19,7 @@ Cluster::Cluster(const ClusterParams& params, const BatchingPolicy& policy, std:
     StepCostModel* model = models[models.size() > 1 ? static_cast<size_t>(i) : 0];
     replicas_.push_back(std::make_unique<Replica>(static_cast<uint32_t>(i), params_.engine, policy, model, metrics));
   }
-  if (params_.replicas_per_host > 1) {
+  if (params_.replicas_per_host > 1 || (params_.replicas_per_host == 1 && models[0]->stages() > 1)) {
     const std::span<const std::unique_ptr<Replica>> all(replicas_);
     const size_t most = static_cast<size_t>(params_.replicas_per_host);
     for (size_t i = 0; i < all.size(); ++i) {

@@ -18,9 +18,9 @@ namespace simrun {
 struct ClusterParams {
   EngineParams engine;
   int replicas = 1;
-  // Of replicas whose steps slow one another down, on hosts that they share; 1: none. Such a cluster advances in order of
-  // time over all replicas.
-  int replicas_per_host = 1;
+  // Of replicas whose stages slow one another down, on hosts that they share; 0: they share nothing. A cluster with several
+  // of them on a host advances in order of time over all replicas.
+  int replicas_per_host = 0;
   // From arrival until the engine's queue sees the request (HTTP, tokenisation): a constant and a part per prompt token.
   SimTime front_end;
   SimTime front_end_token;

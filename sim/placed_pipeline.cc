@@ -32,8 +32,8 @@ class PlacedPipeline final : public CompiledStepCost {
       for (size_t i = 0; i < std::size(cost->bound_seconds); ++i) cost->bound_seconds[i] += of_stage_.bound_seconds[i];
     }
   }
-  void ShareHost(int engines) override {
-    for (const auto& stage : stages_) stage->ShareHost(engines);
+  void ShareHost(int stages) override {
+    for (const auto& stage : stages_) stage->ShareHost(stages);
   }
   std::vector<StepOperator> Explain(std::span<const StepWork> ranks) override {
     std::vector<StepOperator> out;
@@ -47,7 +47,7 @@ class PlacedPipeline final : public CompiledStepCost {
   }
   const std::vector<ProvenanceNote>& provenance() const override { return provenance_; }
   std::vector<std::string> Warnings() const override {
-    std::vector<std::string> out = {"stages that share a host have equal parts of its links and memories, also while others of them wait"};
+    std::vector<std::string> out;
     for (const auto& stage : stages_) {
       for (std::string& warning : stage->Warnings()) {
         if (std::find(out.begin(), out.end(), warning) == out.end()) out.push_back(std::move(warning));

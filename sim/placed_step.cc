@@ -69,7 +69,7 @@ class PlacedStep final : public CompiledStepCost {
   const std::vector<ProvenanceNote>& provenance() const override { return provenance_; }
   std::vector<std::string> Warnings() const override { return warnings_; }
   std::vector<ResourceUse> Resources() const override;
-  void ShareHost(int engines) override;
+  void ShareHost(int stages) override;
   double host_busy_seconds() const override { return host_busy_; }
   const ExpertTotals* Experts() const override { return experts_ != nullptr ? experts_->totals() : nullptr; }
   double host_joules() const override { return host_joules_; }
@@ -144,7 +144,8 @@ class PlacedStep final : public CompiledStepCost {
   FlowNetwork network_;
   Overlap overlap_;
   MemorySystem memory_;
-  int engines_per_host_ = 1, stages_per_engine_ = 1, sharing_ = 1;  // sharing_: engines of the host that have work
+  int stages_per_host_ = 1, stages_of_engines_ = 1;  // of those engines also what lies on other hosts
+  int sharing_ = 0;                                  // of them at work; 0: not told yet, all
   std::vector<double> parts_;  // capacities of the network's resources when all have
   int gpu_lane_ = 0, cpu_lane_ = 0, receive_lane_ = 0, send_lane_ = 0, kv_lane_ = 0, expert_lane_ = 0;
   int kv_out_lane_ = 0, join_lane_ = 0;
@@ -201,8 +202,8 @@ absl::Status PlacedStep::Build(const Machine& machine, const Catalog& catalog, c
   memory.link_efficiency = profile_.link_efficiency;
   SIMRUN_ASSIGN_OR_RETURN(memory_, MemorySystem::Create(machine, memory, &network_));
   for (int r = 0; r < network_.resources(); ++r) parts_.push_back(network_.capacity(r));
-  engines_per_host_ = sharing_ = options.engines_per_host;
-  stages_per_engine_ = std::max(1, options.stages_per_host / options.engines_per_host);
+  stages_per_host_ = options.stages_per_host;
+  stages_of_engines_ = options.engines_per_host * whole_plan_.pp;
   gpu_lane_ = overlap_.AddLane("GPU");
   cpu_lane_ = overlap_.AddLane("CPU");
   receive_lane_ = overlap_.AddLane("results to GPU");
@@ -269,12 +270,15 @@ double PlacedStep::LinkRate() const {
   return rate;
 }
 
-void PlacedStep::ShareHost(int engines) {
-  engines = std::clamp(engines, 1, engines_per_host_);
-  if (engines == sharing_) return;
-  sharing_ = engines;
-  memory_.Share(engines * stages_per_engine_, &network_);
-  host_.Share(engines * stages_per_engine_);
+void PlacedStep::ShareHost(int stages) {
+  stages = std::clamp(stages, 1, stages_of_engines_);
+  if (stages == sharing_) return;
+  sharing_ = stages;
+  // Of an engine of several hosts as many here as its other stages.
+  const double away = stages_of_engines_ > stages_per_host_ ? (stages_per_host_ - 1.0) / (stages_of_engines_ - 1.0) : 1;
+  const double here = 1 + (stages - 1) * away;
+  memory_.Share(here, &network_);
+  host_.Share(here);
   if (experts_ != nullptr) experts_->HostChanged(host_, LinkRate());
 }
 

@@ -32,6 +32,12 @@ int64_t Replica::blocks_in_use() const {
   return used;
 }
 
+int Replica::stages_at_work() const {
+  int64_t requests = 0;
+  for (const Rank& rank : ranks_) requests = std::max(requests, rank.outstanding);
+  return static_cast<int>(std::min<int64_t>({requests, static_cast<int64_t>(lanes_.size()), static_cast<int64_t>(stage_free_.size())}));
+}
+
 int64_t Replica::evicted_blocks() const {
   int64_t evicted = 0;
   for (const Rank& rank : ranks_) evicted += rank.prefixes != nullptr ? rank.prefixes->evictions() : 0;
@@ -355,7 +361,9 @@ void Replica::StartStep(Lane& lane, SimTime now, double extra_seconds) {
   cost_.ahead = cost_.launched_late = 0;
   if (tokens > 0) {
     if (!host_.empty()) {
-      model_->ShareHost(static_cast<int>(std::count_if(host_.begin(), host_.end(), [](const auto& r) { return !r->idle(); })));
+      int at_work = 0;
+      for (const auto& replica : host_) at_work += replica->stages_at_work();
+      model_->ShareHost(at_work);
     }
     model_->Predict(works, &cost_);
     totals_.dynamic_joules += cost_.dynamic_joules;

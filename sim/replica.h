@@ -115,8 +115,10 @@ class Replica {
   // Blocks that can be found by their content, summed over ranks.
   int64_t cached_blocks() const;
   bool idle() const { return load_.outstanding() == 0; }
+  // Pipeline stages that its micro-batches keep at work: a request each at least.
+  int stages_at_work() const;
   void set_observer(EngineObserver* observer) { observer_ = observer; }
-  // The replicas of its host, itself among them: the cost model is told how many have requests when a step starts.
+  // The replicas of its host, itself among them: the cost model is told how many of their stages have work when a step starts.
   void set_host(std::span<const std::unique_ptr<Replica>> replicas) { host_ = replicas; }
   // Blocks in use over time, summed over ranks, where params.track_memory asks for it.
   const LevelTimeline& memory() const { return memory_; }

@@ -274,6 +274,51 @@ TEST(PlacedStep, StagesDivideTheStep) {
   EXPECT_NEAR(m2.kv_block.value(), m1.kv_block.value() / 2, 1);
 }
 
+// Stages of one host share its memory while micro-batches keep them at work: one request is on one stage at a time and has
+// the whole host there, two have half each.
+TEST(PlacedStep, WaitingStagesLeaveTheirPart) {
+  const char text[] = R"(
+model: mixtral-8x7b
+hardware: {gpu: a100-sxm-80gb, host: xeon-8380, sockets: 1, host_memory: 512 GB, count: 2}
+plan: {pp: 2, placement: [{tensors: routed_experts, share: 0.9, tier: dram, use: compute}]}
+engine: {profile: ideal}
+scheduler: {max_num_seqs: 16, max_model_len: 4096, max_num_batched_tokens: 2048}
+workload: {concurrency: 1, requests: 4, input_tokens: 100, output_tokens: 20}
+)";
+  const auto tpot = [&](std::vector<std::pair<std::string, std::string>> changes) { return ReportOf(ScenarioOf(text, changes)).tpot.mean.value(); };
+  const double one = tpot({}), one_gpu = tpot({{"plan.pp", "1"}}), two = tpot({{"workload.concurrency", "2"}});
+  EXPECT_NEAR(one, one_gpu, 0.03 * one_gpu);
+  // Nearly all of the time is the CPU's; a prompt of one keeps the other waiting now and then.
+  EXPECT_GT(two, 1.7 * one);
+  EXPECT_LT(two, 2.1 * one);
+  // With one micro-batch the second request shares the first one's steps, on one stage at a time.
+  const double together = tpot({{"workload.concurrency", "2"}, {"scheduler.micro_batches", "1"}});
+  EXPECT_NEAR(together, tpot({{"workload.concurrency", "2"}, {"plan.pp", "1"}}), 0.03 * together);
+  // Two engines of two stages: four at work.
+  const std::vector<std::pair<std::string, std::string>> four = {{"hardware.count", "4"}, {"plan.replicas", "2"}, {"workload.concurrency", "4"}, {"scheduler.router", "round-robin"}};
+  EXPECT_GT(tpot(four), 1.7 * two);
+  EXPECT_LT(tpot(four), 2.1 * two);
+  for (const std::string& w : ReportOf(ScenarioOf(text)).warnings) EXPECT_EQ(w.find("stages"), std::string::npos) << w;
+}
+
+// An engine whose stages lie on several hosts: as many of the other stages are at work here as there.
+TEST(PlacedStep, StagesOfOtherHostsTakeNothingHere) {
+  const char text[] = R"(
+model: llama-3.1-70b
+hardware: {node: dgx-h100, nodes: 2}
+plan: {tp: 8, pp: 2, placement: [{tensors: weights, tier: dram, share: 0.9}]}
+engine: {profile: ideal}
+workload: {concurrency: 4, requests: 4, input_tokens: 100, output_tokens: 10}
+)";
+  const StepWork work = Decodes(4, 100);
+  PlacedModel untold(ScenarioOf(text)), alone(ScenarioOf(text)), both(ScenarioOf(text));
+  alone.step->ShareHost(1);
+  both.step->ShareHost(2);
+  const double seconds = alone.Steady(work).stage_seconds[0];
+  EXPECT_DOUBLE_EQ(both.Steady(work).stage_seconds[0], seconds);
+  EXPECT_DOUBLE_EQ(untold.Steady(work).stage_seconds[0], seconds);
+}
+
 // Every layer's experts are followed on one stage or the other.
 TEST(PlacedStep, StagesFollowTheExpertsOfTheirLayers) {
   const std::string scenario = R"(
