@@ -4,6 +4,7 @@
 // depends on token counts into lazily filled tables; tests substitute closed-form models.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <memory>
 #include <span>
@@ -37,6 +38,20 @@ struct StepCost {
   double lead = 0;
   double ahead = 0;          // seconds the GPU still works when the host is done with this step
   double launched_late = 0;  // from the end of the step before until the host is done with this one
+};
+
+// Host work of a step: before the GPU starts, beside it, and after it.
+struct HostSpan {
+  double before = 0, beside = 0, after = 0;
+  double Around(double gpu) const { return before + std::max(gpu, beside) + after; }
+  // Of an engine that schedules asynchronously, host and GPU two servers in tandem: what is left of the work beside the GPU
+  // when the step before has ended.
+  HostSpan StartedEarly(StepCost* cost, double gpu) const {
+    const double left = std::max(0.0, beside - cost->lead);
+    cost->ahead = std::max(0.0, gpu - left);
+    cost->launched_late = left;
+    return {before, left, after};
+  }
 };
 
 // What a link or a memory outside the GPUs has carried since the model was made.

@@ -42,19 +42,6 @@ struct Entry {
   }
 };
 
-// Host work of a step: before the GPU starts, beside it, and after it.
-struct HostSpan {
-  double before = 0, beside = 0, after = 0;
-  double Around(double gpu) const { return before + std::max(gpu, beside) + after; }
-  // Of an engine that overlaps steps: what is left of the work beside the GPU when the step before has ended.
-  HostSpan StartedEarly(StepCost* cost, double gpu) const {
-    const double left = std::max(0.0, beside - cost->lead);
-    cost->ahead = std::max(0.0, gpu - left);
-    cost->launched_late = left;
-    return {before, left, after};
-  }
-};
-
 // A step of `count` sequences that generates one token for each, whatever their lengths: attention apart.
 struct DecodeEntry {
   double seconds = -1;  // not filled yet

@@ -728,7 +728,10 @@ void PlacedStep::Predict(std::span<const StepWork> ranks, StepCost* cost) {
     }
     if (last()) post = std::max(post, profile_.post_step.value() + profile_.post_sequence.value() * static_cast<double>(work.logits_rows));
   }
-  const double total = profile_.overlap ? std::max(seconds, prepare + issue) + post : prepare + std::max(seconds, issue) + post;
+  HostSpan host{prepare, issue, post};
+  if (profile_.overlap) host = {0, prepare + issue, post};
+  // With several stages steps do not follow one another, as in resident plans.
+  const double total = (profile_.overlap && whole_plan_.pp == 1 ? host.StartedEarly(cost, seconds) : host).Around(seconds);
   cost->bound_seconds[Index(Bound::kHost)] += total - seconds;
   cost->stage_seconds[0] = total;
   cost->dynamic_joules += costs_->operators().power().active_watts() * plan_.tp * plan_.dp * total;

@@ -247,6 +247,44 @@ TEST(PlacedStep, PageableCopiesFillAndSendInTurn) {
   EXPECT_NEAR(slow / fast, (1 / link + 1 / fill) * link, 0.02 * slow / fast);
 }
 
+// An engine that schedules asynchronously is ahead of the GPU by up to a step, and one that answers after the next launch holds
+// first tokens for as long, whether or not tensors lie outside GPU memory.
+TEST(PlacedStep, TheHostRunsAStepAhead) {
+  const char text[] = R"(
+model: llama-3.1-8b
+hardware: {gpu: h100-sxm-80gb, host: xeon-8480c}
+engine: {profile: trt-llm, launch: 100 us}
+scheduler: {max_num_seqs: 16, max_model_len: 8192, max_num_batched_tokens: 2048}
+workload: {concurrency: 6, requests: 60, input_tokens: 900, output_tokens: 30}
+)";
+  const char tiny[] = "[{tensors: dense_ffn, tier: dram, share: 0.0001, layers: 3}]";
+  const Report placed = ReportOf(ScenarioOf(text, {{"plan.placement", tiny}})), resident = ReportOf(ScenarioOf(text));
+  EXPECT_NEAR(placed.ttft.mean.value(), resident.ttft.mean.value(), 0.01 * resident.ttft.mean.value());
+  EXPECT_NEAR(placed.tpot.mean.value(), resident.tpot.mean.value(), 0.01 * resident.tpot.mean.value());
+
+  // Two servers in tandem, by hand: of h seconds of host work beside g of the GPU, min(h, lead) are done before.
+  PlacedModel m(ScenarioOf(text, {{"plan.placement", tiny}, {"engine.cuda_graphs", "false"}}));
+  const EngineProfile& e = m.scenario.resolved().engine;
+  StepWork work = Decodes(8, 500);
+  StepCost cost;
+  const auto step = [&](double lead) {
+    cost.lead = lead;
+    m.step->Predict({&work, 1}, &cost);
+    return cost.stage_seconds[0];
+  };
+  step(0);
+  const double whole = step(0), left = cost.launched_late, post = e.post_step.value() + 8 * e.post_sequence.value();
+  EXPECT_GT(left, 20e-3);  // some 200 kernels of 100 us
+  EXPECT_NEAR(whole, left + post, 1e-9);
+  EXPECT_NEAR(cost.ahead, 0, 1e-12);
+  const double early = step(5e-3);
+  EXPECT_NEAR(early, whole - 5e-3, 1e-9);
+  const double gpu = step(1) - post;  // the host was done before
+  EXPECT_NEAR(cost.launched_late, 0, 1e-12);
+  EXPECT_NEAR(cost.ahead, gpu, 1e-9);
+  EXPECT_LT(gpu, 15e-3);
+}
+
 // Two stages stream half of the weights each over links of their own, and hand the hidden states on.
 TEST(PlacedStep, StagesDivideTheStep) {
   const std::vector<std::pair<std::string, std::string>> two = {{"plan.pp", "2"}, {"hardware.count", "2"}};
