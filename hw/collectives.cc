@@ -112,13 +112,15 @@ Collectives::Wires Collectives::InNodeWires(int ranks) const {
 const OperatorParams* Collectives::Entry(std::string_view name, std::string_view link_kind) const {
   // Entries of the device itself come first; one measured on another kind of link does not apply.
   if (params_ == nullptr) return nullptr;
-  const OperatorParams* first = nullptr;
+  const OperatorParams* best = nullptr;
+  size_t nearest = 0;
   for (const OperatorParams& p : params_->entries) {
     if (p.op != name || (!p.link.empty() && p.link != link_kind)) continue;
-    if (p.backend == backend_ && (first == nullptr || p.device == first->device)) return &p;
-    if (first == nullptr && p.backend.find("-eager") == std::string::npos) first = &p;
+    const size_t kinship = BackendKinship(p.backend, backend_);
+    if (kinship == 0 && p.backend.find("-eager") != std::string::npos) continue;
+    if (best == nullptr || (p.device == best->device && kinship > nearest)) best = &p, nearest = kinship;
   }
-  return first;
+  return best;
 }
 
 double Collectives::Fitted(const OperatorParams& p, OpKind kind, double bytes, int ranks, double bandwidth) {

@@ -160,14 +160,10 @@ std::vector<std::string> OperatorNames() { return {kOperators.begin(), kOperator
 
 std::vector<std::string> ProvenanceNames() { return {"measured", "calibrated", "transferred", "datasheet", "assumed"}; }
 
-namespace {
-// The backend itself before its family, the nearest relatives first: "trtllm-engine-0.10" takes kernels of "trtllm-engine"
-// and then of "trtllm" where it has none of its own. The length of what they share; 0 for strangers.
-size_t Kinship(std::string_view entry, std::string_view backend) {
+size_t BackendKinship(std::string_view entry, std::string_view backend) {
   const bool family = entry == backend || (backend.size() > entry.size() && backend.substr(0, entry.size()) == entry && backend[entry.size()] == '-');
   return family ? entry.size() : 0;
 }
-}  // namespace
 
 const OperatorParams* OperatorParamSet::Find(std::string_view op, std::string_view dtype,
                                              std::string_view backend) const {
@@ -176,7 +172,7 @@ const OperatorParams* OperatorParamSet::Find(std::string_view op, std::string_vi
   for (const OperatorParams& p : entries) {
     if (p.op != op || (!p.dtype.empty() && p.dtype != dtype)) continue;
     // Own entries of another backend still beat a fallback's: the device matters more than the software.
-    const std::tuple rank(p.device == name, p.dtype == dtype, Kinship(p.backend, backend));
+    const std::tuple rank(p.device == name, p.dtype == dtype, BackendKinship(p.backend, backend));
     if (best == nullptr || rank > best_rank) {
       best = &p;
       best_rank = rank;

@@ -132,6 +132,11 @@ struct OperatorFile {
 // Formats of entries whose kernels widen 4-bit weights themselves.
 inline bool WidensInKernel(std::string_view dtype) { return dtype == "w4a16" || dtype == "mxfp4a16"; }
 
+// How near the kernels of `backend` are to an entry's: its own before its family's, the nearest relatives first.
+// "trtllm-engine-0.10" takes kernels of "trtllm-engine" and then of "trtllm" where it has none of its own. The length of what
+// they share; 0 for strangers.
+size_t BackendKinship(std::string_view entry, std::string_view backend);
+
 // All parameters that apply to one device, own entries first, then those of the fallback chain.
 struct OperatorParamSet {
   std::string name;

@@ -87,6 +87,16 @@ TEST(CollectivesTest, TheOneShotKernelWinsForSmallMessagesOnly) {
   EXPECT_EQ(both.Seconds(OpKind::kAllReduce, 16384, {9, 9, 1}), nccl.Seconds(OpKind::kAllReduce, 16384, {9, 9, 1}));
 }
 
+TEST(CollectivesTest, AnEngineTakesTheKernelsOfItsFamily) {
+  const Machine machine = TestMachine("h100-sxm-80gb");
+  const auto set = std::make_shared<const OperatorParamSet>(*LoadOperatorParams(OperatorEntryFor(machine.gpu), TestCatalog()));
+  const auto seconds = [&](const char* backend) { return Collectives(machine, set, true, false, backend).Seconds(OpKind::kAllReduce, 65536, {4, 4, 1}); };
+  ASSERT_NE(seconds("trtllm"), seconds("vllm"));
+  EXPECT_EQ(seconds("trtllm-engine"), seconds("trtllm"));
+  EXPECT_EQ(seconds("trtllm-engine-1.0"), seconds("trtllm"));
+  EXPECT_EQ(seconds("no-such-engine"), seconds("vllm")) << "strangers take the first entry";
+}
+
 TEST(CollectivesTest, TimesGrowWithBytesAndRanks) {
   for (const char* gpu : {"a100-sxm-80gb", "h100-sxm-80gb", "b200-sxm-180gb", "mi300x-192gb", "l40s-48gb", "tpu-v5e"}) {
     const Machine machine = TestMachine(gpu);
