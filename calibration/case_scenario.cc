@@ -208,6 +208,7 @@ absl::StatusOr<CaseScenario> ScenarioOfCase(const MeasuredCase& c, const std::st
   copy("max_model_len", "scheduler.max_model_len");
   copy("block_size", "scheduler.block_size");
   copy("kv_block_size", "scheduler.block_size");
+  copy("graph_max_tokens", "engine.graph_max_tokens");
   copy("hash_block", "workload.hash_block");
   if (const auto kernels = c.Note("moe_backend")) set("engine.moe_backend", Text(*kernels));
   if (const auto caching = c.Note("prefix_cache")) set("scheduler.prefix_caching", YamlNode::Scalar(*caching == "1" ? "true" : "false"));

@@ -1,6 +1,7 @@
 #include "hw/engine_profile.h"
 
 #include <algorithm>
+#include <utility>
 
 namespace simrun {
 namespace {
@@ -39,6 +40,8 @@ EngineProfile ApplyEngineConfig(EngineProfile profile, const EngineConfig& confi
     profile.step_host += profile.server_step;
   } else {
     profile.front_end = profile.front_end_token = Seconds(0);
+    // No client waits for each token: what answering takes runs beside the GPU like the preparation of the next step.
+    if (config.overlap.value_or(profile.overlap)) profile.sequence_host += std::exchange(profile.post_sequence, Seconds(0));
   }
   const double speed = machine.host.single_thread > 0 ? machine.host.single_thread : 1.0;
   const double slower = profile.reference_single_thread / speed;
@@ -53,6 +56,7 @@ EngineProfile ApplyEngineConfig(EngineProfile profile, const EngineConfig& confi
   Replace(config.gpu_memory_utilization, &profile.gpu_memory_utilization);
   Replace(config.runtime_reserve, &profile.runtime_reserve);
   Replace(config.cuda_graphs, &profile.cuda_graphs);
+  Replace(config.graph_max_tokens, &profile.graph_max_tokens);
   Replace(config.overlap, &profile.overlap);
   Replace(config.custom_all_reduce, &profile.custom_all_reduce);
   Replace(config.moe_backend, &profile.moe_backend);

@@ -153,6 +153,7 @@ struct EngineConfig {
   std::optional<Bytes> runtime_reserve;
   bool server = true;
   std::optional<bool> cuda_graphs;
+  std::optional<int64_t> graph_max_tokens;
   std::optional<bool> overlap;
   std::optional<bool> custom_all_reduce;
   std::optional<std::string> moe_backend;
@@ -249,8 +250,9 @@ void EngineConfig::Describe(Visitor& v) {
   v.Field("kv_blocks", kv_blocks, {.help = "KV blocks per GPU; auto: what fits", .min = 1, .max = 1e12});
   v.Field("runtime_reserve", runtime_reserve,
           {.help = "memory per GPU for context, graphs and buffers; auto: the profile's", .min = 0});
-  v.Field("server", server, {.help = "requests come through a server; false: a program calls the engine as a library, without front-end and server time"});
+  v.Field("server", server, {.help = "requests come through a server; false: a program calls the engine as a library, without front-end and server time, and nobody waits for each token"});
   v.Field("cuda_graphs", cuda_graphs, {.help = "decode steps replay CUDA graphs; false: eager mode"});
+  v.Field("graph_max_tokens", graph_max_tokens, {.help = "new tokens of the largest captured graph; larger steps are launched kernel by kernel", .min = 0, .max = 65536});
   v.Field("overlap", overlap, {.help = "the host prepares the next step while the GPU works"});
   v.Field("custom_all_reduce", custom_all_reduce, {.help = "one-shot all-reduce kernel for small messages"});
   v.Field("moe_backend", moe_backend,

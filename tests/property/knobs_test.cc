@@ -224,6 +224,7 @@ std::vector<Knob> Knobs() {
       {"engine.runtime_reserve", "0 GB", "20 GB", M(KvTokens), -1, "one"},
       // A small model: its kernels are shorter than their launches.
       {"engine.cuda_graphs", "false", "true", M(Tpot), -1, "one", {{"model", "llama-3.2-1b"}}},
+      {"engine.graph_max_tokens", "0", "512", M(Tpot), -1, "one", {{"model", "llama-3.2-1b"}}},
       {"engine.overlap", "false", "true", M(Tpot), -1, "one", {{"engine", "{step_host: 2 ms}"}}},
       {"engine.custom_all_reduce", "false", "true", M(Tpot), -1, "pair"},
       {"engine.moe_backend", "triton", "marlin", M(Ttft), +1, "mxfp4_experts"},

@@ -70,7 +70,9 @@ TEST(EngineProfileFor, TakesTheLongestListedPrefix) {
   EXPECT_EQ(*EngineProfileFor("vllm", "0.14.1", *catalog), "vllm-0.19") << "asynchronous scheduling became the default";
   EXPECT_EQ(*EngineProfileFor("trtllm", "0.9.0", *catalog), "trt-llm-0.9");
   EXPECT_EQ(*EngineProfileFor("trtllm", "0.15.0", *catalog), "trt-llm-0.15");
-  EXPECT_EQ(*EngineProfileFor("trtllm", "1.0.0rc3", *catalog), "trt-llm");
+  EXPECT_EQ(*EngineProfileFor("trtllm", "1.0.0rc3", *catalog), "trt-llm-1.0rc");
+  EXPECT_EQ(*EngineProfileFor("trtllm", "1.0.0", *catalog), "trt-llm");
+  EXPECT_EQ(*EngineProfileFor("trtllm", "1.2.0rc6", *catalog), "trt-llm");
   std::string nearest;
   EXPECT_EQ(*EngineProfileFor("vllm", "v0.19.1", *catalog, &nearest), "vllm-0.19") << "a leading v is spelling";
   EXPECT_EQ(nearest, "");

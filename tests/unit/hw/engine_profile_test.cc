@@ -95,6 +95,23 @@ TEST(EngineProfileTest, ArchitecturesAndUserSettingsOverride) {
   EXPECT_EQ(set.expert_imbalance, 2);
 }
 
+TEST(EngineProfileTest, WithoutAServerAnswersAreWrittenBesideTheGpu) {
+  const EngineProfile p = Load("trt-llm");
+  ASSERT_GT(p.post_sequence.value(), 0);
+  Machine machine = TestMachine("h100-sxm-80gb");
+  machine.host.single_thread = p.reference_single_thread;
+  EngineConfig library;
+  library.server = false;
+  const EngineProfile called = ApplyEngineConfig(p, library, machine);
+  EXPECT_EQ(called.post_sequence.value(), 0);
+  EXPECT_NEAR(called.sequence_host.value(), (p.sequence_host + p.post_sequence).value(), 1e-12);
+  // Python sampling of an engine that prepares nothing ahead stays after its step.
+  const EngineProfile eager = Load("eager-2023");
+  ASSERT_FALSE(eager.overlap);
+  machine.host.single_thread = eager.reference_single_thread;
+  EXPECT_EQ(ApplyEngineConfig(eager, library, machine).post_sequence.value(), eager.post_sequence.value());
+}
+
 TEST(EngineProfileTest, KernelsOfMxfp4ExpertsAreThoseOfTheGpu) {
   const EngineProfile p = Load("vllm-0.19");
   EXPECT_EQ(ApplyEngineConfig(p, {}, TestMachine("h100-sxm-80gb")).moe_backend, "triton");
