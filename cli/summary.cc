@@ -211,12 +211,14 @@ std::string SummaryText(const Scenario& scenario, const Report& r) {
                                     Human(r.memory.gpu), NumberText(r.memory.kv_capacity_tokens),
                                     PercentText(r.memory.kv_peak_fraction)));
   for (const Report::Memory::Tier& t : r.memory.tiers) {
-    out += Line("", fmt::format("{}: {} weights and at most {} KV cache of {} per engine", t.name, Human(t.weights), Human(t.kv_peak), Human(t.capacity)));
+    const std::string prefixes = t.prefix_capacity > Bytes(0) ? fmt::format(", {} of {} for prefixes", Human(t.prefix_peak), Human(t.prefix_capacity)) : "";
+    out += Line("", fmt::format("{}: {} weights and at most {} KV cache{} of {} per engine", t.name, Human(t.weights), Human(t.kv_peak), prefixes, Human(t.capacity)));
   }
   if (const Report::PrefixCache& c = r.prefix_cache; c.used) {
     std::string text = fmt::format("{} of prompt tokens were cached ({} of {}), {} evicted", PercentText(c.hit_rate),
                                    CountText(static_cast<double>(c.cached_tokens)), CountText(static_cast<double>(c.looked_up_tokens)),
                                    Plural(static_cast<double>(c.evicted_blocks), "block"));
+    if (c.fetched_tokens > 0) text += fmt::format("; {} fetched from host memory", Plural(static_cast<double>(c.fetched_tokens), "token"));
     if (c.resumed_tokens > 0) text += fmt::format("; preempted requests found {} again", Plural(static_cast<double>(c.resumed_tokens), "token"));
     if (c.hit_requests > 0 && c.hit_requests < r.ttft.count) {
       text += fmt::format("; mean TTFT {} of the {} that found something, {} of the {}", Human(c.hit_ttft),

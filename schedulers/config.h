@@ -14,6 +14,7 @@ std::vector<std::string> BatchingPolicyNames();
 std::vector<std::string> RouterNames();
 std::vector<std::string> QueueOrderNames();
 std::vector<std::string> PreemptionNames();
+std::vector<std::string> KvOffloadingFetchNames();  // always, auto
 
 std::vector<std::string> ExpertPolicyNames();
 std::vector<std::string> ExpertRankingNames();
@@ -60,6 +61,8 @@ struct SchedulerConfig {
   std::string queue_order = "fcfs";
   std::string preemption = "recompute";
   Bytes swap_space{4.0 * 1024 * 1024 * 1024};
+  Bytes kv_offloading_size{0};
+  std::string kv_offloading_fetch = "always";
   std::string router = "round-robin";
   std::optional<int64_t> max_model_len;
   bool allow_longer_context = false;
@@ -82,6 +85,12 @@ struct SchedulerConfig {
     v.Field("queue_order", queue_order, {.help = "order of the waiting queue", .choices = &QueueOrderNames});
     v.Field("preemption", preemption, {.help = "what happens to a sequence whose KV blocks are taken away; auto: whichever of the two takes less time for its length", .choices = &PreemptionNames});
     v.Field("swap_space", swap_space, {.help = "host memory per GPU for swapped KV blocks; when full, preemption recomputes", .min = 0});
+    v.Field("kv_offloading_size", kv_offloading_size,
+            {.help = "host memory of an engine that keeps KV blocks of prompts for others that begin alike, when GPU memory has "
+                     "given them up (vLLM's KV offloading, LMCache, SGLang's HiCache); needs prefix_caching. 0: none", .min = 0});
+    v.Field("kv_offloading_fetch", kv_offloading_fetch,
+            {.help = "what a prompt does with blocks found there; auto: copies them to the GPU where that takes less time than computing them again",
+             .choices = &KvOffloadingFetchNames});
     v.Field("router", router, {.help = "how requests are dealt to the replicas", .choices = &RouterNames});
     v.Field("max_model_len", max_model_len, {.help = "longest prompt plus output accepted; auto: the model's context length", .min = 1});
     v.Field("allow_longer_context", allow_longer_context,

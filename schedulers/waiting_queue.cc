@@ -11,6 +11,7 @@ namespace simrun {
 
 std::vector<std::string> QueueOrderNames() { return {"fcfs", "shortest-job", "priority", "earliest-deadline"}; }
 std::vector<std::string> PreemptionNames() { return {"recompute", "swap", "auto"}; }
+std::vector<std::string> KvOffloadingFetchNames() { return {"always", "auto"}; }
 
 absl::StatusOr<QueueOrder> ParseQueueOrder(std::string_view name) {
   const std::vector<std::string> names = QueueOrderNames();

@@ -76,6 +76,14 @@ double KvPerTokenOnce(const ModelSpec& model, const ParallelPlan& plan) {
   return KvPerToken(model, p, 0);
 }
 
+Bytes EngineShareOf(const MemoryTier& tier, double engines_per_host) { return tier.capacity * (kHostShare / engines_per_host); }
+
+Bytes KvBlockOfRank(const ModelSpec& model, const ParallelPlan& plan, int64_t block_size) {
+  double bytes = 0;
+  for (int stage = 0; stage < plan.pp; ++stage) bytes += KvPerToken(model, plan, stage);
+  return Bytes(bytes * plan.tp * static_cast<double>(block_size));
+}
+
 PlacementRoom RoomFor(const ModelSpec& model, const ParallelPlan& plan, const Machine& machine, const EngineProfile& engine,
                       const BatchLimits& limits, int64_t max_model_len, double engines_per_host) {
   PlacementRoom room;
@@ -85,7 +93,7 @@ PlacementRoom RoomFor(const ModelSpec& model, const ParallelPlan& plan, const Ma
   const double most = KvPerToken(model, plan, 0) * static_cast<double>(limits.max_num_seqs) * static_cast<double>(max_model_len);
   room.kv = Bytes(std::max(0.0, std::min(most, 0.25 * room.gpu.value())));
   const MemoryTiers tiers = TiersOf(machine);
-  for (size_t i = 1; i < tiers.size(); ++i) room.tiers[i] = tiers[i].capacity * (kHostShare / engines_per_host);
+  for (size_t i = 1; i < tiers.size(); ++i) room.tiers[i] = EngineShareOf(tiers[i], engines_per_host);
   return room;
 }
 
@@ -130,7 +138,7 @@ MemoryPlan PlanPlacedMemory(const ModelSpec& model, const ParallelPlan& plan, co
   for (size_t i = 1; i < tiers.size(); ++i) {
     TierPlan t;
     t.tier = static_cast<TierKind>(i);
-    t.capacity = tiers[i].capacity * (kHostShare / engines_per_host);
+    t.capacity = EngineShareOf(tiers[i], engines_per_host);
     t.weights = weights[i];
     t.kv_block = Bytes(once * kv[i] * plan.dp);
     if (t.weights <= Bytes(0) && t.kv_block <= Bytes(0)) continue;

@@ -51,6 +51,10 @@ MemoryPlan PlanMemory(const ModelSpec& model, const ParallelPlan& plan, const Ma
 MemoryPlan PlanPlacedMemory(const ModelSpec& model, const ParallelPlan& plan, const Machine& machine,
                             const EngineProfile& engine, const BatchLimits& limits, int64_t max_model_len,
                             int64_t fixed_blocks, const Placement& placement, double engines_per_host);
+// Bytes of a tier's memory that one engine may use: all but what the operating system takes.
+Bytes EngineShareOf(const MemoryTier& tier, double engines_per_host);
+// Bytes of one KV block of one attention rank, over all its GPUs.
+Bytes KvBlockOfRank(const ModelSpec& model, const ParallelPlan& plan, int64_t block_size);
 // Room that an engine has for `auto` placement.
 PlacementRoom RoomFor(const ModelSpec& model, const ParallelPlan& plan, const Machine& machine, const EngineProfile& engine,
                       const BatchLimits& limits, int64_t max_model_len, double engines_per_host);

@@ -44,7 +44,10 @@ uint64_t BlockNames::Of(int64_t index, uint64_t before) const {
   return name;
 }
 
-PrefixCache::PrefixCache(int64_t free_blocks) : nodes_(1) { AppendNameless(free_blocks); }
+PrefixCache::PrefixCache(int64_t free_blocks, int64_t host_blocks) : nodes_(1) {
+  AppendNameless(free_blocks);
+  if (host_blocks > 0) host_ = std::make_unique<PrefixCache>(host_blocks);
+}
 
 uint32_t PrefixCache::NewNode() {
   if (unused_.empty()) {
@@ -119,11 +122,48 @@ void PrefixCache::Walk(const BlockNames& names, size_t from, uint64_t last, int6
 
 PrefixCache::Found PrefixCache::Find(const BlockNames& names, int64_t tokens) const {
   Found found;
-  Walk(names, 0, 0, tokens, [&](uint32_t node, uint64_t) {
+  uint64_t last = 0;
+  Walk(names, 0, 0, tokens, [&](uint32_t node, uint64_t name) {
     ++found.blocks;
     found.in_use += nodes_[node].users > 0;
+    last = name;
   });
+  if (host_ != nullptr) {
+    host_->Walk(names, static_cast<size_t>(found.blocks), last, tokens, [&](uint32_t, uint64_t) { ++found.on_host; });
+  }
   return found;
+}
+
+bool PrefixCache::Touch(uint64_t name) {
+  const auto place = by_name_.find(name);
+  if (place == by_name_.end()) return false;
+  Unlink(place->second);
+  Append(place->second);
+  return true;
+}
+
+void PrefixCache::Keep(uint64_t name) {
+  if (Touch(name)) return;
+  Shrink(free_ - 1);
+  const uint32_t node = NewNode();
+  nodes_[node].name = name;
+  by_name_[name] = node;
+  Append(node);
+  ++kept_;
+}
+
+void PrefixCache::KeepNameless(int64_t count) {
+  kept_ += count;
+  count = std::min(count, free_);
+  Shrink(free_ - count);
+  AppendNameless(count);
+}
+
+int64_t PrefixCache::Fetch(Sequence* sequence, int64_t blocks) {
+  const int64_t fetched = blocks - static_cast<int64_t>(sequence->blocks.size());
+  if (fetched <= 0) return 0;
+  Name(sequence, blocks * sequence->names.block_size(), true);
+  return fetched;
 }
 
 int64_t PrefixCache::Take(Sequence* sequence, int64_t tokens) {
@@ -141,6 +181,7 @@ void PrefixCache::Name(Sequence* sequence, int64_t tokens, bool all) {
   if (!all) full = std::min(full, sequence->names.shared());
   for (auto i = static_cast<int64_t>(sequence->blocks.size()); i < full; ++i) {
     sequence->last = sequence->names.Of(i, sequence->last);
+    if (host_ != nullptr) host_->Keep(sequence->last);
     const auto [place, is_new] = by_name_.try_emplace(sequence->last, kCopy);
     if (!is_new) {
       Node& other = nodes_[place->second];
@@ -160,14 +201,17 @@ void PrefixCache::Name(Sequence* sequence, int64_t tokens, bool all) {
 
 int64_t PrefixCache::Leave(Sequence* sequence, int64_t total) {
   const int64_t before = free_;
-  AppendNameless(total - static_cast<int64_t>(sequence->blocks.size()));
+  const int64_t own = total - static_cast<int64_t>(sequence->blocks.size());
+  if (host_ != nullptr) host_->KeepNameless(own);
+  AppendNameless(own);
   for (size_t i = sequence->blocks.size(); i-- > 0;) {
     const uint32_t node = sequence->blocks[i];
     if (node == kCopy) {
       AppendNameless(1);
-    } else if (--nodes_[node].users == 0) {
-      Append(node);
+      continue;
     }
+    if (host_ != nullptr) host_->Touch(nodes_[node].name);
+    if (--nodes_[node].users == 0) Append(node);
   }
   sequence->blocks.clear();
   sequence->last = 0;

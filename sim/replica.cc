@@ -50,6 +50,19 @@ int64_t Replica::cached_blocks() const {
   return cached;
 }
 
+int64_t Replica::offloaded_blocks() const {
+  int64_t blocks = 0;
+  for (const Rank& rank : ranks_) blocks += rank.prefixes != nullptr ? rank.prefixes->offloaded() : 0;
+  return blocks;
+}
+
+int64_t Replica::host_blocks() const {
+  // Nothing leaves but for something else.
+  int64_t blocks = 0;
+  for (const Rank& rank : ranks_) blocks += rank.prefixes != nullptr ? std::min(rank.prefixes->offloaded(), params_.host_prefix_blocks) : 0;
+  return blocks;
+}
+
 uint32_t Replica::NewRequest() {
   if (free_ids_.empty()) {
     requests_.emplace_back();
@@ -206,16 +219,16 @@ void Replica::FillDecodeWork(Group& g, int64_t prefill_rows, int64_t prefill_tok
 // What the waiting requests of one rank find in its cache.
 class Replica::RankPrefixes final : public PrefixLookup {
  public:
-  RankPrefixes(const Rank& rank, const std::vector<Prompt>& prompts) : rank_(rank), prompts_(prompts) {}
+  RankPrefixes(const Replica& replica, const Rank& rank) : replica_(replica), rank_(rank) {}
   Found Find(const WaitingRequest& r) const override {
-    const BlockNames& names = prompts_[r.id].sequence.names;
+    const BlockNames& names = replica_.prompts_[r.id].sequence.names;
     const PrefixCache::Found found = rank_.prefixes->Find(names, r.prompt_tokens);
-    return {found.blocks * names.block_size(), found.in_use};
+    return {(found.blocks + replica_.Fetched(found)) * names.block_size(), found.in_use};
   }
 
  private:
+  const Replica& replica_;
   const Rank& rank_;
-  const std::vector<Prompt>& prompts_;
 };
 
 void Replica::PlanGroup(size_t lane_index, size_t rank_index, SimTime now, double* swap_seconds, bool* steady) {
@@ -225,12 +238,13 @@ void Replica::PlanGroup(size_t lane_index, size_t rank_index, SimTime now, doubl
   g.chunks.clear();
   g.chunk_ids.clear();
   g.swap_ins.clear();
+  g.fetched = 0;
   // Of many attention ranks most have nothing to do most of the time, and no policy anything to decide.
   if (g.members.empty() && rank.waiting.empty()) {
     FillDecodeWork(g, 0, 0);
     return;
   }
-  const RankPrefixes prefixes(rank, prompts_);
+  const RankPrefixes prefixes(*this, rank);
   const auto view_now = [&](const WaitingQueue* waiting) {
     ReplicaView view;
     view.limits = params_.limits;
@@ -323,7 +337,7 @@ void Replica::Admit(size_t lane_index, size_t rank_index, int64_t tokens, SimTim
   r.prefilled = 0;
   int64_t new_blocks = r.blocks;
   if (rank.prefixes != nullptr && r.state != State::kSwapped) {
-    new_blocks -= AdmitCached(rank, w.id);
+    new_blocks -= AdmitCached(g, rank, w.id);
     tokens = std::min(tokens, r.prompt - r.prefilled);
   }
   rank.free_blocks -= new_blocks;
@@ -356,6 +370,10 @@ void Replica::StartStep(Lane& lane, SimTime now, double extra_seconds) {
     }
   }
   const size_t stages = stage_free_.size();
+  double fetch_seconds = 0;
+  if (params_.host_prefix_blocks > 0) {
+    for (const Group& g : lane.groups) fetch_seconds = std::max(fetch_seconds, static_cast<double>(g.fetched) * params_.fetch_seconds_per_block);
+  }
   SimTime end = now;
   cost_.lead = lanes_.size() == 1 && now == ended_ ? cost_.ahead : 0;
   cost_.ahead = cost_.launched_late = 0;
@@ -376,6 +394,11 @@ void Replica::StartStep(Lane& lane, SimTime now, double extra_seconds) {
     if (s == 0 && extra_seconds > 0) {
       seconds += extra_seconds;
       totals_.bound_seconds[static_cast<int>(Bound::kLink)] += extra_seconds;
+    }
+    // Prompts fetched from the host arrive layer by layer beside the step.
+    if (s == 0 && fetch_seconds > seconds) {
+      totals_.bound_seconds[static_cast<int>(Bound::kLink)] += fetch_seconds - seconds;
+      seconds = fetch_seconds;
     }
     const SimTime duration = std::max(SimTime::From(Seconds(seconds)), SimTime::FromTicks(1));
     const SimTime start = std::max(end, stage_free_[s]);

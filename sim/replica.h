@@ -41,6 +41,9 @@ struct EngineParams {
   // kCheapest: seconds of computing L tokens again, first x L + second x L^2.
   double recompute_first = 0, recompute_second = 0;
   double swap_seconds_per_block = 0;   // one way
+  int64_t host_prefix_blocks = 0;      // per rank, in host memory
+  double fetch_seconds_per_block = 0;  // from there
+  bool fetch_cheapest = false;         // only where that is faster than computing again; as kCheapest prices it
   bool prefix_caching = false;         // from the first request on that says what its prompt has in common with others, or
                                        // that is preempted and may find its own blocks again
   bool holds_tokens = false;           // first tokens leave once the next step is launched; one lane
@@ -81,6 +84,7 @@ struct EngineTotals {
   int64_t looked_up_tokens = 0;        // of prompts, when first started
   int64_t cached_tokens = 0;           // of these, found
   int64_t resumed_tokens = 0;          // found when admitted again after a preemption
+  int64_t fetched_tokens = 0;          // of both, found in host memory
   double dynamic_joules = 0;
   std::array<double, kNumBounds> bound_seconds{};   // stage time by what bound it
   SimTime busy;                        // time with at least one step in flight
@@ -114,6 +118,9 @@ class Replica {
   int64_t evicted_blocks() const;
   // Blocks that can be found by their content, summed over ranks.
   int64_t cached_blocks() const;
+  // Blocks copied to host memory so far, for prefix caching, and those that it holds now; summed over ranks.
+  int64_t offloaded_blocks() const;
+  int64_t host_blocks() const;
   bool idle() const { return load_.outstanding() == 0; }
   // Pipeline stages that its micro-batches keep at work: a request each at least.
   int stages_at_work() const;
@@ -165,6 +172,7 @@ class Replica {
     Batch batch;
     std::vector<PrefillChunk> chunks;
     std::vector<uint32_t> chunk_ids;
+    int64_t fetched = 0;                   // blocks of prompts copied from host memory
     std::vector<uint32_t> swap_ins;        // resume decoding after the step in flight
     StepWork work;
     // True when the step in flight, if there is one, works on none of the members.
@@ -200,7 +208,9 @@ class Replica {
   [[gnu::noinline]] void TakeCached(Rank& rank, size_t count);
   // And what requests ahead of it in this step have brought since: it is computed by the time that attention reads it. Sets
   // the tokens that need not be computed and returns their blocks.
-  [[gnu::noinline]] int64_t AdmitCached(Rank& rank, uint32_t id);
+  [[gnu::noinline]] int64_t AdmitCached(Group& group, Rank& rank, uint32_t id);
+  // Blocks on the host that a prompt fetches rather than computes again.
+  int64_t Fetched(const PrefixCache::Found& found) const;
   [[gnu::noinline]] void NameBlocks(Rank& rank, uint32_t id, int64_t tokens, bool all);
   [[gnu::noinline]] int64_t LeaveBlocks(Rank& rank, uint32_t id, int64_t blocks);
   // The order in which sequences leave decides what is kept: that of arrival.
@@ -249,6 +259,7 @@ class Replica {
   struct Prompt {
     PrefixCache::Sequence sequence;
     int64_t cached = -1;                   // tokens found when first admitted
+    int64_t fetch_to = 0;                  // blocks that it has once those on the host are fetched
   };
   std::vector<Prompt> prompts_;
   class RankPrefixes;

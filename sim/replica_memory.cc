@@ -9,7 +9,7 @@ namespace simrun {
 
 void Replica::StartPrefixCaching() {
   // Requests that are there already have nothing in common with others, or caching would have begun with them.
-  for (Rank& rank : ranks_) rank.prefixes = std::make_unique<PrefixCache>(rank.free_blocks);
+  for (Rank& rank : ranks_) rank.prefixes = std::make_unique<PrefixCache>(rank.free_blocks, params_.host_prefix_blocks);
   prompts_.resize(requests_.size());
   for (size_t id = 0; id < requests_.size(); ++id) {
     const Request& r = requests_[id];
@@ -24,7 +24,17 @@ double Replica::CachedShare(const Arrival& arrival) {
   rank.prefixes->Shrink(rank.free_blocks);
   const int64_t block = params_.limits.block_size;
   const BlockNames names(arrival.text, arrival.input_tokens, arrival.id, block);
-  return static_cast<double>(rank.prefixes->Find(names, arrival.input_tokens).blocks * block) / static_cast<double>(arrival.input_tokens);
+  const PrefixCache::Found found = rank.prefixes->Find(names, arrival.input_tokens);
+  return static_cast<double>((found.blocks + Fetched(found)) * block) / static_cast<double>(arrival.input_tokens);
+}
+
+int64_t Replica::Fetched(const PrefixCache::Found& found) const {
+  if (!params_.fetch_cheapest || found.on_host == 0) return found.on_host;
+  // Tokens a to b computed again: x (b - a) + y (b^2 - a^2), as after a preemption.
+  const auto block = static_cast<double>(params_.limits.block_size);
+  const double a = static_cast<double>(found.blocks) * block, b = static_cast<double>(found.blocks + found.on_host) * block;
+  const double again = params_.recompute_first * (b - a) + params_.recompute_second * (b * b - a * a);
+  return static_cast<double>(found.on_host) * params_.fetch_seconds_per_block < again ? found.on_host : 0;
 }
 
 void Replica::TakeCached(Rank& rank, size_t count) {
@@ -32,17 +42,27 @@ void Replica::TakeCached(Rank& rank, size_t count) {
   WaitingQueue::Cursor c(rank.waiting);
   for (size_t i = 0; i < count; ++i, c.Next()) {
     const WaitingRequest& w = c.request();
-    if (w.prompt_tokens > 0) rank.free_blocks -= rank.prefixes->Take(&prompts_[w.id].sequence, w.prompt_tokens);
+    if (w.prompt_tokens == 0) continue;
+    Prompt& prompt = prompts_[w.id];
+    if (params_.host_prefix_blocks > 0) {
+      const PrefixCache::Found found = rank.prefixes->Find(prompt.sequence.names, w.prompt_tokens);
+      prompt.fetch_to = found.blocks + Fetched(found);
+    }
+    rank.free_blocks -= rank.prefixes->Take(&prompt.sequence, w.prompt_tokens);
   }
 }
 
-int64_t Replica::AdmitCached(Rank& rank, uint32_t id) {
+int64_t Replica::AdmitCached(Group& g, Rank& rank, uint32_t id) {
   Request& r = requests_[id];
   Prompt& prompt = prompts_[id];
   rank.prefixes->Shrink(rank.free_blocks);
   rank.free_blocks -= rank.prefixes->Take(&prompt.sequence, r.prompt);
   const auto blocks = static_cast<int64_t>(prompt.sequence.blocks.size());
-  r.prefilled = blocks * params_.limits.block_size;
+  // What the host has goes into new blocks, which are still to be taken.
+  const int64_t fetched = params_.host_prefix_blocks > 0 ? rank.prefixes->Fetch(&prompt.sequence, prompt.fetch_to) : 0;
+  g.fetched += fetched;
+  totals_.fetched_tokens += fetched * params_.limits.block_size;
+  r.prefilled = (blocks + fetched) * params_.limits.block_size;
   if (prompt.cached < 0) {
     prompt.cached = r.prefilled;
     totals_.cached_tokens += r.prefilled;

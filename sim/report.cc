@@ -113,6 +113,8 @@ std::string Report::ToBinary() const {
     t->set_weights_bytes(tier.weights.value());
     t->set_kv_capacity_bytes(tier.kv_capacity.value());
     t->set_kv_peak_bytes(tier.kv_peak.value());
+    t->set_prefix_capacity_bytes(tier.prefix_capacity.value());
+    t->set_prefix_peak_bytes(tier.prefix_peak.value());
   }
   if (!memory.timeline.kv_mean.empty()) {
     proto::MemoryTimeline* t = m->mutable_timeline();
@@ -137,6 +139,8 @@ std::string Report::ToBinary() const {
     c->set_hit_requests(static_cast<double>(prefix_cache.hit_requests));
     c->set_hit_ttft_mean_s(prefix_cache.hit_ttft.value());
     c->set_miss_ttft_mean_s(prefix_cache.miss_ttft.value());
+    c->set_fetched_tokens(static_cast<double>(prefix_cache.fetched_tokens));
+    c->set_offloaded_blocks(static_cast<double>(prefix_cache.offloaded_blocks));
   }
   if (!placement.objective.empty()) {
     proto::PlacementSearch* search = out.mutable_placement();
@@ -276,7 +280,8 @@ absl::StatusOr<Report> Report::FromBinary(std::string_view bytes) {
   r.memory.gpu = Bytes(in.memory().gpu_bytes());
   r.memory.window = Bytes(in.memory().window_bytes());
   for (const proto::Tier& t : in.memory().tiers()) {
-    r.memory.tiers.push_back({t.name(), Bytes(t.capacity_bytes()), Bytes(t.weights_bytes()), Bytes(t.kv_capacity_bytes()), Bytes(t.kv_peak_bytes())});
+    r.memory.tiers.push_back({t.name(), Bytes(t.capacity_bytes()), Bytes(t.weights_bytes()), Bytes(t.kv_capacity_bytes()), Bytes(t.kv_peak_bytes()),
+                              Bytes(t.prefix_capacity_bytes()), Bytes(t.prefix_peak_bytes())});
   }
   r.memory.timeline.interval = Seconds(in.memory().timeline().interval_s());
   const proto::MemoryTimeline& timeline = in.memory().timeline();
@@ -292,7 +297,8 @@ absl::StatusOr<Report> Report::FromBinary(std::string_view bytes) {
     r.prefix_cache = {true, static_cast<int64_t>(c.looked_up_tokens()), static_cast<int64_t>(c.cached_tokens()), c.hit_rate(),
                       static_cast<int64_t>(c.resumed_tokens()), static_cast<int64_t>(c.evicted_blocks()),
                       static_cast<int64_t>(c.cached_blocks()), static_cast<int64_t>(c.hit_requests()),
-                      Seconds(c.hit_ttft_mean_s()), Seconds(c.miss_ttft_mean_s())};
+                      Seconds(c.hit_ttft_mean_s()), Seconds(c.miss_ttft_mean_s()),
+                      static_cast<int64_t>(c.fetched_tokens()), static_cast<int64_t>(c.offloaded_blocks())};
   }
   r.experts.policy = in.experts().policy();
   r.experts.cache = in.experts().cache();

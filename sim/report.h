@@ -58,6 +58,7 @@ struct Report {
     struct Tier {
       std::string name;                           // dram, cxl, nvme, remote
       Bytes capacity, weights, kv_capacity, kv_peak;   // of one engine
+      Bytes prefix_capacity, prefix_peak;              // KV blocks kept for prompts to come
     };
     std::vector<Tier> tiers;                      // outside GPU memory
     // KV cache in use over the run, as shares of its capacity, where tensors lie outside GPU memory: mean over the engines,
@@ -84,6 +85,7 @@ struct Report {
     int64_t evicted_blocks = 0, cached_blocks = 0;   // content given up, and there at the end
     int64_t hit_requests = 0;                     // requests that found anything
     Seconds hit_ttft, miss_ttft;                  // mean TTFT of those, and of the others
+    int64_t fetched_tokens = 0, offloaded_blocks = 0;   // from host memory, of all that were found; copied there
   } prefix_cache;
   std::vector<Link> links;                        // and memories, of plans with tensors outside GPU memory
   struct Experts {

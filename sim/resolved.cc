@@ -132,6 +132,41 @@ void CheckPlacedFit(const YamlNode& root, ResolvedScenario* r, Problems* problem
   }
 }
 
+// KV blocks of prompts that host memory keeps for others (scheduler.kv_offloading_size).
+void OffloadPrefixes(const YamlNode& root, ResolvedScenario* r, Problems* problems) {
+  const std::string path = "scheduler.kv_offloading_size";
+  const SourceLocation where = PlaceOf(root, path);
+  const Bytes size = r->config.scheduler.kv_offloading_size;
+  EngineParams& p = r->params;
+  if (!p.prefix_caching) problems->Add(where, path, "only prefix caching looks there", "set scheduler.prefix_caching: true");
+  if (r->machine.cpu_only) {
+    problems->Add(where, path, "the CPU is the device: its memory has the KV cache", "raise engine.gpu_memory_utilization instead");
+    return;
+  }
+  if (std::any_of(r->placement.kv.begin(), r->placement.kv.end(), [](const TensorPart& part) { return part.tier != TierKind::kGpu; })) {
+    problems->Add(where, path, "plan.placement puts the KV cache itself outside GPU memory", "use one of the two");
+  }
+  const Bytes block = KvBlockOfRank(r->model, r->plan, p.limits.block_size);
+  p.host_prefix_blocks = block > Bytes(0) ? static_cast<int64_t>(size / (block * static_cast<double>(r->plan.dp))) : 0;
+  if (p.host_prefix_blocks == 0) {
+    problems->Add(where, path, fmt::format("{} hold no KV block of {} for each attention rank", Human(size), Human(block)), fmt::format("use {} or more", Human(block * static_cast<double>(r->plan.dp))));
+  }
+  Bytes placed(0);
+  for (const TierPlan& t : r->memory.tiers) placed += t.tier == TierKind::kDram ? t.weights : Bytes(0);
+  const Bytes room = EngineShareOf(TiersOf(r->machine)[static_cast<size_t>(TierKind::kDram)], r->engines_per_host);
+  if (size + placed > room) {
+    problems->Add(where, path, fmt::format("{} do not fit into the {} of host memory that an engine may use{}", Human(size), Human(room),
+                                           placed > Bytes(0) ? fmt::format(" beside {} of weights", Human(placed)) : ""),
+                  fmt::format("use {} or less, or raise hardware.host_memory", Human(std::max(Bytes(0), room - placed))));
+  }
+  p.fetch_seconds_per_block = r->memory.kv_block.value() / (r->machine.host_link.bandwidth.value() * r->machine.host_link.efficiency);
+  p.fetch_cheapest = r->config.scheduler.kv_offloading_fetch == "auto";
+  if (!r->placement.resident) {
+    r->warnings.push_back("KV blocks fetched from host memory (scheduler.kv_offloading_size) and tensors that cross the same link are taken not to "
+                          "slow one another down");
+  }
+}
+
 void CheckFit(const YamlNode& root, ResolvedScenario* r, Problems* problems) {
   if (!r->placement.resident) return CheckPlacedFit(root, r, problems);
   const MemoryPlan& m = r->memory;
@@ -349,6 +384,7 @@ ResolvedScenario Resolve(const ScenarioConfig& config, const YamlNode& root, con
     p.swap_blocks = static_cast<int64_t>(s.swap_space.value() / block_bytes);
     p.swap_seconds_per_block = block_bytes / (r.machine.host_link.bandwidth.value() * r.machine.host_link.efficiency);
   }
+  if (s.kv_offloading_size > Bytes(0) && problems->empty()) OffloadPrefixes(root, &r, problems);
   r.front_end = SimTime::From(r.engine.front_end);
   r.front_end_token = SimTime::From(r.engine.front_end_token);
   r.closed_loop = config.workload.concurrency.has_value() || config.workload.static_batch.has_value();

@@ -62,7 +62,7 @@ absl::StatusOr<std::unique_ptr<Run>> Run::Create(const Scenario& scenario, Simul
     } else {
       SIMRUN_ASSIGN_OR_RETURN(cost_options.operators, SharedOperatorParams(r.machine.gpu, *scenario.catalog()));
     }
-    if (r.params.preemption == Preemption::kCheapest) {
+    if (r.params.preemption == Preemption::kCheapest || r.params.fetch_cheapest) {
       // A model of its own: pricing leaves traces in one that is used.
       SIMRUN_ASSIGN_OR_RETURN(const std::unique_ptr<CompiledStepCost> pricing, StepCostOf(r, *scenario.catalog(), cost_options));
       PriceRecomputation(*pricing, r.params.limits.max_num_batched_tokens, r.params.max_model_len, &run->params_);
@@ -103,7 +103,7 @@ void Run::FillEngineUse(SimTime span, Report* report) const {
   const ResolvedScenario& r = scenario_.resolved();
   std::array<double, kNumBounds> bound{};
   SimTime busy, stage_busy;
-  int64_t steps = 0, tokens = 0, peak_blocks = 0;
+  int64_t steps = 0, tokens = 0, peak_blocks = 0, host_blocks = 0;
   for (const auto& replica : cluster_->replicas()) {
     const EngineTotals& t = replica->totals();
     for (int b = 0; b < kNumBounds; ++b) bound[b] += t.bound_seconds[b];
@@ -118,6 +118,9 @@ void Run::FillEngineUse(SimTime span, Report* report) const {
     cache.looked_up_tokens += t.looked_up_tokens;
     cache.cached_tokens += t.cached_tokens;
     cache.resumed_tokens += t.resumed_tokens;
+    cache.fetched_tokens += t.fetched_tokens;
+    cache.offloaded_blocks += replica->offloaded_blocks();
+    host_blocks = std::max(host_blocks, replica->host_blocks());
     cache.evicted_blocks += replica->evicted_blocks();
     cache.cached_blocks += replica->cached_blocks();
     report->simulation.fast_forwarded += static_cast<double>(t.fast_forwarded);
@@ -170,6 +173,17 @@ void Run::FillEngineUse(SimTime span, Report* report) const {
     tier.weights = t.weights;
     tier.kv_capacity = t.kv_block * static_cast<double>(m.kv_blocks);
     report->memory.tiers.push_back(std::move(tier));
+  }
+  if (const int64_t blocks = r.params.host_prefix_blocks; blocks > 0) {
+    const Bytes block = KvBlockOfRank(r.model, r.plan, r.params.limits.block_size);
+    auto tier = std::find_if(report->memory.tiers.begin(), report->memory.tiers.end(), [](const Report::Memory::Tier& t) { return t.name == "dram"; });
+    if (tier == report->memory.tiers.end()) {
+      tier = report->memory.tiers.emplace(tier);
+      tier->name = std::string(TierName(TierKind::kDram));
+      tier->capacity = EngineShareOf(TiersOf(r.machine)[static_cast<size_t>(TierKind::kDram)], r.engines_per_host);
+    }
+    tier->prefix_capacity = block * static_cast<double>(blocks * r.plan.dp);
+    tier->prefix_peak = block * static_cast<double>(host_blocks);
   }
   for (const auto& compiled : compiled_) {
     for (const ResourceUse& use : compiled->Resources()) {

@@ -253,6 +253,10 @@ std::vector<Knob> Knobs() {
       {"scheduler.swap_space", "0 GB", "16 GB", M(Link), +1, "tight", {{"scheduler.preemption", "swap"}}},
       {"scheduler.router", "random", "least-outstanding", M(Queue), -1, "overload", {{"plan.replicas", "4"}, {"workload.arrivals", "{poisson: {rate: 40 /s}}"}}},
       // 20 system prompts: each replica sees all of them, or a few.
+      {"scheduler.kv_offloading_size", "0 GB", "64 GB", M(HitRate), +1, "one",
+       {{"engine.kv_blocks", "400"}, {"workload.shared_prefix", "{tokens: 2000, groups: 20}"}}},
+      {"scheduler.kv_offloading_fetch", "always", "auto", M(Ttft), -1, "one",
+       {{"engine.kv_blocks", "400"}, {"workload.shared_prefix", "{tokens: 2000, groups: 20}"}, {"hardware.host_link_bandwidth", "0.5 GB/s"}, {"scheduler.kv_offloading_size", "64 GB"}}},
       {"scheduler.router", "least-outstanding", "prefix-affinity", M(HitRate), +1, "one",
        {{"plan.replicas", "4"}, {"workload.shared_prefix", "{tokens: 2000, groups: 20}"}}},
       {"scheduler.max_model_len", "900", "1000", M(Rejected), -1, "one"},

@@ -1,6 +1,8 @@
 #include "sim/prefix_cache.h"
 
+#include <algorithm>
 #include <set>
+#include <vector>
 
 #include "base/rng.h"
 #include "gtest/gtest.h"
@@ -95,6 +97,48 @@ TEST(PrefixCache, BlocksAreSharedCountedAndKept) {
   PrefixCache::Sequence c = Sequence({1}, 3);
   EXPECT_EQ(cache.Take(&c, 15), 1);
   EXPECT_EQ(cache.free_blocks(), 0);
+}
+
+// Sequences one after the other on a GPU with room for the longest: what is found is what the GPU has, and behind it what the
+// host's blocks, longest unused first, still are.
+TEST(PrefixCache, TheHostKeepsTheLatestBlocks) {
+  Rng rng(7, "host blocks");
+  constexpr int64_t kGpu = 6, kHost = 17;
+  PrefixCache cache(kGpu, kHost);
+  std::vector<uint64_t> host;  // oldest first; 0: nobody's
+  const auto keep = [&](uint64_t name) {
+    if (name != 0) std::erase(host, name);
+    host.push_back(name);
+    if (host.size() > kHost) host.erase(host.begin());
+  };
+  int64_t on_host = 0;
+  for (uint64_t id = 1; id <= 3000; ++id) {
+    std::vector<uint64_t> ids;
+    for (uint64_t i = 0; i < 5; ++i) ids.push_back(10 * i + (i < 2 ? rng.Below(2) : rng.Below(3)));
+    const int64_t prompt = 10 * static_cast<int64_t>(1 + rng.Below(5)) + 5;  // and half a block
+    PrefixCache::Sequence s = Sequence(ids, id, prompt);
+    const std::vector<uint64_t> names = Names(s.names, prompt / 10);
+    cache.Shrink(cache.free_blocks());
+    const PrefixCache::Found found = cache.Find(s.names, prompt);
+    int64_t expected = 0;
+    while (found.blocks + expected < prompt / 10 && std::count(host.begin(), host.end(), names[static_cast<size_t>(found.blocks + expected)]) > 0) ++expected;
+    ASSERT_EQ(found.on_host, expected) << id;
+    on_host += expected;
+    const int64_t total = prompt / 10 + 1, free = cache.free_blocks();
+    const int64_t taken = cache.Take(&s, prompt);
+    EXPECT_EQ(cache.Fetch(&s, found.blocks + found.on_host), found.on_host);
+    cache.Shrink(free - taken - (total - found.blocks));
+    cache.Name(&s, prompt, false);
+    for (int64_t i = found.blocks; i < prompt / 10; ++i) keep(names[static_cast<size_t>(i)]);
+    // It leaves, what nobody can find first and its first block last.
+    keep(0);
+    for (size_t i = names.size(); i-- > 0;) {
+      if (std::count(host.begin(), host.end(), names[i]) > 0) keep(names[i]);
+    }
+    EXPECT_EQ(cache.Leave(&s, total), total);
+  }
+  EXPECT_GT(on_host, 300);
+  EXPECT_GT(cache.offloaded(), kHost);
 }
 
 TEST(PrefixCache, OfTwoEqualBlocksTheOneInUseIsFound) {
