@@ -127,6 +127,7 @@ struct EngineProfile {
   bool streaming_decode = false;       // decode attention key by key, without tiles, one query head after the other
   int64_t shared_group = 0;            // but for groups of so many heads, 128 wide
   int64_t decode_query_heads = 0;      // of a group that one pass over its keys serves; 0: all
+  bool mxfp4_by_fp8 = false;           // experts in MXFP4 are multiplied by 8-bit activations on GPUs with units for it
   bool sliding_windows = true;         // layers with a sliding window keep to it; false: they see everything
   std::string moe_backend = "marlin";  // kernels of experts in MXFP4 under 16-bit activations; "triton": OpenAI's
   bool fused_quantize = false;         // the kernel before writes a GEMM's input in the narrow format
@@ -229,6 +230,7 @@ void EngineProfile::Describe(Visitor& v) {
   v.Field("shared_group", shared_group, {.help = "group of query heads, 128 wide, that shares a pass nevertheless; 0: none", .min = 0, .max = 1024});
   v.Field("decode_query_heads", decode_query_heads,
           {.help = "query heads of a group that one pass of decode attention over its keys serves; 0: all", .min = 0, .max = 1024});
+  v.Field("mxfp4_by_fp8", mxfp4_by_fp8, {.help = "experts in MXFP4 are multiplied by 8-bit activations on GPUs with units for it"});
   v.Field("sliding_windows", sliding_windows, {.help = "layers with a sliding window keep to it; false: they see everything"});
   v.Field("moe_backend", moe_backend, {.help = "kernels of experts in MXFP4 under 16-bit activations", .choices = &MoeBackendNames});
   v.Field("fused_quantize", fused_quantize, {.help = "the kernel before a GEMM writes its input in the narrow format"});

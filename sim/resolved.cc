@@ -294,7 +294,12 @@ ResolvedScenario Resolve(const ScenarioConfig& config, const YamlNode& root, con
   if (!profile.ok() || !model_ok || !machine_ok) return r;
 
   r.engine = ApplyEngineConfig(*std::move(profile), config.engine, r.machine);
-  if (config.engine.moe_backend) CheckMoeBackend(root, r, catalog, problems);
+  if (config.engine.moe_backend) {
+    CheckMoeBackend(root, r, catalog, problems);
+  } else if (r.engine.mxfp4_by_fp8 && !config.plan.activations && plan.weights == DType::kMxfp4 &&
+             r.machine.gpu.peak[static_cast<size_t>(DType::kMxfp4)].value() > 0) {
+    plan.activations = DType::kFp8;
+  }
   if (!r.engine.sliding_windows && r.model.attention.pattern == "sliding") {
     r.model.attention.pattern = "full";
     r.model.attention.window = r.model.attention.full_every = 0;

@@ -16,7 +16,7 @@ fi
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
-published=$source/tests/validation/trtllm_1.0_offline.csv
+published=$source/tests/validation/trtllm_offline.csv
 errors=$source/sim/catalog/errors/serving.yaml
 if [ "${UPDATE_GOLDEN:-0}" = 1 ]; then
   "$simrun" validate --quiet "$cases"/*.csv "$published" --page "$source/docs/accuracy.md" --errors "$errors"

@@ -19,6 +19,18 @@ TEST(Resolved, EnginesWithoutSlidingWindowsSeeEverything) {
   EXPECT_FALSE(scenario("trt-llm-0.15")->resolved().model.IsWindowedLayer(0));
 }
 
+// TensorRT-LLM multiplies GPT-OSS' experts by 8-bit activations where the GPU has units for 4-bit floats.
+TEST(Resolved, ExpertsInMxfp4MeetTheActivationsOfTheEngine) {
+  const auto activations = [](const char* profile, const char* gpu, const char* plan = "{}") {
+    return ScenarioOf(std::string("model: gpt-oss-20b\nhardware: {gpu: ") + gpu + "}\nplan: " + plan + "\nengine: {profile: " + profile +
+                      "}\nworkload: {requests: 1, arrivals: all_at_once, input_tokens: 100, output_tokens: 10}\n")->resolved().plan.activations;
+  };
+  EXPECT_EQ(activations("trt-llm", "b200-sxm-180gb"), DType::kFp8);
+  EXPECT_EQ(activations("trt-llm", "h100-sxm-80gb"), DType::kBf16);
+  EXPECT_EQ(activations("vllm-0.19", "b200-sxm-180gb"), DType::kBf16);
+  EXPECT_EQ(activations("trt-llm", "b200-sxm-180gb", "{activations: bf16}"), DType::kBf16);
+}
+
 // An engine refuses kernels that cannot run the experts.
 TEST(Resolved, KernelsOfExpertsMustFitThem) {
   const auto error = [](const char* model, const char* gpu, const char* kernels) {
