@@ -18,6 +18,7 @@ struct BenchFlags {
   std::string gpu, model, engine = "vllm", engine_version, weights_dtype, kv_dtype, moe_backend;
   int64_t tp = 1, pp = 1, dp = 1, ep = 1;
   double random_range_ratio = 1;
+  std::optional<bool> async_scheduling;
   std::optional<int64_t> max_num_seqs, max_num_batched_tokens, num_gpu_blocks, block_size, max_model_len;
   template <class V>
   void Describe(V& v) {
@@ -28,6 +29,7 @@ struct BenchFlags {
     v.Field("weights_dtype", weights_dtype, {.help = "number format of the weights"});
     v.Field("kv_dtype", kv_dtype, {.help = "number format of the KV cache"});
     v.Field("moe_backend", moe_backend, {.help = "--moe-backend of the server, where it is not auto"});
+    v.Field("async_scheduling", async_scheduling, {.help = "--async-scheduling of the server; none: its default"});
     v.Field("tp", tp, {.help = "tensor parallelism", .min = 1, .max = 1024});
     v.Field("pp", pp, {.help = "pipeline stages", .min = 1, .max = 64});
     v.Field("dp", dp, {.help = "replicas", .min = 1, .max = 1024});
@@ -118,6 +120,7 @@ absl::StatusOr<MeasuredCase> ReadBenchResult(const std::string& path, const std:
   note("num_gpu_blocks", flags.num_gpu_blocks);
   note("block_size", flags.block_size);
   note("max_model_len", flags.max_model_len);
+  if (flags.async_scheduling) notes["async_scheduling"] = *flags.async_scheduling ? "1" : "0";
   if (!flags.moe_backend.empty()) notes["moe_backend"] = flags.moe_backend;
   const auto add = [&](const std::string& metric, const std::string& statistic, const std::string& unit, const std::string& key) {
     const std::optional<double> value = NumberAt(json, key);

@@ -6,7 +6,8 @@
 //   gpu: h100-sxm-80gb          # required
 //   model: llama-3.1-8b         # default: the last part of the JSON's model_id
 //   tp: 2                       # also pp, dp, ep, engine, engine_version, weights_dtype, kv_dtype, random_range_ratio,
-//                               # moe_backend, max_num_seqs, max_num_batched_tokens, num_gpu_blocks, block_size, max_model_len
+//                               # async_scheduling, moe_backend, max_num_seqs, max_num_batched_tokens, num_gpu_blocks,
+//                               # block_size, max_model_len
 #pragma once
 
 #include <string>

@@ -39,14 +39,15 @@ struct ClosedLoopBenchmark {
   double prompt_wait_steps = 0;
   std::string kv_cache;                 // empty: the engine's default
   std::string moe_backend;              // empty: the engine's default
+  bool asynchronous = false;            // with --async-scheduling
 };
 
 // InferenceMAX (its README and scripts, Apache-2.0): benchmark_serving.py --request-rate inf --num-prompts $((CONC * 10))
 // --max-concurrency $CONC --random-range-ratio 0.8 on three pairs of lengths; the server runs with --max-num-seqs $CONC.
 // Its servers: TensorRT-LLM with --max_num_tokens 16384 and, for 1024/1024 on fewer than 8 GPUs, batch_wait_timeout_iters
-// 20; vLLM on H200 with --kv-cache-dtype fp8, on H100 without, on both with VLLM_MXFP4_USE_MARLIN=1; SGLang with
-// --chunked-prefill-size 32768 (its --mem-fraction-static 0.82 is of weights and KV cache alone, about the profile's 0.88
-// of everything).
+// 20; vLLM on H200 with --kv-cache-dtype fp8 and --async-scheduling, on H100 with neither (full caches say so of the first),
+// on both with VLLM_MXFP4_USE_MARLIN=1; SGLang with --chunked-prefill-size 32768 (its --mem-fraction-static 0.82 is of weights
+// and KV cache alone, about the profile's 0.88 of everything).
 // Other published runs come from genai-perf or aiperf as aiconfigurator calls them (its eval and benchmark rules,
 // Apache-2.0): --request-count 10 x concurrency, standard deviation of the lengths 0; TensorRT-LLM's token budget is
 // that of the running sequences, one prompt and 500 more, in whole KV blocks of 32. The 500 are from an account of its
@@ -70,6 +71,7 @@ ClosedLoopBenchmark BenchmarkOf(const MeasuredCase& c) {
       b.max_num_batched_tokens = 32768;
     } else if (c.engine == "vllm" && c.gpu == "h200-sxm-141gb" && c.weights_dtype == "fp8") {
       b.kv_cache = "fp8";
+      b.asynchronous = true;
     } else if (c.engine == "vllm" && (c.gpu == "h100-sxm-80gb" || c.gpu == "h200-sxm-141gb") && c.weights_dtype == "mxfp4") {
       b.moe_backend = "marlin";
     }
@@ -193,6 +195,14 @@ absl::StatusOr<CaseScenario> ScenarioOfCase(const MeasuredCase& c, const std::st
     SIMRUN_ASSIGN_OR_RETURN(profile, EngineProfileFor(c.engine, c.engine_version, *catalog, &nearest));
     if (!nearest.empty()) assumptions.push_back(nearest);
   }
+  // vLLM up to 0.13 schedules asynchronously when it is told to.
+  const ClosedLoopBenchmark benchmark = c.load_kind == "concurrency" ? BenchmarkOf(c) : ClosedLoopBenchmark();
+  const std::string asynchronous = c.Note("async_scheduling").value_or(benchmark.asynchronous ? "1" : "");
+  if (asynchronous == "1" && catalog->Resolve("engines", profile + "-async").ok()) {
+    profile += "-async";
+  } else if (!asynchronous.empty()) {
+    set("engine.overlap", YamlNode::Scalar(asynchronous == "1" ? "true" : "false"));
+  }
   set("engine.profile", Text(profile));
   if (c.Note("eager") == "1") set("engine.cuda_graphs", YamlNode::Scalar("false"));
   // TensorRT-LLM's published figures are NVIDIA's own, from servers whose PCIe switches let GPUs reach one another; machines
@@ -201,7 +211,6 @@ absl::StatusOr<CaseScenario> ScenarioOfCase(const MeasuredCase& c, const std::st
   const auto copy = [&](const char* note, const char* path) {
     if (const auto value = c.Note(note); value && ParseInteger(*value).ok()) set(path, YamlNode::Scalar(*value));
   };
-  if (const auto overlap = c.Note("async_scheduling")) set("engine.overlap", YamlNode::Scalar(*overlap == "1" ? "true" : "false"));
   copy("num_gpu_blocks", "engine.kv_blocks");
   copy("max_num_seqs", "scheduler.max_num_seqs");
   copy("max_num_batched_tokens", "scheduler.max_num_batched_tokens");
@@ -262,7 +271,6 @@ absl::StatusOr<CaseScenario> ScenarioOfCase(const MeasuredCase& c, const std::st
     set("workload.static_batch", Number(1));
   } else if (c.load_kind == "concurrency") {
     SIMRUN_RETURN_IF_ERROR(lengths(0));
-    const ClosedLoopBenchmark benchmark = BenchmarkOf(c);
     set("workload.concurrency", Number(c.load_value));
     set("workload.requests", Number(ClosedLoopRequests(c, c.load_value, benchmark.rounds)));
     if (benchmark.shortest < 1) {
@@ -396,10 +404,10 @@ std::optional<double> PredictedValue(const MeasuredCase& c, const MeasuredValue&
   }
   const double seconds = r.simulation.simulated_s;
   if (seconds <= 0) return std::nullopt;
-  // A window in the steady state: every client has one request in flight, of so many tokens in so much time. The end of a
-  // run, when the last long answers are alone, is no part of it.
+  // A window in the steady state: so many requests run, each of so many tokens in so much time. The end of a run, when the
+  // last long answers are alone, is no part of it.
   if (c.load_kind == "saturated_batch" && r.e2e.count > 0 && r.throughput.requests_per_s > 0) {
-    const double rate = c.load_value / r.e2e.mean.value();
+    const double rate = c.load_value / (r.e2e.mean - r.queue_delay.mean).value();
     if (v.metric == "throughput_out") return rate * r.throughput.output_tokens_per_s / r.throughput.requests_per_s;
     if (v.metric == "throughput_total") return rate * (r.throughput.output_tokens_per_s + r.throughput.input_tokens_per_s) / r.throughput.requests_per_s;
     if (v.metric == "request_rate") return rate;

@@ -124,7 +124,12 @@ bool Replica::Enqueue(const Arrival& arrival) {
     if (prompts_.size() <= id) prompts_.resize(id + 1);
     prompts_[id] = {{BlockNames(arrival.text, r.input, r.id, params_.limits.block_size), {}, 0}, -1};
   }
-  ranks_[rank].waiting.Push({id, r.order, r.prompt, r.prompt, max_kv, r.priority, r.deadline.ticks()});
+  const WaitingRequest waiting{id, r.order, r.prompt, r.prompt, max_kv, r.priority, r.deadline.ticks()};
+  if (params_.plans_ahead) {
+    unseen_.emplace_back(static_cast<uint16_t>(rank), waiting);
+  } else {
+    ranks_[rank].waiting.Push(waiting);
+  }
   totals_.peak_outstanding = std::max(totals_.peak_outstanding, ++ranks_[rank].outstanding);
   totals_.longest = std::max(totals_.longest, max_kv + 1);
   ++load_.waiting;
@@ -182,19 +187,36 @@ void Replica::Issue(SimTime now) {
   UpdateNextEvent();
 }
 
-bool Replica::IssueLane(Lane& lane, SimTime now) {
-  double swap_seconds = lane.owed_swap_seconds;
-  bool steady = params_.fast_forward && lanes_.size() == 1;
+bool Replica::SeeArrivals() {
+  if (unseen_.empty()) return false;
+  for (const auto& [rank, waiting] : unseen_) ranks_[rank].waiting.Push(waiting);
+  unseen_.clear();
+  return true;
+}
+
+bool Replica::PlanLane(Lane& lane, SimTime now, double* swap_seconds, bool* steady) {
   int64_t tokens = 0;
   bool swap_ins = false;
   const size_t lane_index = static_cast<size_t>(&lane - lanes_.data());
   for (size_t rank = 0; rank < ranks_.size(); ++rank) {
-    PlanGroup(lane_index, rank, now, &swap_seconds, &steady);
+    PlanGroup(lane_index, rank, now, swap_seconds, steady);
     tokens += lane.groups[rank].work.tokens;
     swap_ins = swap_ins || !lane.groups[rank].swap_ins.empty();
   }
+  return tokens > 0 || swap_ins;
+}
+
+bool Replica::IssueLane(Lane& lane, SimTime now) {
+  double swap_seconds = lane.owed_swap_seconds;
+  bool steady = params_.fast_forward && lanes_.size() == 1;
+  bool work = PlanLane(lane, now, &swap_seconds, &steady);
+  // This step was planned when the one before began. Without one, or with nothing to do, the engine looks again.
+  if (SeeArrivals()) {
+    steady = false;
+    if (!work) work = PlanLane(lane, now, &swap_seconds, &steady);
+  }
   lane.owed_swap_seconds = swap_seconds;
-  if (tokens == 0 && !swap_ins) return false;
+  if (!work) return false;
   lane.owed_swap_seconds = 0;
   lane.steady = steady;
   StartStep(lane, now, swap_seconds);

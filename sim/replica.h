@@ -46,6 +46,7 @@ struct EngineParams {
   bool fetch_cheapest = false;         // only where that is faster than computing again; as kCheapest prices it
   bool prefix_caching = false;         // from the first request on that says what its prompt has in common with others, or
                                        // that is preempted and may find its own blocks again
+  bool plans_ahead = false;            // a step is planned when the one before begins; one lane
   bool holds_tokens = false;           // first tokens leave once the next step is launched; one lane
   bool fast_forward = true;            // false: plan every step; the results are the same
   bool track_memory = false;           // follow the KV blocks in use over time
@@ -216,6 +217,9 @@ class Replica {
   // The order in which sequences leave decides what is kept: that of arrival.
   void SortByOrder(std::vector<uint32_t>* ids) const;
   void UpdateNextEvent();
+  // Requests that came after the next step had been planned join the queue. False when there are none.
+  bool SeeArrivals();
+  bool PlanLane(Lane& lane, SimTime now, double* swap_seconds, bool* steady);
   bool IssueLane(Lane& lane, SimTime now);
   void PlanGroup(size_t lane_index, size_t rank_index, SimTime now, double* swap_seconds, bool* steady);
   void Admit(size_t lane_index, size_t rank_index, int64_t tokens, SimTime now, double* swap_seconds);
@@ -276,6 +280,7 @@ class Replica {
   SimTime ended_;                          // the last step to end
   int lanes_in_flight_ = 0;
   uint64_t next_order_ = 0;
+  std::vector<std::pair<uint16_t, WaitingRequest>> unseen_;  // by rank; came after the next step had been planned
   ReplicaLoad load_;
   EngineTotals totals_;
   LevelTimeline memory_;

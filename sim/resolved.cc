@@ -333,6 +333,7 @@ ResolvedScenario Resolve(const ScenarioConfig& config, const YamlNode& root, con
   p.prefix_caching = s.prefix_caching.value_or(r.engine.prefix_caching);
   p.preemption = s.preemption == "swap" ? Preemption::kSwap : s.preemption == "auto" ? Preemption::kCheapest : Preemption::kRecompute;
   p.lanes = static_cast<int>(s.micro_batches.value_or(plan.pp));
+  p.plans_ahead = r.engine.overlap && p.lanes == 1;
   p.holds_tokens = r.engine.holds_tokens && r.engine.overlap && p.lanes == 1;
   p.ranks = plan.dp;
   for (int stage = 0; stage < plan.pp; ++stage) p.window = std::max(p.window, KvBytesPerGpu(r.model, plan, stage).window);

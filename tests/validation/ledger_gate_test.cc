@@ -61,7 +61,7 @@ TEST_F(LedgerGate, PassesUnchanged) {
 }
 
 TEST_F(LedgerGate, SeesAnEngineNumber) {
-  const PageCheck check = CheckAccuracyPage(page_, PageWith(Changed("engines", "vllm-0.11-async", "\npolicy:", "\ngpu_time_factor: 1.2\npolicy:")));
+  const PageCheck check = CheckAccuracyPage(page_, PageWith(Changed("engines", "vllm-0.11", "\npolicy:", "\ngpu_time_factor: 1.2\npolicy:")));
   EXPECT_FALSE(check.worse.empty());
 }
 

@@ -43,8 +43,9 @@ TEST(ReadBenchResult, TakesLoadLengthsAndValues) {
   ASSERT_TRUE(scenario.ok()) << scenario.status();
   EXPECT_EQ(scenario->scenario.config().workload.input_tokens->uniform->min, 800);
   EXPECT_EQ(scenario->scenario.config().workload.requests, 40);
-  Write("result.yaml", "gpu: h100-sxm-80gb\nmoe_backend: marlin\n");
+  Write("result.yaml", "gpu: h100-sxm-80gb\nmoe_backend: marlin\nasync_scheduling: true\n");
   EXPECT_EQ(ReadBenchResult(Write("result.json", kJson))->Note("moe_backend"), "marlin");
+  EXPECT_EQ(ReadBenchResult(Write("result.json", kJson))->Note("async_scheduling"), "1");
 }
 
 TEST(ReadBenchResult, SaysWhatIsMissing) {

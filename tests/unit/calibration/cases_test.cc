@@ -66,7 +66,7 @@ TEST(EngineProfileFor, TakesTheLongestListedPrefix) {
   EXPECT_EQ(*EngineProfileFor("vllm", "0.6.0", *catalog), "vllm-0.6");
   EXPECT_EQ(*EngineProfileFor("vllm", "0.11.1", *catalog), "vllm-0.11");
   EXPECT_EQ(*EngineProfileFor("vllm", "2023-late", *catalog), "eager-2023");
-  EXPECT_EQ(*EngineProfileFor("vllm", "", *catalog), "vllm-0.11-async");
+  EXPECT_EQ(*EngineProfileFor("vllm", "", *catalog), "vllm-0.11");
   EXPECT_EQ(*EngineProfileFor("vllm", "0.14.1", *catalog), "vllm-0.19") << "asynchronous scheduling became the default";
   EXPECT_EQ(*EngineProfileFor("trtllm", "0.9.0", *catalog), "trt-llm-0.9");
   EXPECT_EQ(*EngineProfileFor("trtllm", "0.15.0", *catalog), "trt-llm-0.15");
@@ -200,6 +200,34 @@ TEST(ScenarioOfCase, HoldsTheCacheOfASessionsBatchWhereItFits) {
   EXPECT_LT(blocks(150), 150 * 68);   // 86 GB fit nowhere
   c.engine_version = "0.15.0";
   EXPECT_LT(blocks(120), 120 * 68);   // an executor lets the last ones wait
+}
+
+// Up to 0.13 vLLM schedules asynchronously when it is told to, as InferenceMAX does on H200.
+TEST(ScenarioOfCase, TakesTheProfileOfAsynchronousScheduling) {
+  MeasuredCase c;
+  c.model = "llama-3.1-70b";
+  c.engine = "vllm";
+  c.n_gpus = c.tp = 2;
+  c.load_kind = "concurrency";
+  c.load_value = 4;
+  c.weights_dtype = "fp8";
+  const auto profile = [&c](const char* gpu, const char* version, double length, const char* note) {
+    c.gpu = gpu;
+    c.engine_version = version;
+    c.isl = c.osl = length;
+    c.values.clear();
+    if (*note != 0) c.values.push_back({"ttft", "mean", "ms", "", 100.0, {{"async_scheduling", note}}});
+    const auto made = ScenarioOfCase(c, "", BuiltIn());
+    EXPECT_TRUE(made.ok()) << made.status();
+    const EngineProfile& engine = made->scenario.resolved().engine;
+    return engine.name + (engine.overlap ? " overlapped" : "");
+  };
+  EXPECT_EQ(profile("h200-sxm-141gb", "", 1024, ""), "vllm-0.11-async overlapped");
+  EXPECT_EQ(profile("h100-sxm-80gb", "", 1024, ""), "vllm-0.11");
+  EXPECT_EQ(profile("h200-sxm-141gb", "", 1000, ""), "vllm-0.11");   // somebody else's
+  EXPECT_EQ(profile("h100-sxm-80gb", "0.11.1", 1000, "1"), "vllm-0.11-async overlapped");
+  EXPECT_EQ(profile("h100-sxm-80gb", "0.19.0", 1000, ""), "vllm-0.19 overlapped");
+  EXPECT_EQ(profile("h100-sxm-80gb", "0.19.0", 1000, "0"), "vllm-0.19");
 }
 
 // InferenceMAX asks for Marlin's kernels.

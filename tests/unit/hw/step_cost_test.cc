@@ -341,7 +341,7 @@ TEST(StepCostTest, SourcesAndExtrapolationAreReported) {
   bool gemm = false, host = false;
   for (const ProvenanceNote& note : compiled->provenance()) {
     if (note.part == "gemm bf16") gemm = note.provenance == Provenance::kCalibrated && !note.detail.empty();
-    if (note.part == "engine vllm-0.19, step_host") host = note.provenance == Provenance::kAssumed;
+    if (note.part == "engine vllm-0.19, launch") host = note.provenance == Provenance::kAssumed;
   }
   EXPECT_TRUE(gemm);
   EXPECT_TRUE(host);

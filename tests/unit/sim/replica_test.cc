@@ -1,5 +1,8 @@
 #include "sim/replica.h"
 
+#include <map>
+#include <utility>
+
 #include "gtest/gtest.h"
 #include "tests/support/engine_parts.h"
 
@@ -74,6 +77,42 @@ TEST(Replica, FirstTokensLeaveOnceTheNextStepIsLaunched) {
   EXPECT_EQ(r[0].tpot, SimTime::FromTicks(Ms(50 - 18).ticks() / 4));
   EXPECT_EQ(r[1].ttft, Ms(20 + 2));
   EXPECT_EQ(r[2].ttft, Ms(10 + 2));
+}
+
+// Steps of 10 ms. What comes while one runs joins the next, or the one after that where the next was planned when it began.
+TEST(Replica, StepsThatArePlannedAheadMissWhatComesLater) {
+  const auto first_tokens = [](bool plans_ahead, bool fast_forward) {
+    EngineParams params;
+    params.limits.max_num_seqs = 8;
+    params.limits.max_num_batched_tokens = 100;
+    params.limits.block_size = 16;
+    params.kv_blocks = 1000;
+    params.plans_ahead = plans_ahead;
+    params.fast_forward = fast_forward;
+    const auto policy = BuiltInPolicy("chunked-prefill");
+    HostedCost model;
+    RunMetrics metrics(Slo{}, SimTime{});
+    Replica engine(0, params, *policy, &model, &metrics);
+    Collector collector;
+    engine.set_observer(&collector);
+    // Into an idle engine, in the middle of its step, and at the very end of one; all of them leave, then one more.
+    for (const auto& [at, tokens] : {std::pair(0.0, 40), std::pair(35.0, 2), std::pair(70.0, 2), std::pair(1003.0, 2)}) {
+      engine.Run(Ms(at));
+      if (engine.next_event() == Ms(at)) engine.Complete(Ms(at));
+      EXPECT_TRUE(engine.Enqueue(MakeArrival(static_cast<uint64_t>(at), Ms(at), 20, tokens)));
+      if (engine.next_event() == SimTime::Infinite()) engine.Issue(Ms(at));
+    }
+    engine.Run(SimTime::Infinite());
+    std::map<uint64_t, SimTime> ttft;
+    for (const RequestRecord& r : collector.finished) ttft[r.id] = r.ttft;
+    return ttft;
+  };
+  const std::map<uint64_t, SimTime> at_once = {{0, Ms(10)}, {35, Ms(15)}, {70, Ms(10)}, {1003, Ms(10)}};
+  const std::map<uint64_t, SimTime> ahead = {{0, Ms(10)}, {35, Ms(25)}, {70, Ms(20)}, {1003, Ms(10)}};
+  for (const bool fast_forward : {false, true}) {
+    EXPECT_EQ(first_tokens(false, fast_forward), at_once);
+    EXPECT_EQ(first_tokens(true, fast_forward), ahead);
+  }
 }
 
 }  // namespace
