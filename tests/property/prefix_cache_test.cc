@@ -130,7 +130,7 @@ TEST(PrefixCaching, HostMemoryKeepsWhatTheGpuGivesUp) {
   EXPECT_DOUBLE_EQ(with.memory.tiers[0].prefix_capacity.value(), std::floor(1e9 / block) * block);
   EXPECT_TRUE(none.memory.tiers.empty());
   // The copy takes longer than the step: 61 blocks over the link.
-  const Machine& slow = scenario("1 GB", "0.05 GB/s")->resolved().machine;
+  const Machine slow = scenario("1 GB", "0.05 GB/s")->resolved().machine;
   const double seconds = 61 * block / (slow.host_link.bandwidth.value() * slow.host_link.efficiency);
   EXPECT_GT(seconds, 2);
   const Report late = run("1 GB", "0.05 GB/s");
