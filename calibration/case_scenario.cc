@@ -62,8 +62,8 @@ ClosedLoopBenchmark BenchmarkOf(const MeasuredCase& c) {
     if (const absl::StatusOr<double> ratio = ParseNumber(*stated); ratio.ok() && *ratio > 0 && *ratio <= 1) b.shortest = *ratio;
     return b;
   }
-  if (inference_max) b.shortest = 0.8;
   if (inference_max) {
+    b.shortest = 0.8;
     if (c.engine == "trtllm") {
       b.max_num_batched_tokens = 16384;
       if (lengths.first == lengths.second && c.n_gpus < 8) b.prompt_wait_steps = 20;
@@ -219,7 +219,7 @@ absl::StatusOr<CaseScenario> ScenarioOfCase(const MeasuredCase& c, const std::st
   copy("kv_block_size", "scheduler.block_size");
   copy("graph_max_tokens", "engine.graph_max_tokens");
   copy("hash_block", "workload.hash_block");
-  if (const auto kernels = c.Note("moe_backend")) set("engine.moe_backend", Text(*kernels));
+  if (const std::string kernels = c.Note("moe_backend").value_or(benchmark.moe_backend); !kernels.empty()) set("engine.moe_backend", Text(kernels));
   if (const auto caching = c.Note("prefix_cache")) set("scheduler.prefix_caching", YamlNode::Scalar(*caching == "1" ? "true" : "false"));
   // Offloading engines: the host, and what is kept where.
   if (const auto host = c.Note("host")) {
@@ -289,7 +289,6 @@ absl::StatusOr<CaseScenario> ScenarioOfCase(const MeasuredCase& c, const std::st
       set("scheduler.max_num_batched_tokens", Number(benchmark.max_num_batched_tokens));
     }
     if (benchmark.prompt_wait_steps > 0) set("scheduler.prompt_wait_steps", Number(benchmark.prompt_wait_steps));
-    if (!benchmark.moe_backend.empty() && !c.Note("moe_backend")) set("engine.moe_backend", Text(benchmark.moe_backend));
     if (!benchmark.kv_cache.empty() && c.kv_dtype.empty()) {
       set("plan.kv_cache", Text(benchmark.kv_cache));
       assumptions.push_back(fmt::format("KV cache format not stated: {}, as the benchmark starts its servers", benchmark.kv_cache));

@@ -5,8 +5,6 @@
 #include <string_view>
 #include <utility>
 
-#include "models/expert_load.h"
-
 namespace simrun {
 namespace {
 constexpr size_t kRoutedExperts = kNumLayerParts;
@@ -158,10 +156,7 @@ PartCost LayerCosts::Experts(double rows, double experts, double active) const {
     op.topk = std::max<int64_t>(1, std::llround(rows));
   }
   op.experts = std::max<int64_t>(op.ep, std::llround(experts));
-  // Of as many tokens over all experts, as models/lowering.h has it.
-  const MoeSpec& m = *model_.moe;
-  op.imbalance = ExpertImbalance(m.experts, m.top_k, plan_.ep, op.tokens, m.popularity_cv);
-  op.skew = std::max(1.0, ExpertImbalance(m.experts, m.top_k, static_cast<int>(m.experts), op.tokens, m.popularity_cv) / op.imbalance);
+  SetExpertLoad(*model_.moe, op.tokens, &op);   // of as many tokens over all experts
   op.active_experts = std::clamp(active / op.ep, std::min(1.0, active), static_cast<double>(op.experts) / op.ep);
   return Of(op, costs_.Cost(op), 1);
 }

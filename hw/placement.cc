@@ -109,8 +109,9 @@ ClassBytes WeightBytesByClass(const ModelSpec& model, const ParallelPlan& plan, 
   return out;
 }
 
-int CopiesOf(const ParallelPlan& plan, bool shared_by_ranks, TensorUse use) {
-  return shared_by_ranks || use == TensorUse::kCompute ? 1 : plan.dp;
+int CopiesOf(const ParallelPlan& plan, std::string_view tensors, TensorUse use) {
+  const bool shared = tensors == "routed_experts" || (tensors == "dense_ffn" && plan.separate_ffn());
+  return shared || use == TensorUse::kCompute ? 1 : plan.dp;
 }
 
 double ExpertBytes(const ModelSpec& model, const ParallelPlan& plan, bool per_gpu) {
@@ -121,13 +122,13 @@ PlacementUse UseOf(const Placement& placement, const ModelSpec& model, const Par
   PlacementUse use;
   const ClassBytes gpu = WeightBytesByClass(model, plan, true), all = WeightBytesByClass(model, plan, false);
   double largest = 0;
-  const auto add = [&](const TensorParts& parts, double per_gpu, double whole, double* streamed, bool shared_by_ranks = false) {
+  const auto add = [&](const TensorParts& parts, double per_gpu, double whole, double* streamed, std::string_view tensors) {
     for (const TensorPart& p : parts) {
       if (p.tier == TierKind::kGpu) {
         use.gpu_pinned += Bytes(per_gpu * p.share);
         continue;
       }
-      use.weights[Index(p.tier)] += Bytes(whole * p.share * CopiesOf(plan, shared_by_ranks, p.use));
+      use.weights[Index(p.tier)] += Bytes(whole * p.share * CopiesOf(plan, tensors, p.use));
       if (p.use == TensorUse::kStream && streamed != nullptr) *streamed += per_gpu * p.share;
     }
   };
@@ -136,20 +137,20 @@ PlacementUse UseOf(const Placement& placement, const ModelSpec& model, const Par
     const LayerPlacement& layer = placement.layers[l];
     const bool moe = model.IsMoeLayer(static_cast<int64_t>(l));
     double streamed = 0;
-    add(layer.attention, gpu.attention + (moe ? gpu.router : 0), all.attention + (moe ? all.router : 0), &streamed);
+    add(layer.attention, gpu.attention + (moe ? gpu.router : 0), all.attention + (moe ? all.router : 0), &streamed, "attention");
     if (moe) {
-      add(layer.shared_experts, gpu.shared_experts, all.shared_experts, &streamed);
-      add(layer.routed_experts, gpu.routed_experts, all.routed_experts, &streamed, true);
+      add(layer.shared_experts, gpu.shared_experts, all.shared_experts, &streamed, "shared_experts");
+      add(layer.routed_experts, gpu.routed_experts, all.routed_experts, &streamed, "routed_experts");
     } else {
-      add(layer.dense_ffn, gpu.dense_ffn, all.dense_ffn, &streamed, plan.separate_ffn());
+      add(layer.dense_ffn, gpu.dense_ffn, all.dense_ffn, &streamed, "dense_ffn");
     }
     largest = std::max(largest, streamed);
   }
   double head = 0;
   const bool last = stage + 1 == plan.pp;
   // The last stage holds a copy of tied embeddings.
-  if (stage == 0 || (last && model.tie_embeddings)) add(placement.embedding, gpu.embedding, all.embedding, nullptr);
-  if (last) add(placement.lm_head, gpu.lm_head, all.lm_head, &head);
+  if (stage == 0 || (last && model.tie_embeddings)) add(placement.embedding, gpu.embedding, all.embedding, nullptr, "embedding");
+  if (last) add(placement.lm_head, gpu.lm_head, all.lm_head, &head, "lm_head");
   use.gpu_window = Bytes(largest * placement.window + head + placement.expert_buffers * ExpertBytes(model, plan, true));
   return use;
 }
@@ -177,11 +178,7 @@ std::vector<PlacementRule> AutoRules(const ModelSpec& model, const ParallelPlan&
   }
   if (!model.tie_embeddings) classes.push_back({"embedding", gpu.embedding, all.embedding, 0, "stream", 0});
   std::erase_if(classes, [](const Class& c) { return c.whole <= 0; });
-  for (Class& c : classes) {
-    const std::string_view name = c.name;
-    const bool shared = name == "routed_experts" || (name == "dense_ffn" && plan.separate_ffn());
-    c.whole *= CopiesOf(plan, shared, TensorUse::kStream);
-  }
+  for (Class& c : classes) c.whole *= CopiesOf(plan, c.name, TensorUse::kStream);
   std::stable_sort(classes.begin(), classes.end(), [](const Class& a, const Class& b) { return a.density > b.density; });
 
   double total = 0;

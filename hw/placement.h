@@ -101,9 +101,10 @@ struct ClassBytes {
   double embedding = 0, lm_head = 0;            // the final norm goes with the head
 };
 ClassBytes WeightBytesByClass(const ModelSpec& model, const ParallelPlan& plan, bool per_gpu);
-// Copies that an engine keeps of a tensor outside GPU memory: every attention rank (plan.dp) is a process with its own copy of
-// what it streams; experts and an MLP that the ranks share, and what one CPU computes for all, are there once.
-int CopiesOf(const ParallelPlan& plan, bool shared_by_ranks, TensorUse use);
+// Copies that an engine keeps of tensors of a class ("routed_experts", ...) outside GPU memory: every attention rank (plan.dp)
+// is a process with its own copy of what it streams; experts and an MLP that the ranks share, and what one CPU computes for
+// all, are there once.
+int CopiesOf(const ParallelPlan& plan, std::string_view tensors, TensorUse use);
 // Of one routed expert of one layer; 0 for models without.
 double ExpertBytes(const ModelSpec& model, const ParallelPlan& plan, bool per_gpu);
 

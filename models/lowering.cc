@@ -7,6 +7,12 @@
 
 namespace simrun {
 
+void SetExpertLoad(const MoeSpec& moe, int64_t tokens, Operator* op) {
+  op->imbalance = ExpertImbalance(moe.experts, moe.top_k, op->ep, tokens, moe.popularity_cv);
+  // The busiest expert is the busiest of as many ranks as there are experts.
+  op->skew = std::max(1.0, ExpertImbalance(moe.experts, moe.top_k, static_cast<int>(moe.experts), tokens, moe.popularity_cv) / op->imbalance);
+}
+
 namespace {
 
 int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -247,9 +253,7 @@ void AddMoe(const ModelSpec& model, const ParallelPlan& plan, double count, int6
   op.tp = inner;
   op.ep = plan.ep;
   op.gated = model.mlp.gated;
-  op.imbalance = ExpertImbalance(m.experts, m.top_k, plan.ep, all, m.popularity_cv);
-  // The busiest expert is the busiest of as many ranks as there are experts.
-  op.skew = std::max(1.0, ExpertImbalance(m.experts, m.top_k, static_cast<int>(m.experts), all, m.popularity_cv) / op.imbalance);
+  SetExpertLoad(m, all, &op);
   const double local = static_cast<double>(m.experts) / plan.ep;
   op.active_experts =
       std::max(std::min(1.0, local), local * ActiveExpertShare(m.experts, m.top_k, all, m.popularity_cv));

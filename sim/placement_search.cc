@@ -120,13 +120,13 @@ class Search {
     double moe = 0;
     for (int64_t l = 0; l < r_.model.layers; ++l) moe += r_.model.IsMoeLayer(l) ? 1 : 0;
     const double dense = static_cast<double>(r_.model.layers) - moe;
-    const auto place = [&](const char* tensors, double held_once, const Away& away, bool shared_by_ranks = false) {
+    const auto place = [&](const char* tensors, double held_once, const Away& away) {
       double share = away.share;
       if (share <= 1e-6 || held_once <= 0) return;
       for (const TierKind tier : {TierKind::kDram, TierKind::kCxl, TierKind::kRemote, TierKind::kNvme}) {
         double& left = free[static_cast<size_t>(tier)];
         const bool compute = away.use == TensorUse::kCompute && (tier == TierKind::kDram || tier == TierKind::kCxl);
-        const double whole = held_once * CopiesOf(r_.plan, shared_by_ranks, compute ? TensorUse::kCompute : TensorUse::kStream);
+        const double whole = held_once * CopiesOf(r_.plan, tensors, compute ? TensorUse::kCompute : TensorUse::kStream);
         const double part = std::min(share, std::max(0.0, left) / whole);
         if (part <= 1e-6) continue;
         left -= part * whole;
@@ -149,9 +149,9 @@ class Search {
       rule.use = p.kv.use == TensorUse::kCompute ? "compute" : "stream";
       rules.push_back(std::move(rule));
     }
-    place("routed_experts", all.routed_experts * moe, p.experts, true);
+    place("routed_experts", all.routed_experts * moe, p.experts);
     place("attention", all.attention * static_cast<double>(r_.model.layers) + all.router * moe, p.weights);
-    place("dense_ffn", all.dense_ffn * dense, p.weights, r_.plan.separate_ffn());
+    place("dense_ffn", all.dense_ffn * dense, p.weights);
     place("shared_experts", all.shared_experts * moe, p.weights);
     return rules;
   }

@@ -40,6 +40,8 @@ struct EngineParams {
   int64_t swap_blocks = 0;             // host blocks per rank
   // kCheapest: seconds of computing L tokens again, first x L + second x L^2.
   double recompute_first = 0, recompute_second = 0;
+  // Of tokens `from` to `to`.
+  double RecomputeSeconds(double from, double to) const { return recompute_first * (to - from) + recompute_second * (to * to - from * from); }
   double swap_seconds_per_block = 0;   // one way
   int64_t host_prefix_blocks = 0;      // per rank, in host memory
   double fetch_seconds_per_block = 0;  // from there

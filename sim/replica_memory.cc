@@ -30,10 +30,8 @@ double Replica::CachedShare(const Arrival& arrival) {
 
 int64_t Replica::Fetched(const PrefixCache::Found& found) const {
   if (!params_.fetch_cheapest || found.on_host == 0) return found.on_host;
-  // Tokens a to b computed again: x (b - a) + y (b^2 - a^2), as after a preemption.
   const auto block = static_cast<double>(params_.limits.block_size);
-  const double a = static_cast<double>(found.blocks) * block, b = static_cast<double>(found.blocks + found.on_host) * block;
-  const double again = params_.recompute_first * (b - a) + params_.recompute_second * (b * b - a * a);
+  const double again = params_.RecomputeSeconds(static_cast<double>(found.blocks) * block, static_cast<double>(found.blocks + found.on_host) * block);
   return static_cast<double>(found.on_host) * params_.fetch_seconds_per_block < again ? found.on_host : 0;
 }
 
@@ -111,9 +109,8 @@ bool Replica::MakeRoomForDecodes(Group& g, size_t rank_index, double* swap_secon
 
 bool Replica::Swaps(int64_t tokens, int64_t blocks) const {
   if (params_.preemption != Preemption::kCheapest) return params_.preemption == Preemption::kSwap;
-  const double n = static_cast<double>(tokens);
   const double out_and_in = 2 * static_cast<double>(blocks) * params_.swap_seconds_per_block;
-  return out_and_in < (params_.recompute_first + params_.recompute_second * n) * n;
+  return out_and_in < params_.RecomputeSeconds(0, static_cast<double>(tokens));
 }
 
 void Replica::Preempt(Group& g, Rank& rank, uint32_t id, double* swap_seconds) {
