@@ -37,6 +37,7 @@ struct ClosedLoopBenchmark {
   // How the server was started, where no note says so.
   double max_num_batched_tokens = 0;    // 0: the engine's default
   double prompt_wait_steps = 0;
+  double gpu_memory_utilization = 0;    // 0: the engine's default
   std::string kv_cache;                 // empty: the engine's default
   std::string moe_backend;              // empty: the engine's default
   bool asynchronous = false;            // with --async-scheduling
@@ -46,8 +47,7 @@ struct ClosedLoopBenchmark {
 // --max-concurrency $CONC --random-range-ratio 0.8 on three pairs of lengths; the server runs with --max-num-seqs $CONC.
 // Its servers: TensorRT-LLM with --max_num_tokens 16384 and, for 1024/1024 on fewer than 8 GPUs, batch_wait_timeout_iters
 // 20; vLLM on H200 with --kv-cache-dtype fp8 and --async-scheduling, on H100 with neither (full caches say so of the first),
-// on both with VLLM_MXFP4_USE_MARLIN=1; SGLang with --chunked-prefill-size 32768 (its --mem-fraction-static 0.82 is of weights
-// and KV cache alone, about the profile's 0.88 of everything).
+// on both with VLLM_MXFP4_USE_MARLIN=1; SGLang with --chunked-prefill-size 32768 and --mem-fraction-static 0.82.
 // Other published runs come from genai-perf or aiperf as aiconfigurator calls them (its eval and benchmark rules,
 // Apache-2.0): --request-count 10 x concurrency, standard deviation of the lengths 0; TensorRT-LLM's token budget is
 // that of the running sequences, one prompt and 500 more, in whole KV blocks of 32. The 500 are from an account of its
@@ -69,6 +69,7 @@ ClosedLoopBenchmark BenchmarkOf(const MeasuredCase& c) {
       if (lengths.first == lengths.second && c.n_gpus < 8) b.prompt_wait_steps = 20;
     } else if (c.engine == "sglang") {
       b.max_num_batched_tokens = 32768;
+      b.gpu_memory_utilization = 0.82;
     } else if (c.engine == "vllm" && c.gpu == "h200-sxm-141gb" && c.weights_dtype == "fp8") {
       b.kv_cache = "fp8";
       b.asynchronous = true;
@@ -287,6 +288,9 @@ absl::StatusOr<CaseScenario> ScenarioOfCase(const MeasuredCase& c, const std::st
     if (!c.Note("max_num_seqs")) set("scheduler.max_num_seqs", Number(clients_per_rank));
     if (benchmark.max_num_batched_tokens > 0 && !c.Note("max_num_batched_tokens")) {
       set("scheduler.max_num_batched_tokens", Number(benchmark.max_num_batched_tokens));
+    }
+    if (benchmark.gpu_memory_utilization > 0 && !c.Note("kv_fraction")) {
+      set("engine.gpu_memory_utilization", YamlNode::Scalar(fmt::format("{}", benchmark.gpu_memory_utilization)));
     }
     if (benchmark.prompt_wait_steps > 0) set("scheduler.prompt_wait_steps", Number(benchmark.prompt_wait_steps));
     if (!benchmark.kv_cache.empty() && c.kv_dtype.empty()) {

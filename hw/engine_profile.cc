@@ -26,7 +26,15 @@ absl::StatusOr<EngineProfile> LoadEngineProfile(std::string_view name, const Cat
   return profile;
 }
 
-EngineProfile ApplyEngineConfig(EngineProfile profile, const EngineConfig& config, const Machine& machine) {
+Bytes WorkingMemory::Of(int64_t tokens, int64_t graph_tokens, int64_t gpus, int64_t ranks) const {
+  const double graph = static_cast<double>(graph_tokens);
+  Bytes sum = fixed + per_token * static_cast<double>(std::max(tokens, least_tokens)) + per_graph_token * graph +
+              per_gpu * static_cast<double>(gpus);
+  if (ranks > 1) sum += per_rank_graph_token * graph * static_cast<double>(ranks);
+  return sum;
+}
+
+EngineProfile ApplyEngineConfig(EngineProfile profile, const EngineConfig& config, const Machine& machine, int64_t ranks) {
   for (const EngineArchitecture& a : profile.architectures) {
     if (a.architecture != machine.gpu.architecture) continue;
     Replace(a.front_end, &profile.front_end);
@@ -35,6 +43,16 @@ EngineProfile ApplyEngineConfig(EngineProfile profile, const EngineConfig& confi
     Replace(a.launch, &profile.launch);
     Replace(a.gpu_time_factor, &profile.gpu_time_factor);
     Replace(a.moe_backend, &profile.moe_backend);
+  }
+  for (const EngineSizes& s : profile.sizes) {
+    if (s.architecture && *s.architecture != machine.gpu.architecture) continue;
+    if (s.memory_below && machine.gpu.memory >= *s.memory_below) continue;
+    if (s.ranks_below && ranks >= *s.ranks_below) continue;
+    if (s.server && *s.server != config.server) continue;
+    Replace(s.max_num_seqs, &profile.max_num_seqs);
+    Replace(s.max_num_batched_tokens, &profile.max_num_batched_tokens);
+    Replace(s.graph_max_tokens, &profile.graph_max_tokens);
+    Replace(s.runtime_reserve, &profile.runtime_reserve);
   }
   if (config.server) {
     profile.step_host += profile.server_step;
@@ -54,6 +72,7 @@ EngineProfile ApplyEngineConfig(EngineProfile profile, const EngineConfig& confi
   if (profile.launch.value() > 0) profile.launch += machine.host.kernel_launch;
 
   Replace(config.gpu_memory_utilization, &profile.gpu_memory_utilization);
+  profile.share_given = config.gpu_memory_utilization.has_value();
   Replace(config.runtime_reserve, &profile.runtime_reserve);
   Replace(config.cuda_graphs, &profile.cuda_graphs);
   Replace(config.graph_max_tokens, &profile.graph_max_tokens);

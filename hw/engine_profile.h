@@ -43,6 +43,47 @@ struct EngineArchitecture {
   }
 };
 
+// Defaults that an engine takes by the GPU it finds. Later entries replace what earlier ones say.
+struct EngineSizes {
+  // Where they hold; absent: everywhere.
+  std::optional<std::string> architecture;  // GpuSpec::architecture
+  std::optional<Bytes> memory_below;        // of the GPU
+  std::optional<int64_t> ranks_below;       // GPUs that share a layer
+  std::optional<bool> server;               // EngineConfig::server
+  std::optional<int64_t> max_num_seqs, max_num_batched_tokens, graph_max_tokens;
+  std::optional<Bytes> runtime_reserve;
+  template <class Visitor>
+  void Describe(Visitor& v) {
+    v.Field("architecture", architecture, {.help = "GPU architecture these values hold for; none: any"});
+    v.Field("memory_below", memory_below, {.help = "for GPUs with less memory; none: any", .min = 0});
+    v.Field("ranks_below", ranks_below, {.help = "where fewer GPUs share a layer; none: any", .min = 1});
+    v.Field("server", server, {.help = "behind a server, or called as a library; none: both"});
+    v.Field("max_num_seqs", max_num_seqs, {.help = "replaces max_num_seqs", .min = 1});
+    v.Field("max_num_batched_tokens", max_num_batched_tokens, {.help = "replaces max_num_batched_tokens", .min = 1});
+    v.Field("graph_max_tokens", graph_max_tokens, {.help = "replaces graph_max_tokens", .min = 0});
+    v.Field("runtime_reserve", runtime_reserve, {.help = "replaces runtime_reserve", .min = 0});
+  }
+};
+
+// Memory of a GPU that an engine keeps free of weights and KV cache, for activations, graphs and the like, where it works that
+// out from its sizes:
+//     fixed + per_token x max_num_batched_tokens (at least least_tokens) + per_graph_token x graph_max_tokens
+//     + per_gpu x GPUs of the engine + per_rank_graph_token x graph_max_tokens x attention ranks, where they are several
+struct WorkingMemory {
+  Bytes fixed{0}, per_token{0}, per_graph_token{0}, per_gpu{0}, per_rank_graph_token{0};
+  int64_t least_tokens = 0;
+  template <class Visitor>
+  void Describe(Visitor& v) {
+    v.Field("fixed", fixed, {.help = "whatever the sizes", .min = 0});
+    v.Field("per_token", per_token, {.help = "and per token of max_num_batched_tokens", .min = 0});
+    v.Field("least_tokens", least_tokens, {.help = "tokens counted at least", .min = 0});
+    v.Field("per_graph_token", per_graph_token, {.help = "and per token of the largest captured graph", .min = 0});
+    v.Field("per_gpu", per_gpu, {.help = "and per GPU of the engine", .min = 0});
+    v.Field("per_rank_graph_token", per_rank_graph_token, {.help = "and per attention rank (plan.dp) and token of the largest graph", .min = 0});
+  }
+  Bytes Of(int64_t tokens, int64_t graph_tokens, int64_t gpus, int64_t ranks) const;
+};
+
 // Where one of the numbers comes from.
 struct EngineSource {
   std::string of;  // name of the field
@@ -91,6 +132,10 @@ struct EngineProfile {
   // Memory of a GPU: utilisation x size - weights - activations - reserve is left for KV blocks.
   double gpu_memory_utilization = 0.9;
   Bytes runtime_reserve{0};  // context, graphs, communication buffers, fragmentation
+  // Where given, gpu_memory_utilization is the share of weights and KV cache alone (of the memory without runtime_reserve):
+  // by itself what this leaves, else the user's.
+  std::optional<WorkingMemory> working_memory;
+  bool share_given = false;  // by the user
 
   // Host work.
   bool cuda_graphs = true;             // decode steps replay graphs
@@ -139,6 +184,7 @@ struct EngineProfile {
   double expert_imbalance = 0;  // load of the busiest expert-parallel rank over the mean; 0: from the model
 
   std::vector<EngineArchitecture> architectures;
+  std::vector<EngineSizes> sizes;
   std::vector<EngineSource> sources;
   std::vector<EngineFit> fitted_on;  // the accuracy ledger reports everything else as unseen
 
@@ -171,9 +217,9 @@ struct EngineConfig {
 
 // NotFound with the nearest name, InvalidArgument for a bad file.
 absl::StatusOr<EngineProfile> LoadEngineProfile(std::string_view name, const Catalog& catalog);
-// The profile for one machine: values of its GPU architecture, host times scaled to its host (the driver's launch cost
-// of that host added to eager launches), then the user's settings, which are taken as they are.
-EngineProfile ApplyEngineConfig(EngineProfile profile, const EngineConfig& config, const Machine& machine);
+// The profile for one machine, with `ranks` GPUs that share a layer: values of its GPU, host times scaled to its host (the
+// driver's launch cost of that host added to eager launches), then the user's settings, which are taken as they are.
+EngineProfile ApplyEngineConfig(EngineProfile profile, const EngineConfig& config, const Machine& machine, int64_t ranks = 1);
 // The captured graph size that `tokens` are padded to; `tokens` itself when they are too many for a graph.
 int64_t GraphTokens(const EngineProfile& profile, int64_t tokens);
 
@@ -193,6 +239,8 @@ void EngineProfile::Describe(Visitor& v) {
   v.Field("gpu_memory_utilization", gpu_memory_utilization,
           {.help = "share of GPU memory the engine takes", .min = 0, .max = 1, .above_min = true});
   v.Field("runtime_reserve", runtime_reserve, {.help = "memory per GPU for context, graphs and buffers", .min = 0});
+  v.Field("working_memory", working_memory,
+          {.help = "memory kept free of weights and KV cache by the engine's sizes; gpu_memory_utilization is then the share of these two alone"});
   v.Field("cuda_graphs", cuda_graphs, {.help = "decode steps replay CUDA graphs"});
   v.Field("piecewise_graphs", piecewise_graphs, {.help = "so do steps with prompt chunks"});
   v.Field("graph_max_tokens", graph_max_tokens, {.help = "largest captured graph", .min = 0});
@@ -240,6 +288,7 @@ void EngineProfile::Describe(Visitor& v) {
   v.Field("expert_imbalance", expert_imbalance,
           {.help = "load of the busiest expert-parallel rank over the mean; 0: from the model", .min = 0});
   v.Field("architectures", architectures, {.help = "values that hold for one GPU architecture"});
+  v.Field("sizes", sizes, {.help = "defaults that the engine takes by the GPU it finds; later entries replace earlier ones"});
   v.Field("sources", sources, {.help = "where the numbers come from"});
   v.Field("fitted_on", fitted_on, {.help = "measured runs the numbers were fitted to"});
 }
@@ -248,7 +297,7 @@ template <class Visitor>
 void EngineConfig::Describe(Visitor& v) {
   v.Field("profile", profile, {.help = "serving engine from the catalogue", .example = "vllm-0.19"});
   v.Field("gpu_memory_utilization", gpu_memory_utilization,
-          {.help = "share of GPU memory the engine takes; auto: the profile's", .min = 0, .max = 1, .above_min = true});
+          {.help = "share of GPU memory the engine takes (SGLang: for weights and KV cache, --mem-fraction-static); auto: the profile's", .min = 0, .max = 1, .above_min = true});
   v.Field("kv_blocks", kv_blocks, {.help = "KV blocks per GPU; auto: what fits", .min = 1, .max = 1e12});
   v.Field("runtime_reserve", runtime_reserve,
           {.help = "memory per GPU for context, graphs and buffers; auto: the profile's", .min = 0});

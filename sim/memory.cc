@@ -7,15 +7,32 @@
 
 namespace simrun {
 namespace {
+// What a GPU has and keeps from weights and KV cache.
+MemoryPlan BesideModel(const ModelSpec& model, const ParallelPlan& plan, const Machine& machine, const EngineProfile& engine,
+                       const BatchLimits& limits) {
+  MemoryPlan m;
+  m.gpu = m.usable = machine.gpu.memory;
+  m.activations = ActivationBytesPerGpu(model, plan, limits.max_num_batched_tokens, limits.max_num_seqs);
+  m.reserve = engine.runtime_reserve;
+  if (!engine.working_memory) {
+    m.usable = m.gpu * engine.gpu_memory_utilization;
+    return m;
+  }
+  // The share of weights and KV cache is one of what is free once the runtime has started.
+  const int64_t ranks = int64_t{plan.tp} * plan.dp;
+  const Bytes kept = engine.working_memory->Of(limits.max_num_batched_tokens, engine.graph_max_tokens, ranks * plan.pp, plan.dp);
+  const double share = engine.share_given ? engine.gpu_memory_utilization : std::max(0.0, 1 - kept / m.gpu);
+  const Bytes working = (m.gpu - m.reserve) * (1 - share);
+  // What the engine keeps and activations do not take is graphs and slack.
+  if (working > m.activations) m.reserve += working - m.activations;
+  return m;
+}
+
 // What one GPU of a stage has room for beside `weights`; the blocks are left to the caller.
 MemoryPlan BesideWeights(const ModelSpec& model, const ParallelPlan& plan, const Machine& machine, const EngineProfile& engine,
                          const BatchLimits& limits, Bytes weights) {
-  MemoryPlan m;
-  m.gpu = machine.gpu.memory;
-  m.usable = machine.gpu.memory * engine.gpu_memory_utilization;
+  MemoryPlan m = BesideModel(model, plan, machine, engine, limits);
   m.weights = weights;
-  m.activations = ActivationBytesPerGpu(model, plan, limits.max_num_batched_tokens, limits.max_num_seqs);
-  m.reserve = engine.runtime_reserve;
   m.kv_budget = m.usable - m.weights - m.activations - m.reserve;
   return m;
 }
@@ -87,8 +104,8 @@ Bytes KvBlockOfRank(const ModelSpec& model, const ParallelPlan& plan, int64_t bl
 PlacementRoom RoomFor(const ModelSpec& model, const ParallelPlan& plan, const Machine& machine, const EngineProfile& engine,
                       const BatchLimits& limits, int64_t max_model_len, double engines_per_host) {
   PlacementRoom room;
-  room.gpu = machine.gpu.memory * engine.gpu_memory_utilization -
-             ActivationBytesPerGpu(model, plan, limits.max_num_batched_tokens, limits.max_num_seqs) - engine.runtime_reserve;
+  const MemoryPlan m = BesideModel(model, plan, machine, engine, limits);
+  room.gpu = m.usable - m.activations - m.reserve;
   // Enough KV for every sequence at full length, but no more than a quarter of the memory.
   const double most = KvPerToken(model, plan, 0) * static_cast<double>(limits.max_num_seqs) * static_cast<double>(max_model_len);
   room.kv = Bytes(std::max(0.0, std::min(most, 0.25 * room.gpu.value())));

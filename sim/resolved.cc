@@ -293,7 +293,7 @@ ResolvedScenario Resolve(const ScenarioConfig& config, const YamlNode& root, con
   }
   if (!profile.ok() || !model_ok || !machine_ok) return r;
 
-  r.engine = ApplyEngineConfig(*std::move(profile), config.engine, r.machine);
+  r.engine = ApplyEngineConfig(*std::move(profile), config.engine, r.machine, int64_t{plan.tp} * plan.dp);
   if (config.engine.moe_backend) {
     CheckMoeBackend(root, r, catalog, problems);
   } else if (r.engine.mxfp4_by_fp8 && !config.plan.activations && plan.weights == DType::kMxfp4 &&
@@ -320,7 +320,7 @@ ResolvedScenario Resolve(const ScenarioConfig& config, const YamlNode& root, con
   p.limits.prompt_wait_steps = s.prompt_wait_steps;
   p.limits.prompt_wait_fill = s.prompt_wait_fill;
   if (p.limits.max_num_batched_tokens < p.limits.max_num_seqs && (r.policy == "chunked-prefill" || r.policy == "orca")) {
-    if (s.max_num_batched_tokens || s.max_num_seqs) {
+    if (s.max_num_seqs) {
       problems->Add(PlaceOf(root, "scheduler"), "scheduler.max_num_batched_tokens",
                     fmt::format("{} is less than max_num_seqs {}: not every running sequence could generate its token in a step",
                                 p.limits.max_num_batched_tokens, p.limits.max_num_seqs),

@@ -121,6 +121,43 @@ TEST(EngineProfileTest, KernelsOfMxfp4ExpertsAreThoseOfTheGpu) {
   EXPECT_EQ(ApplyEngineConfig(p, config, TestMachine("h100-sxm-80gb")).moe_backend, "marlin");
 }
 
+TEST(EngineProfileTest, SizesAreThoseOfTheGpu) {
+  const EngineProfile vllm = Load("vllm-0.19");
+  EngineConfig library;
+  library.server = false;
+  const auto sizes = [](const EngineProfile& p) { return std::pair(p.max_num_seqs, p.max_num_batched_tokens); };
+  using Pair = std::pair<int64_t, int64_t>;
+  EXPECT_EQ(sizes(ApplyEngineConfig(vllm, {}, TestMachine("h100-sxm-80gb"))), Pair(1024, 8192));
+  EXPECT_EQ(sizes(ApplyEngineConfig(vllm, library, TestMachine("h100-sxm-80gb"))), Pair(1024, 16384));
+  EXPECT_EQ(sizes(ApplyEngineConfig(vllm, {}, TestMachine("rtx-4090"))), Pair(256, 2048));
+  EXPECT_EQ(sizes(ApplyEngineConfig(vllm, library, TestMachine("rtx-4090"))), Pair(256, 8192));
+  EXPECT_EQ(sizes(ApplyEngineConfig(vllm, {}, TestMachine("a100-sxm-80gb"))), Pair(256, 2048));
+  const EngineProfile sglang = Load("sglang-0.5");
+  const auto graphs = [](const EngineProfile& p) { return std::pair(p.max_num_batched_tokens, p.graph_max_tokens); };
+  EXPECT_EQ(graphs(ApplyEngineConfig(sglang, {}, TestMachine("t4-16gb"))), Pair(2048, 8));
+  EXPECT_EQ(graphs(ApplyEngineConfig(sglang, {}, TestMachine("rtx-4090"))), Pair(2048, 24));
+  EXPECT_EQ(graphs(ApplyEngineConfig(sglang, {}, TestMachine("rtx-4090"), 4)), Pair(2048, 80));
+  EXPECT_EQ(graphs(ApplyEngineConfig(sglang, {}, TestMachine("a100-sxm-40gb"))), Pair(4096, 32));
+  EXPECT_EQ(graphs(ApplyEngineConfig(sglang, {}, TestMachine("h200-sxm-141gb"), 2)), Pair(8192, 256));
+  EXPECT_EQ(graphs(ApplyEngineConfig(sglang, {}, TestMachine("h200-sxm-141gb"), 8)), Pair(8192, 512));
+  EXPECT_EQ(graphs(ApplyEngineConfig(sglang, {}, TestMachine("b200-sxm-180gb"))), Pair(16384, 512));
+  EngineConfig set;
+  set.graph_max_tokens = 48;
+  EXPECT_EQ(ApplyEngineConfig(sglang, set, TestMachine("h100-sxm-80gb")).graph_max_tokens, 48);
+}
+
+TEST(EngineProfileTest, WorkingMemoryGrowsWithTheSizes) {
+  constexpr double kMiB = 1 << 20;
+  const WorkingMemory m = *Load("sglang-0.5").working_memory;
+  // 512 + 1.5 x 8192 + 2 x 256 + 128 = 13,440 MiB of the 81,559 of one H100: servers there print mem_fraction_static 0.835.
+  EXPECT_NEAR(m.Of(8192, 256, 1, 1).value(), 13440 * kMiB, 1);
+  EXPECT_NEAR(1 - m.Of(8192, 256, 1, 1).value() / (81559 * kMiB), 0.835, 0.0005);
+  // 512 + 12,288 + 2 x 512 + 8 x 128; with attention ranks 4.5 x 512 x 8 more. Budgets below 2048 count as 2048.
+  EXPECT_NEAR(m.Of(8192, 512, 8, 1).value(), 14848 * kMiB, 1);
+  EXPECT_NEAR(m.Of(8192, 512, 8, 8).value(), (14848 + 18432) * kMiB, 1);
+  EXPECT_EQ(m.Of(64, 8, 1, 1).value(), m.Of(2048, 8, 1, 1).value());
+}
+
 TEST(EngineProfileTest, IdealHasNoOverhead) {
   const EngineProfile p = ApplyEngineConfig(Load("ideal"), {}, TestMachine("h100-sxm-80gb"));
   EXPECT_EQ(p.step_host.value() + p.sequence_host.value() + p.launch.value() + p.graph_launch.value() +

@@ -289,7 +289,7 @@ INSTANTIATE_TEST_SUITE_P(
 // The two cases of docs/planning.md.
 TEST(Evaluate, BeatsTheUsualPlan) {
   const PlanSpace creation = Space(Config("llama-3.1-8b", "{node: dgx-h100}", "workload: {requests: 1024, arrivals: {poisson: {rate: 200 /s}}, input_tokens: 300, "
-                                          "output_tokens: {uniform: {min: 500, max: 1800}}}\nslo: {ttft: 1 s, tpot: 50 ms}"));
+                                          "output_tokens: {uniform: {min: 500, max: 1800}}}\nscheduler: {max_num_seqs: 256}\nslo: {ttft: 1 s, tpot: 50 ms}"));
   EvaluateOptions options;
   options.objective = *FindObjective("goodput");
   Evaluation e = *Evaluate(creation, options);

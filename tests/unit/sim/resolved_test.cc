@@ -19,6 +19,24 @@ TEST(Resolved, EnginesWithoutSlidingWindowsSeeEverything) {
   EXPECT_FALSE(scenario("trt-llm-0.15")->resolved().model.IsWindowedLayer(0));
 }
 
+// SGLang keeps 13,440 MiB of an H100 from weights and KV cache (512 + 1.5 x 8192 + 2 x 256 + 128): of the 79.11 GiB less the
+// runtime's 0.7 it shares out 1 - 13.125 / 79.11. Qwen3-32B has 32.762e9 parameters and 256 KiB of cache per token.
+TEST(Resolved, WorkingMemoryOfTheEngineIsKeptFromTheCache) {
+  const auto memory = [](const std::string& settings) {
+    return ScenarioOf("model: qwen3-32b\nhardware: {gpu: h100-sxm-80gb}\nengine: {profile: sglang-0.5" + settings +
+                      "}\nworkload: {requests: 1, arrivals: all_at_once, input_tokens: 100, output_tokens: 10}\n")->resolved().memory;
+  };
+  constexpr double kGiB = 1 << 30;
+  const auto tokens = [](double share) { return (share * (79.11 - 0.7) * kGiB - 2 * 32.762e9) / (256 * 1024); };
+  const MemoryPlan own = memory("");
+  EXPECT_NEAR(static_cast<double>(own.kv_blocks) * 16, tokens(1 - 13.125 / 79.11), 40);
+  // The parts still add up to the GPU.
+  EXPECT_NEAR((own.weights + own.activations + own.reserve + own.kv_budget).value(), own.gpu.value(), 1);
+  // The user's share is that of weights and cache; smaller graphs leave more.
+  EXPECT_NEAR(static_cast<double>(memory(", gpu_memory_utilization: 0.9").kv_blocks) * 16, tokens(0.9), 40);
+  EXPECT_NEAR(static_cast<double>(memory(", graph_max_tokens: 16").kv_blocks) * 16, tokens(1 - (13.125 - 480.0 / 1024) / 79.11), 40);
+}
+
 // TensorRT-LLM multiplies GPT-OSS' experts by 8-bit activations where the GPU has units for 4-bit floats.
 TEST(Resolved, ExpertsInMxfp4MeetTheActivationsOfTheEngine) {
   const auto activations = [](const char* profile, const char* gpu, const char* plan = "{}") {
