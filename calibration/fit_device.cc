@@ -24,6 +24,7 @@ namespace {
 constexpr size_t kEnoughForTrees = 150;   // rows; below, trees of other devices
 constexpr size_t kEnoughForCurves = 12;
 constexpr int kTreesOfSmallKernels = 60;  // that take little of a step
+constexpr double kRidgeOfLatent = 4;      // of decode: measured at a few head counts only
 constexpr double kWorth = 0.02;           // trees are left out that lower the error by less than this share
 constexpr double kUnusable = 0.6;         // mean error above which rows contradict one another
 // Another device's parameters: their spread around the lender's, of that over all devices. And how much less likely it is
@@ -368,6 +369,7 @@ class FamilyFit {
     options.seed = options_.seed;
     const std::string& op = entries->front().op;
     const std::span<const std::string_view> names = FeatureNames(op);
+    if (op == "mla_decode") options.ridge = kRidgeOfLatent;
     if (op == "quantize") options.trees = std::min(options.trees, kTreesOfSmallKernels);
     options = ChooseTrees(samples, names.size(), options, kWorth);
     const ResidualTrees trees = FitTrees(samples, names.size(), RangeFeatures(op), options);
