@@ -39,7 +39,10 @@ std::string Inline(const YamlNode& node) {
       for (const YamlNode& item : node.items()) text += (text.empty() ? "" : ", ") + Inline(item);
       return text;
     case YamlNode::Kind::kMap:
-      for (const YamlNode::Entry& e : node.entries()) text += fmt::format("{}{} {}", text.empty() ? "" : ", ", e.key, Inline(e.value));
+      for (const YamlNode::Entry& e : node.entries()) {
+        if (e.value.IsScalar() && e.value.text() == "auto") continue;   // not given
+        text += fmt::format("{}{} {}", text.empty() ? "" : ", ", e.key, Inline(e.value));
+      }
       return text;
   }
   return text;
@@ -58,16 +61,20 @@ void AddRows(const std::string& path, const YamlNode& node, TextTable* table) {
     for (const YamlNode::Entry& e : node.entries()) AddRows(path.empty() ? e.key : path + "." + e.key, e.value, table);
   } else if (node.IsSequence() && !node.items().empty() && node.items()[0].IsMap()) {
     for (size_t i = 0; i < node.items().size(); ++i) table->Add({fmt::format("{}.{}", path, i), Inline(node.items()[i])});
-  } else {
-    table->Add({path, Inline(node)});
+  } else if (const std::string text = Inline(node); !text.empty()) {
+    table->Add({path, text});
   }
+}
+
+std::string ExplainNode(const YamlNode& node) {
+  TextTable table("l");
+  AddRows("", node, &table);
+  return table.ToText("  ") + "\n  Confidence: A read in the source, B vendor figure from prior knowledge, C estimate.\n";
 }
 
 absl::StatusOr<std::string> ExplainEntry(std::string_view section, const std::string& name, const Catalog& catalog) {
   SIMRUN_ASSIGN_OR_RETURN(const YamlNode node, catalog.Load(section, name));
-  TextTable table("l");
-  AddRows("", node, &table);
-  return table.ToText("  ") + "\n  Confidence: A read in the source, B vendor figure from prior knowledge, C estimate.\n";
+  return ExplainNode(node);
 }
 
 // A line about an entry that cannot be read names the first problem instead.
@@ -184,6 +191,12 @@ std::string DescribeEngine(const std::string& name, const Catalog& catalog) {
     return fmt::format("{} batching, {} sequences, {} tokens per step{}", e.policy, e.max_num_seqs, e.max_num_batched_tokens,
                        e.cuda_graphs ? ", CUDA graphs" : ", eager");
   });
+}
+
+// Every value, those taken over from another profile too.
+absl::StatusOr<std::string> ExplainEngine(const std::string& name, const Catalog& catalog) {
+  SIMRUN_ASSIGN_OR_RETURN(const EngineProfile profile, LoadEngineProfile(name, catalog));
+  return ExplainNode(WriteParams(profile));
 }
 
 std::string DescribeOperators(const std::string& name, const Catalog& catalog) {
@@ -326,7 +339,7 @@ const std::vector<NameSection>& NameSections() {
       CatalogSection("cpus", "host processors: hardware.host", DescribeCpu),
       CatalogSection("links", "wires between GPUs, hosts and nodes: hardware.link, hardware.network", DescribeLink),
       CatalogSection("nodes", "whole servers: hardware.node", DescribeNode),
-      CatalogSection("engines", "serving engines: engine.profile", DescribeEngine),
+      CatalogSection("engines", "serving engines: engine.profile", DescribeEngine, ExplainEngine),
       CatalogSection("operators", "fitted kernel and collective times, by device", DescribeOperators, ExplainOperators),
       CatalogSection("power", "power of a GPU at work, by board: power in a GPU entry", DescribePower),
       CatalogSection("regions", "carbon intensity of grids: hardware.region", DescribeRegion),

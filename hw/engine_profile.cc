@@ -3,6 +3,9 @@
 #include <algorithm>
 #include <utility>
 
+#include <absl/strings/str_join.h>
+#include <fmt/format.h>
+
 namespace simrun {
 namespace {
 
@@ -15,16 +18,56 @@ void Replace(const std::optional<T>& given, U* value) {
 
 std::vector<std::string> MoeBackendNames() { return {"marlin", "triton"}; }
 
-absl::StatusOr<EngineProfile> LoadEngineProfile(std::string_view name, const Catalog& catalog) {
+namespace {
+
+// What `profile`, whose own values stand in `node`, takes over from the one it is like: sources of values that it does not
+// state. What was found for another engine is at best transferred to this one.
+void TakeOverSources(const EngineProfile& base, const YamlNode& node, EngineProfile* profile) {
+  for (EngineSource s : base.sources) {
+    if (node.Find(s.of) != nullptr) continue;
+    if (std::any_of(profile->sources.begin(), profile->sources.end(), [&](const EngineSource& own) { return own.of == s.of; })) continue;
+    if (s.provenance == "calibrated" || s.provenance == "measured") {
+      s.provenance = "transferred";
+      if (s.confidence == "A") s.confidence = "B";
+    }
+    s.source = fmt::format("as {}: {}", base.name, s.source);
+    profile->sources.push_back(std::move(s));
+  }
+}
+
+// `outer`: the profiles that are being read because they are like this one.
+absl::StatusOr<EngineProfile> Load(std::string_view name, const Catalog& catalog, std::vector<std::string> outer) {
   SIMRUN_ASSIGN_OR_RETURN(std::string canonical, catalog.Resolve("engines", name));
   SIMRUN_ASSIGN_OR_RETURN(YamlNode node, catalog.Load("engines", canonical));
   EngineProfile profile;
+  std::optional<EngineProfile> base;
   Problems problems;
+  if (const YamlNode* like = node.IsMap() ? node.Find("like") : nullptr; like != nullptr && like->IsScalar() && !like->text().empty()) {
+    outer.push_back(canonical);
+    if (std::find(outer.begin(), outer.end(), like->text()) != outer.end()) {
+      problems.Add(like->location(), "like", fmt::format("engine profiles are like one another in a circle: {} -> {}", absl::StrJoin(outer, " -> "), like->text()));
+      return problems.ToStatus();
+    }
+    absl::StatusOr<EngineProfile> read = Load(like->text(), catalog, outer);
+    if (!read.ok() && read.status().code() == absl::StatusCode::kNotFound) {
+      problems.Add(like->location(), "like", std::string(read.status().message()));
+      return problems.ToStatus();
+    }
+    if (!read.ok()) return read.status();
+    base = profile = *std::move(read);
+    profile.description.clear(), profile.versions.clear(), profile.sources.clear(), profile.fitted_on.clear();
+  }
   ReadParams(node, "", &problems, &profile);
   if (!problems.empty()) return problems.ToStatus();
+  if (base.has_value()) TakeOverSources(*base, node, &profile);
   profile.name = canonical;
+  profile.like.clear();   // its values are this one's now
   return profile;
 }
+
+}  // namespace
+
+absl::StatusOr<EngineProfile> LoadEngineProfile(std::string_view name, const Catalog& catalog) { return Load(name, catalog, {}); }
 
 Bytes WorkingMemory::Of(int64_t tokens, int64_t graph_tokens, int64_t gpus, int64_t ranks) const {
   const double graph = static_cast<double>(graph_tokens);

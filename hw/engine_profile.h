@@ -116,6 +116,7 @@ struct EngineFit {
 // hw/catalog/engines/<name>.yaml
 struct EngineProfile {
   std::string name;
+  std::string like;                   // in a file: the profile whose values hold where this one states none
   std::string description;
   std::string backend = "vllm";       // kernels preferred in the operator catalogue
   std::string engine;                 // the software ("vllm"), and the versions this profile stands for:
@@ -215,7 +216,8 @@ struct EngineConfig {
   void Describe(Visitor& v);
 };
 
-// NotFound with the nearest name, InvalidArgument for a bad file.
+// NotFound with the nearest name, InvalidArgument for a bad file. Of the profile it is `like` it takes over what it does not
+// state itself; what was measured or calibrated there is transferred here.
 absl::StatusOr<EngineProfile> LoadEngineProfile(std::string_view name, const Catalog& catalog);
 // The profile for one machine, with `ranks` GPUs that share a layer: values of its GPU, host times scaled to its host (the
 // driver's launch cost of that host added to eager launches), then the user's settings, which are taken as they are.
@@ -225,6 +227,7 @@ int64_t GraphTokens(const EngineProfile& profile, int64_t tokens);
 
 template <class Visitor>
 void EngineProfile::Describe(Visitor& v) {
+  v.Field("like", like, {.help = "another profile, whose values hold where this one states none; not its description, versions and fitted_on"});
   v.Field("description", description, {.help = "engine, version and what was measured"});
   v.Field("backend", backend, {.help = "kernels preferred in the operator catalogue; those of its family (trtllm of trtllm-engine) come next"});
   v.Field("engine", engine, {.help = "the serving software"});

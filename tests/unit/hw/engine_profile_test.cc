@@ -1,5 +1,12 @@
 #include "hw/engine_profile.h"
 
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <filesystem>
+#include <fstream>
+#include <map>
+
 #include "tests/unit/hw/cost_fixture.h"
 
 namespace simrun {
@@ -50,6 +57,68 @@ TEST(EngineProfileTest, UnknownProfileNamesTheNearest) {
   const auto profile = LoadEngineProfile("vllm-0.18", TestCatalog());
   ASSERT_FALSE(profile.ok());
   EXPECT_THAT(std::string(profile.status().message()), ::testing::HasSubstr("vllm-0.1"));
+}
+
+class LikeTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    dir_ = std::filesystem::path(::testing::TempDir()) / (std::string("like_") + ::testing::UnitTest::GetInstance()->current_test_info()->name());
+    std::filesystem::create_directories(dir_ / "engines");
+  }
+  void TearDown() override { std::filesystem::remove_all(dir_); }
+  absl::StatusOr<EngineProfile> Load(const std::map<std::string, std::string>& files, const std::string& name) {
+    for (const auto& [file, text] : files) std::ofstream(dir_ / "engines" / (file + ".yaml")) << text;
+    Catalog catalog = TestCatalog();
+    EXPECT_TRUE(catalog.AddDirectory(dir_.string()).ok());
+    return LoadEngineProfile(name, catalog);
+  }
+  static std::string SourceOf(const EngineProfile& p, const std::string& field) {
+    for (const EngineSource& s : p.sources) {
+      if (s.of == field) return s.provenance + ": " + s.source;
+    }
+    return "";
+  }
+  std::filesystem::path dir_;
+};
+
+constexpr char kParent[] =
+    "description: parent\nversions: [\"1\"]\nstep_host: 3 ms\nlaunch: 5 us\nfront_end: 7 ms\n"
+    "sources:\n"
+    "  - {of: step_host, provenance: calibrated, confidence: A, source: a fit}\n"
+    "  - {of: launch, provenance: assumed, source: a guess}\n"
+    "  - {of: front_end, provenance: measured, source: a clock}\n"
+    "fitted_on: [{model: llama-3.1-8b}]\n";
+
+TEST_F(LikeTest, TakesOverWhatItDoesNotState) {
+  const auto p = Load({{"parent", kParent}, {"child", "like: parent\ndescription: child\nfront_end: 9 ms\n"}}, "child");
+  ASSERT_TRUE(p.ok()) << p.status();
+  EXPECT_EQ(p->name, "child");
+  EXPECT_EQ(p->description, "child");
+  EXPECT_DOUBLE_EQ(p->step_host.value(), 3e-3);
+  EXPECT_DOUBLE_EQ(p->front_end.value(), 9e-3);
+  // The parent's versions and measured runs are not the child's.
+  EXPECT_TRUE(p->versions.empty());
+  EXPECT_TRUE(p->fitted_on.empty());
+  EXPECT_EQ(SourceOf(*p, "step_host"), "transferred: as parent: a fit");
+  EXPECT_EQ(SourceOf(*p, "launch"), "assumed: as parent: a guess");
+  EXPECT_EQ(SourceOf(*p, "front_end"), "");   // of a value that is replaced
+}
+
+TEST_F(LikeTest, GoesOnThroughSeveral) {
+  const auto p = Load({{"parent", kParent}, {"child", "like: parent\nlaunch: 8 us\n"}, {"grandchild", "like: child\noverlap: true\n"}}, "grandchild");
+  ASSERT_TRUE(p.ok()) << p.status();
+  EXPECT_DOUBLE_EQ(p->step_host.value(), 3e-3);
+  EXPECT_DOUBLE_EQ(p->launch.value(), 8e-6);
+  EXPECT_TRUE(p->overlap);
+}
+
+TEST_F(LikeTest, CirclesAndUnknownNamesAreErrorsOfTheLine) {
+  const auto circle = Load({{"a", "like: b\n"}, {"b", "launch: 1 us\nlike: a\n"}}, "a");
+  ASSERT_FALSE(circle.ok());
+  EXPECT_THAT(std::string(circle.status().message()), ::testing::HasSubstr("b.yaml:2:7: like: engine profiles are like one another in a circle: a -> b -> a"));
+  const auto unknown = Load({{"c", "like: vllm-0.91\n"}}, "c");
+  ASSERT_FALSE(unknown.ok());
+  EXPECT_THAT(std::string(unknown.status().message()), ::testing::AllOf(::testing::HasSubstr("c.yaml:1:7: like: "), ::testing::HasSubstr("vllm-0.")));
 }
 
 TEST(EngineProfileTest, HostTimesScaleWithTheHost) {
