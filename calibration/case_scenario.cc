@@ -59,7 +59,7 @@ ClosedLoopBenchmark BenchmarkOf(const MeasuredCase& c) {
   ClosedLoopBenchmark b;
   if (stated) {
     // Somebody's own run, whose server the flags beside it describe.
-    if (const absl::StatusOr<double> ratio = ParseNumber(*stated); ratio.ok() && *ratio > 0 && *ratio <= 1) b.shortest = *ratio;
+    if (const absl::StatusOr<double> ratio = ParseNumber(*stated); ratio.ok() && *ratio >= 0 && *ratio <= 1) b.shortest = *ratio;
     return b;
   }
   if (inference_max) {
@@ -248,7 +248,7 @@ absl::StatusOr<CaseScenario> ScenarioOfCase(const MeasuredCase& c, const std::st
   if (const auto fraction = c.Note("kv_fraction"); fraction && c.engine != "trtllm") set("engine.gpu_memory_utilization", YamlNode::Scalar(*fraction));
 
   // A library call has no server in front of it.
-  if (!IsServed(c)) set("engine.server", YamlNode::Scalar("false"));
+  if (!IsServed(c) || c.Note("library") == "1") set("engine.server", YamlNode::Scalar("false"));
 
   const auto lengths = [&](double fallback_input) -> absl::Status {
     if (!c.osl) return absl::UnimplementedError("the output length is not stated");

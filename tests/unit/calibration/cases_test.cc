@@ -253,6 +253,37 @@ TEST(ScenarioOfCase, PublishedRunsOfMxfp4TakeTheKernelsTheyWereStartedWith) {
   EXPECT_EQ(kernels("0.18.0"), "marlin");
 }
 
+// Random lengths of bench_serving go from the stated share of the longest up; without a server there is no front end.
+TEST(ScenarioOfCase, NotesSayHowLengthsVaryAndWhetherAServerAnswers) {
+  MeasuredCase c;
+  c.model = "llama-3.1-8b";
+  c.engine = "sglang", c.engine_version = "0.5.6";
+  c.gpu = "h100-sxm-80gb";
+  c.load_kind = "concurrency", c.load_value = 16;
+  c.isl = c.osl = 1000;
+  c.values.push_back({"ttft", "p50", "ms", "", 100.0, {{"length_range_ratio", "0"}}});
+  const auto law = [&c] { return ScenarioOfCase(c, "", BuiltIn())->scenario; };
+  EXPECT_EQ(law().config().workload.input_tokens->uniform->min, 1);
+  EXPECT_EQ(law().config().workload.input_tokens->uniform->max, 1000);
+  EXPECT_GT(law().resolved().front_end.seconds().value(), 0);
+  c.values.front().notes["length_range_ratio"] = "1";
+  EXPECT_FALSE(law().config().workload.input_tokens->uniform.has_value());
+  c.values.front().notes["library"] = "1";
+  EXPECT_EQ(law().resolved().front_end.seconds().value(), 0);
+}
+
+// SGLang's scheduler and memory settings changed in 0.5.4; "0.5.1" is no prefix of its later versions here.
+TEST(EngineProfileFor, VersionsOfSglangKnowTheirOwn) {
+  const auto profile = [](const char* version) { return *EngineProfileFor("sglang", version, *BuiltIn(), nullptr); };
+  EXPECT_EQ(profile("0.5.1.post1"), "sglang-0.5.1");
+  EXPECT_EQ(profile("0.5.3"), "sglang-0.5.1");
+  EXPECT_EQ(profile("0.5.4"), "sglang-0.5");
+  EXPECT_EQ(profile("0.5.10"), "sglang-0.5");
+  EXPECT_EQ(profile(""), "sglang-0.5");
+  EXPECT_EQ(*EngineProfileFor("lmdeploy", "0.1.0a1", *BuiltIn(), nullptr), "lmdeploy-0.1");
+  EXPECT_EQ(*EngineProfileFor("lmdeploy", "0.7.2", *BuiltIn(), nullptr), "lmdeploy-0.7");
+}
+
 // TensorRT-LLM's runtime keeps to a window only where it is told to.
 TEST(ScenarioOfCase, TensorRtLlmSeesBehindSlidingWindows) {
   MeasuredCase c;
