@@ -498,7 +498,8 @@ Bytes ActivationBytesPerGpu(const ModelSpec& model, const ParallelPlan& plan, in
     const MoeSpec& m = *model.moe;
     const bool exchange = plan.ep > 1 && plan.dp > 1;
     const double all = exchange ? t * plan.dp : t;
-    const double chosen = all * static_cast<double>(m.top_k) / plan.ep;
+    // Kernels of experts have room for every choice, also of experts on other ranks.
+    const double chosen = all * static_cast<double>(m.top_k);
     const double width = static_cast<double>(m.ffn) / ExpertTensorRanks(plan);
     peak = std::max(peak, chosen * (2 * h + (up + 1) * width) * e);
   }

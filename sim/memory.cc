@@ -23,8 +23,9 @@ MemoryPlan BesideModel(const ModelSpec& model, const ParallelPlan& plan, const M
   const Bytes kept = engine.working_memory->Of(limits.max_num_batched_tokens, engine.graph_max_tokens, ranks * plan.pp, plan.dp);
   const double share = engine.share_given ? engine.gpu_memory_utilization : std::max(0.0, 1 - kept / m.gpu);
   const Bytes working = (m.gpu - m.reserve) * (1 - share);
-  // What the engine keeps and activations do not take is graphs and slack.
-  if (working > m.activations) m.reserve += working - m.activations;
+  // What the engine keeps and activations do not take is graphs and slack; it does not look at what they take.
+  m.activations = std::min(m.activations, working);
+  m.reserve += working - m.activations;
   return m;
 }
 

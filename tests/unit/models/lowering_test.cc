@@ -444,6 +444,15 @@ TEST(Activations, GrowWithTokensAndRows) {
   EXPECT_DOUBLE_EQ(ActivationBytesPerGpu(m, Plan(1), 2048, 2048).value(), 2048.0 * (2 * 2 * 4096 + 6.0 * 128256));
 }
 
+// Eight experts are chosen for each of the tokens of all attention ranks: a row in and one out of 4096, and gate, up and product of
+// 1536 for each choice, whichever rank has the expert.
+TEST(Activations, ExpertsHaveRoomForEveryChoice) {
+  const ModelSpec m = Model("qwen3-235b-a22b");
+  const auto bytes = [](double tokens, double ranks) { return 2 * tokens * (2 * 4096 + ranks * 8 * (2 * 4096 + 3 * 1536)); };
+  EXPECT_DOUBLE_EQ(ActivationBytesPerGpu(m, Plan(1, 1, 8, 8), 1024, 1).value(), bytes(1024, 8));
+  EXPECT_DOUBLE_EQ(ActivationBytesPerGpu(m, Plan(8, 1, 1, 8), 1024, 1).value(), bytes(1024, 1));
+}
+
 // ---- attention ----
 
 double SlowPairs(int64_t tokens, int64_t past, int64_t window, bool chunked, bool causal) {
