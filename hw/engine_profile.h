@@ -122,6 +122,8 @@ struct EngineProfile {
   std::string engine;                 // the software ("vllm"), and the versions this profile stands for:
   std::vector<std::string> versions;  // prefixes such as "0.19"; "" for runs that do not state one
 
+  std::vector<std::string> vendors;   // makers of the GPUs it runs on (GpuSpec::vendor); none: any
+
   // Defaults of the scheduler section.
   std::string policy = "chunked-prefill";
   int64_t max_num_seqs = 256;
@@ -232,6 +234,7 @@ void EngineProfile::Describe(Visitor& v) {
   v.Field("backend", backend, {.help = "kernels preferred in the operator catalogue; those of its family (trtllm of trtllm-engine) come next"});
   v.Field("engine", engine, {.help = "the serving software"});
   v.Field("versions", versions, {.help = "prefixes of the versions this profile stands for"});
+  v.Field("vendors", vendors, {.help = "makers of the GPUs it runs on; none: any. On others reports warn"});
   v.Field("policy", policy, {.help = "default batching policy"});
   v.Field("max_num_seqs", max_num_seqs, {.help = "default of scheduler.max_num_seqs", .min = 1});
   v.Field("max_num_batched_tokens", max_num_batched_tokens,

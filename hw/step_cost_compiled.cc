@@ -796,7 +796,7 @@ std::vector<std::string> Compiled::Warnings() const {
     std::string parts;
     for (const Noted& n : noted_) {
       if (n.note.provenance != level || n.share < kWorthAWarning) continue;
-      parts += fmt::format("{}{} ({:.0f} % of a step)", parts.empty() ? "" : ", ", n.note.part, 100 * n.share);
+      parts += fmt::format("{}{} (up to {:.0f} % of a step)", parts.empty() ? "" : ", ", n.note.part, 100 * n.share);
     }
     if (!parts.empty()) {
       out.push_back(fmt::format("not calibrated on this GPU, {}: {}", ProvenanceName(level), parts));

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include <absl/strings/str_join.h>
 #include <fmt/format.h>
 
 #include "hw/cost/operator_params.h"
@@ -293,6 +294,12 @@ ResolvedScenario Resolve(const ScenarioConfig& config, const YamlNode& root, con
   }
   if (!profile.ok() || !model_ok || !machine_ok) return r;
 
+  const std::string& vendor = r.machine.gpu.vendor;
+  if (!vendor.empty() && !profile->vendors.empty() &&
+      std::find(profile->vendors.begin(), profile->vendors.end(), vendor) == profile->vendors.end()) {
+    r.warnings.push_back(fmt::format("{} is made for GPUs of {}, not of {}: its scheduler and host times are combined with this GPU nevertheless",
+                                     profile->name, absl::StrJoin(profile->vendors, ", "), vendor));
+  }
   r.engine = ApplyEngineConfig(*std::move(profile), config.engine, r.machine, int64_t{plan.tp} * plan.dp);
   if (config.engine.moe_backend) {
     CheckMoeBackend(root, r, catalog, problems);

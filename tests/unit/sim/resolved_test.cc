@@ -37,6 +37,21 @@ TEST(Resolved, WorkingMemoryOfTheEngineIsKeptFromTheCache) {
   EXPECT_NEAR(static_cast<double>(memory(", graph_max_tokens: 16").kv_blocks) * 16, tokens(1 - (13.125 - 480.0 / 1024) / 79.11), 40);
 }
 
+TEST(Resolved, EnginesOnGpusTheyAreNotMadeForAreSaidSo) {
+  const auto warned = [](const char* profile, const char* gpu) {
+    const auto scenario = ScenarioOf(std::string("model: llama-3.1-8b\nhardware: {gpu: ") + gpu + "}\nengine: {profile: " + profile +
+                                     "}\nworkload: {requests: 1, arrivals: all_at_once, input_tokens: 100, output_tokens: 10}\n");
+    for (const std::string& w : scenario->resolved().warnings) {
+      if (w.find("is made for GPUs of") != std::string::npos) return w;
+    }
+    return std::string();
+  };
+  EXPECT_EQ(warned("trt-llm", "mi300x-192gb").substr(0, 46), "trt-llm is made for GPUs of nvidia, not of amd");
+  EXPECT_EQ(warned("trt-llm", "h100-sxm-80gb"), "");
+  EXPECT_EQ(warned("sglang-0.5", "mi300x-192gb"), "");
+  EXPECT_EQ(warned("vllm-0.19", "tpu-v5p"), "");   // states no vendors
+}
+
 // TensorRT-LLM multiplies GPT-OSS' experts by 8-bit activations where the GPU has units for 4-bit floats.
 TEST(Resolved, ExpertsInMxfp4MeetTheActivationsOfTheEngine) {
   const auto activations = [](const char* profile, const char* gpu, const char* plan = "{}") {
