@@ -241,7 +241,6 @@ absl::StatusOr<CaseScenario> ScenarioOfCase(const MeasuredCase& c, const std::st
     if (*lowest == "disk") {
       set("hardware.nvme.link", Text("nvme-cloud-ssd"));
       set("hardware.nvme.capacity", Text("1.5 TB"));
-      if (c.engine == "deepspeed-zero-inference") set("plan.placement", *ParseYaml("[{tensors: attention, tier: nvme}, {tensors: dense_ffn, tier: nvme}]", ""));
     }
     if (c.isl && c.osl) set("scheduler.max_model_len", Number(*c.isl + *c.osl));
   }
@@ -341,6 +340,15 @@ absl::StatusOr<CaseScenario> ScenarioOfCase(const MeasuredCase& c, const std::st
     set("workload.trace", Text(traces_dir + "/" + c.trace));
   } else {
     return absl::UnimplementedError(fmt::format("load kind {} is not known", c.load_kind));
+  }
+  // What a source states of a run beyond these.
+  std::map<std::string, std::string> stated = c.settings;
+  for (const MeasuredValue& v : c.values) stated.insert(v.notes.begin(), v.notes.end());
+  for (const auto& [key, value] : stated) {
+    constexpr std::string_view kSet = "set:";
+    if (key.rfind(kSet, 0) != 0) continue;
+    SIMRUN_ASSIGN_OR_RETURN(YamlNode node, ParseYaml(value, c.file));
+    SIMRUN_RETURN_IF_ERROR(root.Set(key.substr(kSet.size()), std::move(node)));
   }
   absl::StatusOr<Scenario> scenario = Scenario::FromNode(std::move(root), "", catalog);
   if (!scenario.ok()) return scenario.status();

@@ -31,6 +31,7 @@ constexpr const char* kColumns[] = {"case_id", "class", "model", "weights_dtype"
 }  // namespace
 
 std::optional<std::string> MeasuredCase::Note(const std::string& key) const {
+  if (const auto it = settings.find(key); it != settings.end()) return it->second;
   for (const MeasuredValue& v : values) {
     if (const auto it = v.notes.find(key); it != v.notes.end()) return it->second;
   }
@@ -112,6 +113,23 @@ absl::StatusOr<std::vector<MeasuredCase>> ReadCases(const std::string& path) {
   }
   SIMRUN_RETURN_IF_ERROR(problems.ToStatus());
   return cases;
+}
+
+absl::Status AddSettings(const std::string& path, std::vector<MeasuredCase>* cases) {
+  SIMRUN_ASSIGN_OR_RETURN(const CsvTable table, CsvTable::Read(path));
+  Problems problems;
+  const std::optional<size_t> id = table.Column("case_id"), notes = table.Column("notes");
+  if (!id) problems.Add({path, 1, 1}, "", "column \"case_id\" is missing", NameHint("case_id", table.columns()));
+  if (!notes) problems.Add({path, 1, 1}, "", "column \"notes\" is missing", NameHint("notes", table.columns()));
+  SIMRUN_RETURN_IF_ERROR(problems.ToStatus());
+  for (size_t row = 0; row < table.rows(); ++row) {
+    const std::map<std::string, std::string> settings = ParseNotes(table.Cell(row, *notes));
+    if (settings.empty()) problems.Add({path, table.Line(row), 1}, "notes", "hold no key=value pair");
+    for (MeasuredCase& c : *cases) {
+      if (c.id == table.Cell(row, *id)) c.settings.insert(settings.begin(), settings.end());
+    }
+  }
+  return problems.ToStatus();
 }
 
 }  // namespace simrun

@@ -2,7 +2,7 @@
 //
 // Columns (others are ignored): case_id, class, model, weights_dtype, kv_dtype, engine, engine_version, gpu, n_gpus, tp, pp,
 // ep, dp, load_kind, load_value, num_requests, isl, osl, trace, metric, statistic, value, unit, source, notes.
-// `notes` holds key=value pairs separated by ';', then free text after '#'.
+// `notes` holds key=value pairs separated by ';', then free text after '#'. "set:PATH=VALUE" is a setting of the scenario.
 #pragma once
 
 #include <map>
@@ -35,10 +35,15 @@ struct MeasuredCase {
   std::string file;        // of its first row
   int line = 0;
   std::vector<MeasuredValue> values;
+  std::map<std::string, std::string> settings;  // notes that a settings file adds
 
-  // The note of that name of any row, or nothing.
+  // The note of that name: the settings file's, else that of any row; or nothing.
   std::optional<std::string> Note(const std::string& key) const;
 };
+
+// Adds to cases what a file says about their settings beyond their rows: columns case_id and notes. A note "set:PATH" is the
+// value of that setting of the scenario. InvalidArgument naming every bad row; rows of cases that are not there are left out.
+absl::Status AddSettings(const std::string& path, std::vector<MeasuredCase>* cases);
 
 // Cases in the order of the file. InvalidArgument naming every missing column, bad number or contradiction.
 absl::StatusOr<std::vector<MeasuredCase>> ReadCases(const std::string& path);

@@ -92,6 +92,7 @@ std::function<int(Terminal)> DeclareExplainStep(CLI::App& app) {
 std::function<int(Terminal)> DeclareValidate(CLI::App& app) {
   auto options = std::make_shared<ValidateCommandOptions>();
   app.add_option("CASES", options->cases, "measured cases: CSV files, or JSON results of vllm bench serve")->type_name("FILE");
+  app.add_option("--settings", options->settings, "settings of the cases that their rows do not hold: CSV files with columns case_id and notes")->type_name("FILE ...");
   app.add_option("--flags", options->flags, "server flags of such results, as YAML (default: the .yaml beside each .json)")->type_name("FILE");
   app.add_option("--traces", options->traces, "folder of the traces that the cases name (default: ../traces beside each file)")->type_name("DIR");
   app.add_option("--out", options->out, "write one row per measured value to this CSV file")->type_name("FILE");

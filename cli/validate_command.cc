@@ -95,6 +95,12 @@ int ValidateCommand(const ValidateCommandOptions& options, Terminal terminal) {
     }
     for (MeasuredCase& c : *read) cases.push_back(std::move(c));
   }
+  for (const std::string& path : options.settings) {
+    const absl::Status added = AddSettings(path, &cases);
+    if (added.ok()) continue;
+    if (!problems.empty()) problems += '\n';
+    problems += std::string(added.message());
+  }
   if (!problems.empty()) return Fail(absl::InvalidArgumentError(problems), terminal.err);
 
   ValidateOptions validate;

@@ -11,6 +11,7 @@ namespace simrun {
 
 struct ValidateCommandOptions {
   std::vector<std::string> cases;      // CSV files, or results of vllm bench serve
+  std::vector<std::string> settings;   // CSV files of what sources state of the cases' settings
   std::string flags;                   // server flags of such results, empty: the YAML file beside each
   std::string traces;                  // folder of the traces, empty: ../traces beside each file
   std::string out;                     // file for one row per value, empty: none

@@ -168,6 +168,10 @@ struct EngineProfile {
   std::string cpu_format = "bf16";      // number format of CPU arithmetic; fp32 where the CPU has no such units
   double link_efficiency = 1;           // transfers between host and GPU over those of large pinned copies
   bool pinned_memory = true;            // else copies are staged through a pinned buffer
+  bool pinned_kv = true;                // of the KV cache alone
+  BytesPerSecond kv_store_rate{0};      // of keys and values of prompts into memory outside the GPU; 0: the link's
+  double arrival_copies = 0;            // of every streamed byte within GPU memory before a kernel can read it
+  bool lockstep = false;                // half a layer of a token group at a time, beside the copies for the next one
 
   // Kernels for communication.
   bool custom_all_reduce = true;
@@ -182,6 +186,7 @@ struct EngineProfile {
   // Traffic of GPU memory per element of weights and KV cache in narrow formats, which passes of their own widen before the
   // kernels that multiply; 0: those kernels do.
   double widen_weight_bytes = 0, widen_kv_bytes = 0;
+  double copy_kv_bytes = 0;  // and of copies of the whole cache that decode attention makes before it multiplies, in any format
   // Passes over the fp32 logits that top-p and top-k take on the GPU (sorting, cumulated sums); 0: the largest is picked.
   double sampling_passes = 0;
   double expert_imbalance = 0;  // load of the busiest expert-parallel rank over the mean; 0: from the model
@@ -277,6 +282,12 @@ void EngineProfile::Describe(Visitor& v) {
   v.Field("link_efficiency", link_efficiency,
           {.help = "rate of copies between host and GPU over that of large pinned copies", .min = 0, .max = 1, .above_min = true});
   v.Field("pinned_memory", pinned_memory, {.help = "offloaded data lies in pinned host memory"});
+  v.Field("pinned_kv", pinned_kv, {.help = "so does an offloaded KV cache; acts with lockstep"});
+  v.Field("kv_store_rate", kv_store_rate, {.help = "rate at which keys and values of prompts reach memory outside the GPU; 0: the link's", .min = 0});
+  v.Field("arrival_copies", arrival_copies, {.help = "copies of streamed weights within GPU memory before a kernel can read them", .min = 0, .max = 100});
+  v.Field("lockstep", lockstep,
+          {.help = "attention and feed-forward part of every token group take turns, each beside the copies for the next turn; the end of all is "
+                   "waited for (FlexGen)"});
   v.Field("custom_all_reduce", custom_all_reduce, {.help = "one-shot all-reduce kernel for small messages"});
   v.Field("deepep", deepep, {.help = "expert all-to-all by DeepEP kernels"});
   v.Field("sampling_passes", sampling_passes, {.help = "passes over the logits that top-p and top-k take; 0: the largest is picked", .min = 0, .max = 10000});
@@ -291,6 +302,8 @@ void EngineProfile::Describe(Visitor& v) {
   v.Field("widen_weight_bytes", widen_weight_bytes,
           {.help = "GPU memory traffic per element of narrow weights that passes of their own widen; 0: the kernel that multiplies does", .min = 0, .max = 1000});
   v.Field("widen_kv_bytes", widen_kv_bytes, {.help = "and per element of a narrow KV cache", .min = 0, .max = 1000});
+  v.Field("copy_kv_bytes", copy_kv_bytes,
+          {.help = "and per element of any KV cache, of copies that decode attention makes before it multiplies", .min = 0, .max = 1000});
   v.Field("expert_imbalance", expert_imbalance,
           {.help = "load of the busiest expert-parallel rank over the mean; 0: from the model", .min = 0});
   v.Field("architectures", architectures, {.help = "values that hold for one GPU architecture"});

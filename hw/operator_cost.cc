@@ -801,7 +801,7 @@ AttentionCost OperatorCosts::AttentionFormula(const AttentionShape& shape) const
   double bytes_per_key = 0, flops_per_key = 0;   // the latter only where it is not part of the time
   if (shape.mla) {
     const double cache = D(shape.mla_latent + shape.mla_rope);
-    d.m_key = cache * kv_element / dm * layers;
+    d.m_key = (cache * kv_element / dm + options_.copy_kv_bytes * cache / WideningRate()) * layers;
     d.m_seq = d.m_key * dec.kappa + heads * (cache + D(shape.mla_latent)) * element / bandwidth_ * layers;
     bytes_per_key = cache * kv_element;
     d.c_key = 2 * std::max(heads, MlaHeadTile(machine_.gpu)) * (cache + D(shape.mla_latent)) / (peak * Capped(dec.ec)) * layers;
@@ -822,7 +822,8 @@ AttentionCost OperatorCosts::AttentionFormula(const AttentionShape& shape) const
       key *= std::ceil(group / D(options_.decode_query_heads));
     }
     d.m_key = key * layers;
-    if (passes) d.m_key += options_.widen_kv_bytes * kv_heads * widths / WideningRate() * layers;
+    const double extra = options_.copy_kv_bytes + (passes ? options_.widen_kv_bytes : 0);
+    if (extra > 0) d.m_key += extra * kv_heads * widths / WideningRate() * layers;
     d.m_seq = (options_.streaming_decode ? 0 : d.m_key * dec.kappa) + heads * widths * element / dm * layers;
     // Decode is bound by memory on every GPU; on a device whose rates say otherwise the multiply is the floor.
     if (flops_key / peak > bytes_key / bandwidth_) {

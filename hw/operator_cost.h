@@ -69,6 +69,8 @@ struct OperatorCostOptions {
   // Traffic of GPU memory per element of weights and KV cache narrower than the multiply, where the engine widens them in
   // passes of their own; 0: inside the kernel that multiplies.
   double widen_weight_bytes = 0, widen_kv_bytes = 0;
+  // And per element of any KV cache, of copies that decode attention makes of all of it before it multiplies.
+  double copy_kv_bytes = 0;
 
   bool operator==(const OperatorCostOptions&) const = default;
 };
@@ -232,6 +234,8 @@ class AttentionCost {
 
 class OperatorCosts {
  public:
+  // Bytes per second of element-wise passes over large tensors: widening, copies.
+  double WideningRate() const;
   // NotFound or InvalidArgument from the operator catalogue entry of the machine's GPU.
   static absl::StatusOr<OperatorCosts> Create(const Machine& machine, const Catalog& catalog,
                                               const OperatorCostOptions& options);
@@ -291,7 +295,6 @@ class OperatorCosts {
   OpTime Finish(const Term& term, Provenance label) const;
   // How much of the memory time is left when a benchmark repeats the kernel on `bytes` of data.
   double Rereading(const OperatorParams& p, double bytes) const;
-  double WideningRate() const;  // bytes per second of passes that widen narrow tensors
   FormulaParts PartsOf(const Term& term, const OperatorParams& p) const;
   Term GemmTerm(const Operator& op, const OperatorParams& p, Features* features) const;
   Term RowTerm(const Operator& op, const OperatorParams& p, Features* features) const;

@@ -62,7 +62,7 @@ struct PlacementConfig {
     v.Field("window", window, {.help = "layers of buffers for streamed weights, the one in use included; auto: 2", .min = 1, .max = 64});
     v.Field("token_groups", token_groups, {.help = "groups that a step's sequences are split into, so that GPU and CPU work on "
                                                    "different groups at the same time; auto: 1",
-                                           .min = 1, .max = 8});
+                                           .min = 1, .max = 64});
   }
   absl::Status ReadScalar(const YamlNode& node);
   static constexpr const char* kListField = "rules";

@@ -212,6 +212,8 @@ absl::StatusOr<MemorySystem> MemorySystem::Create(const Machine& m, const Memory
     }
   }
   system.cpu_read_[Index(TierKind::kDram)].uses = {{host_memory, 1}};
+  system.host_copy_.uses = {{host_memory, kStagingPasses}};
+  system.host_copy_.cap = kStagingRate * m.host.single_thread;
   system.cpu_write_[Index(TierKind::kDram)].uses = {{host_memory, 1}};
   if (!cards.empty()) {
     system.cpu_read_[Index(TierKind::kCxl)].uses = {{cxl_read, 1}};

@@ -71,6 +71,8 @@ class MemorySystem {
   const Route& FromGpu(TierKind tier) const { return from_gpu_[static_cast<size_t>(tier)]; }
   // Loads and stores of the CPU, sockets reading what is near them. Addressable tiers.
   const Route& CpuRead(TierKind tier) const { return cpu_read_[static_cast<size_t>(tier)]; }
+  // From one place of host memory to another by one thread, as into a pinned buffer.
+  const Route& HostCopy() const { return host_copy_; }
   const Route& CpuWrite(TierKind tier) const { return cpu_write_[static_cast<size_t>(tier)]; }
 
   // How many engines of the host have work, this one included: the others leave their parts to those that have. All do at
@@ -88,6 +90,7 @@ class MemorySystem {
   std::vector<Shared> shared_;
   std::array<bool, kNumTiers> has_{};
   std::array<Route, kNumTiers> to_gpu_, from_gpu_, cpu_read_, cpu_write_;
+  Route host_copy_;
 };
 
 }  // namespace simrun

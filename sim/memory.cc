@@ -141,9 +141,9 @@ MemoryPlan PlanPlacedMemory(const ModelSpec& model, const ParallelPlan& plan, co
     if (m.kv_budget < Bytes(0)) {
       count = 0;
     } else {
-      // Two layers of the cache that streams are on the GPU at a time.
-      const double layers = LayersOfStage(model, plan, stage).count;
-      const double here = kv[0] + streamed * std::min(1.0, 2.0 / layers);
+      // Two layers of the cache that streams are on the GPU at a time; in lockstep those of two token groups of one.
+      const double layers = LayersOfStage(model, plan, stage).count, groups = engine.lockstep ? placement.token_groups : 1;
+      const double here = kv[0] + streamed * std::min(1.0, 2.0 / (layers * groups));
       if (here * per_gpu > 0) count = std::min(kv[0] > 0 ? 1e15 : most_blocks, m.kv_budget.value() / (here * per_gpu));
       if (kv[0] <= 0 && streamed <= 0) count = 1e15;
     }

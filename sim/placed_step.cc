@@ -115,13 +115,28 @@ class PlacedStep final : public CompiledStepCost {
   }
   void WaitFor(Task task);
   Task Flush();
+  // All layers of a step with `lockstep` engines.
+  void TakeTurns(bool decodes, bool looks_back);
+  // Ends of copies that go on beside a turn. `staged` is the engine's own thread: it copies what is not pinned, then launches.
+  Task LoadWeights(const std::vector<Streamed::Bytes>& part, Task since, Task* staged);
+  Task LoadKv(size_t layer, double share, Task since, Task* staged);
+  Task Stage(double bytes, Task after) {
+    const Route& copy = memory_.HostCopy();
+    return overlap_.Move(host_copy_lane_, kHostMemoryTag, copy.uses, bytes * plan_.tp * plan_.dp, copy.cap, 0, {after});
+  }
+  Task Join(Task a, Task b) {
+    return a == kNone ? b : b == kNone ? a : overlap_.Work(join_lane_, kLinkTag, 0, {a, b});
+  }
+  // The way of bytes that are copied once more within GPU memory on arrival.
+  double ArrivalCap(const Route& route) const;
   // A CPU operator over `bytes` of a tier; kNone when there is nothing to do.
   Task Cpu(TierKind tier, double bytes, double flops, Task after);
   // GPUs move their bytes side by side.
   Task Move(int lane, const Route& route, RankBytes bytes, Task after) {
     return overlap_.Move(lane, kLinkTag, route.uses, bytes.most, route.cap, route.latency, {after}, bytes.even, route.own);
   }
-  Task Send(RankBytes bytes, Task after) { return Move(send_lane_, memory_.FromGpu(TierKind::kDram), bytes, after); }
+  Task Send(RankBytes bytes, TierKind to, Task after) { return Move(send_lane_, memory_.FromGpu(to), bytes, after); }
+  Task Send(RankBytes bytes, Task after) { return Send(bytes, TierKind::kDram, after); }
   Task Receive(RankBytes bytes, Task after) { return Move(receive_lane_, memory_.ToGpu(TierKind::kDram), bytes, after); }
 
   bool first() const { return stage_ == 0; }
@@ -148,7 +163,7 @@ class PlacedStep final : public CompiledStepCost {
   int sharing_ = 0;                                  // of them at work; 0: not told yet, all
   std::vector<double> parts_;  // capacities of the network's resources when all have
   int gpu_lane_ = 0, cpu_lane_ = 0, receive_lane_ = 0, send_lane_ = 0, kv_lane_ = 0, expert_lane_ = 0;
-  int kv_out_lane_ = 0, join_lane_ = 0;
+  int kv_out_lane_ = 0, join_lane_ = 0, host_copy_lane_ = 0;
   std::array<int, kNumTiers> weight_lanes_{};
 
   std::vector<Layer> layers_;
@@ -183,6 +198,7 @@ class PlacedStep final : public CompiledStepCost {
   size_t pending_count_ = 0;
   Task last_gpu_ = kNone;
   std::vector<Task> kv_arrived_;   // of the layers
+  Task stored_ = kNone;            // last of the new keys and values sent away
   std::vector<Task> attended_;     // GPU task after which a layer's fetched KV is free again
   ExpertWork expert_work_;
   double host_busy_ = 0, host_joules_ = 0;
@@ -198,7 +214,8 @@ absl::Status PlacedStep::Build(const Machine& machine, const Catalog& catalog, c
   memory.first_gpu = options.first_gpu;
   memory.gpus = plan_.tp * plan_.dp;
   memory.engines_per_host = options.stages_per_host;
-  memory.pinned = profile_.pinned_memory;
+  // Engines in lockstep stage by themselves.
+  memory.pinned = profile_.pinned_memory || profile_.lockstep;
   memory.link_efficiency = profile_.link_efficiency;
   SIMRUN_ASSIGN_OR_RETURN(memory_, MemorySystem::Create(machine, memory, &network_));
   for (int r = 0; r < network_.resources(); ++r) parts_.push_back(network_.capacity(r));
@@ -212,6 +229,7 @@ absl::Status PlacedStep::Build(const Machine& machine, const Catalog& catalog, c
   expert_lane_ = overlap_.AddLane("experts to GPU");
   kv_out_lane_ = overlap_.AddLane("KV cache from GPU");
   join_lane_ = overlap_.AddLane("weights complete");
+  host_copy_lane_ = overlap_.AddLane("copies into pinned memory");
   for (int t = 1; t < kNumTiers; ++t) {
     weight_lanes_[static_cast<size_t>(t)] = overlap_.AddLane(fmt::format("weights from {}", TierName(static_cast<TierKind>(t))));
   }
@@ -361,7 +379,16 @@ void PlacedStep::Compile() {
   attended_.assign(layers_.size(), kNone);
   for (const Layer& layer : layers_) launches_ += layer.moe ? costs_->launches_moe() : costs_->launches_dense();
   if (last()) launches_ += costs_->launches_ends();
+  if (profile_.lockstep) return;  // the first turn of a run finds its weights there
   for (int i = 0; i < window_; ++i) QueueWeights(i, kNone);
+}
+
+double PlacedStep::ArrivalCap(const Route& route) const {
+  if (profile_.arrival_copies <= 0) return route.cap;
+  double way = 1 / route.cap;
+  for (const FlowNetwork::Use& use : route.uses) way = std::max(way, use.per_byte / network_.capacity(use.resource));
+  // Copies on the stream of the transfers: one ends before the next begins. Each reads and writes.
+  return 1 / (way + 2 * profile_.arrival_copies / costs_->operators().WideningRate());
 }
 
 void PlacedStep::QueueWeights(int order, Task slot) {
@@ -370,7 +397,7 @@ void PlacedStep::QueueWeights(int order, Task slot) {
     Task last = kNone;
     for (const Streamed::Bytes& b : part == 0 ? s.first : s.second) {
       const Route& route = memory_.ToGpu(b.tier);
-      const Task moved = overlap_.Move(weight_lanes_[static_cast<size_t>(b.tier)], kLinkTag, route.uses, b.bytes, route.cap,
+      const Task moved = overlap_.Move(weight_lanes_[static_cast<size_t>(b.tier)], kLinkTag, route.uses, b.bytes, ArrivalCap(route),
                                        route.latency, {slot});
       // Tiers are read side by side; a part has arrived with the last of them.
       last = last == kNone ? moved : overlap_.Work(join_lane_, kLinkTag, 0, {last, moved});
@@ -418,7 +445,7 @@ void PlacedStep::FetchKv(size_t l) {
 
 void PlacedStep::Attention(size_t l, Group& g) {
   Layer& layer = layers_[l];
-  if (activations_away_ > 0 && l > 0) {
+  if (activations_away_ > 0 && l > 0 && !profile_.lockstep) {
     g.wait[3] = Move(receive_lane_, memory_.ToGpu(activation_tier_), g.rank_tokens * (hidden_bytes_ * activations_away_), g.out);
   }
   for (Task& t : g.wait) WaitFor(std::exchange(t, kNone));
@@ -456,7 +483,11 @@ void PlacedStep::Attention(size_t l, Group& g) {
         before = Move(send_lane_, r, g.rank_seqs * (p.share * per_token + query_bytes_), done);
         later = g.rank_prompt_tokens;
       }
-      if (later.most > 0) Move(kv_out_lane_, r, later * (p.share * per_token), done);
+      if (later.most > 0) {
+        const double rate = profile_.kv_store_rate.value(), cap = rate > 0 ? std::min(r.cap, rate) : r.cap;
+        const RankBytes bytes = later * (p.share * per_token);
+        stored_ = overlap_.Move(kv_out_lane_, kLinkTag, r.uses, bytes.most, cap, r.latency, {done}, bytes.even, r.own);
+      }
     }
     if (cpu) {
       const double bytes = kv * kv_cpu_ * kv_host_bytes_, flops = kv * kv_cpu_ * kv_flops_;
@@ -520,13 +551,89 @@ void PlacedStep::FeedForward(size_t l, Group& g) {
     }
   }
   const bool last_group = &g == &groups_.back();
-  if (layer.streamed >= 0 && last_group) {
+  if (layer.streamed >= 0 && last_group && !profile_.lockstep) {
     const int next = layer.streamed + window_, count = static_cast<int>(streamed_.size());
     QueueWeights(next % count, Flush());
   }
-  if (activations_away_ > 0 && l + 1 < layers_.size()) {
+  if (activations_away_ > 0 && l + 1 < layers_.size() && !profile_.lockstep) {
     g.out = Move(send_lane_, memory_.FromGpu(activation_tier_), g.rank_tokens * (hidden_bytes_ * activations_away_), Flush());
   }
+}
+
+Task PlacedStep::LoadWeights(const std::vector<Streamed::Bytes>& part, Task since, Task* staged) {
+  Task end = kNone;
+  for (const Streamed::Bytes& b : part) {
+    Task after = since;
+    if (b.tier == TierKind::kDram && !profile_.pinned_memory) after = *staged = Stage(b.bytes, *staged);
+    const Route& route = memory_.ToGpu(b.tier);
+    end = Join(end, overlap_.Move(weight_lanes_[static_cast<size_t>(b.tier)], kLinkTag, route.uses, b.bytes, ArrivalCap(route), route.latency, {after}));
+  }
+  return end;
+}
+
+Task PlacedStep::LoadKv(size_t l, double share, Task since, Task* staged) {
+  const bool windowed = layers_[l].windowed;
+  Task end = kNone;
+  for (const TensorPart& p : placement_.kv) {
+    if (p.tier == TierKind::kGpu) continue;
+    const RankBytes bytes = BytesOf(past_, [&](const Past& rank) { return p.share * ((p.use == TensorUse::kStream ? rank.decodes[windowed] : 0) + rank.chunks); }) *
+                            (share * (windowed ? kv_bytes_windowed_ : kv_bytes_));
+    if (bytes.most <= 0) continue;
+    Task after = since;
+    if (p.tier == TierKind::kDram && !profile_.pinned_kv) after = *staged = Stage(bytes.most * bytes.even, *staged);
+    end = Join(end, Move(kv_lane_, memory_.ToGpu(p.tier), bytes, after));
+  }
+  return end;
+}
+
+// FlexGen's loop over layers and batches. A turn is half a layer of one group. Beside it the weights of the next half layer
+// cross (with the first group), the KV cache and activations of the next group, activations and new keys and values of the
+// one before; then everything is waited for. What is not pinned is copied by the thread that launches the kernels, before it does.
+void PlacedStep::TakeTurns(bool decodes, bool looks_back) {
+  const size_t groups = groups_.size(), halves = 2 * layers_.size();
+  const double share = 1.0 / static_cast<double>(groups);
+  const std::vector<Streamed::Bytes> nothing;
+  const auto weights = [&](size_t half) -> const std::vector<Streamed::Bytes>& {
+    if (half >= halves) return ShareOf(placement_.lm_head, TensorUse::kStream) > 0 ? streamed_.back().first : nothing;
+    const int order = layers_[half / 2].streamed;
+    if (order < 0) return nothing;
+    const Streamed& s = streamed_[static_cast<size_t>(order)];
+    return half % 2 == 0 ? s.first : s.second;
+  };
+  const bool fetches = (decodes && kv_stream_ > 0) || looks_back;
+  std::fill(kv_arrived_.begin(), kv_arrived_.end(), kNone);
+  stored_ = kNone;
+  Task turn = Flush();
+  for (size_t half = 0; half < halves; ++half) {
+    const size_t l = half / 2;
+    for (size_t k = 0; k < groups; ++k) {
+      Group& g = groups_[k];
+      Task staged = turn, end = stored_;
+      stored_ = kNone;
+      // The last turn before the head loads it; the head's turn is too short to matter for the first weights of the next step.
+      if (k == 0) end = Join(end, LoadWeights(weights(half + 1), turn, &staged));
+      if (k == 0 && half + 1 == halves) end = Join(end, LoadWeights(weights(0), turn, &staged));
+      const bool last_group = k + 1 == groups;
+      if (fetches && half % 2 == 0 && !last_group) end = Join(end, LoadKv(l, share, turn, &staged));
+      if (fetches && half % 2 == 1 && last_group) end = Join(end, LoadKv((l + 1) % layers_.size(), share, turn, &staged));
+      if (activations_away_ > 0) {
+        const RankBytes hidden = g.rank_tokens * (hidden_bytes_ * activations_away_);
+        end = Join(end, Move(receive_lane_, memory_.ToGpu(activation_tier_), hidden, turn));
+        end = Join(end, Send(hidden, activation_tier_, turn));
+      }
+      WaitFor(turn);
+      WaitFor(staged);
+      if (half % 2 == 0) {
+        Attention(l, g);
+      } else {
+        FeedForward(l, g);
+      }
+      end = Join(end, Flush());
+      for (const Task t : g.wait) end = Join(end, t);
+      turn = end;
+    }
+  }
+  WaitFor(Join(turn, stored_));
 }
 
 template <class Range, class Of>
@@ -652,6 +759,9 @@ void PlacedStep::Predict(std::span<const StepWork> ranks, StepCost* cost) {
   std::fill(kv_arrived_.begin(), kv_arrived_.end(), kNone);
   // A group works on until it has to wait for the CPU; then the next group has its turn.
   const bool waits_in_attention = kv_cpu_ > 0 && decodes;
+  if (profile_.lockstep) {
+    TakeTurns(decodes, looked_back > 0);
+  } else {
   if (fetches_kv) {
     FetchKv(0);
     if (layers_.size() > 1) FetchKv(1);
@@ -671,6 +781,7 @@ void PlacedStep::Predict(std::span<const StepWork> ranks, StepCost* cost) {
         if (more) Attention(l + 1, g);
       }
     }
+  }
   }
   for (Group& g : groups_) {
     for (Task& t : g.wait) WaitFor(std::exchange(t, kNone));
@@ -699,7 +810,7 @@ void PlacedStep::Predict(std::span<const StepWork> ranks, StepCost* cost) {
     head.joules = joules;
     Gpu(head);
   }
-  if (ShareOf(placement_.lm_head, TensorUse::kStream) > 0) {
+  if (ShareOf(placement_.lm_head, TensorUse::kStream) > 0 && !profile_.lockstep) {
     const int count_streamed = static_cast<int>(streamed_.size());
     QueueWeights((count_streamed - 1 + window_) % count_streamed, Flush());
   }

@@ -17,11 +17,12 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
 published="$source/tests/validation/trtllm_offline.csv $source/tests/validation/sglang_cookbook.csv $source/tests/validation/lmdeploy_a100.csv"
+settings=$source/tests/validation/offload_settings.csv
 errors=$source/sim/catalog/errors/serving.yaml
 if [ "${UPDATE_GOLDEN:-0}" = 1 ]; then
-  "$simrun" validate --quiet "$cases"/*.csv $published --page "$source/docs/accuracy.md" --errors "$errors"
+  "$simrun" validate --quiet "$cases"/*.csv $published --settings "$settings" --page "$source/docs/accuracy.md" --errors "$errors"
 else
-  "$simrun" validate --quiet "$cases"/*.csv $published --check "$source/docs/accuracy.md" --errors "$work/errors"
+  "$simrun" validate --quiet "$cases"/*.csv $published --settings "$settings" --check "$source/docs/accuracy.md" --errors "$work/errors"
   # The same figures to a unit of the last digit.
   paste -d '\n' "$errors" "$work/errors" | awk '
     NR % 2 { before = $0; next }

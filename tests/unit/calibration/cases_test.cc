@@ -49,6 +49,24 @@ TEST(Cases, GroupsRowsAndReadsNotes) {
   EXPECT_FALSE((*cases)[1].num_requests.has_value());
 }
 
+TEST(Cases, SettingsOfASourceReachTheScenario) {
+  auto cases = ReadCases(Write(
+      "a,static-batch,llama-3-8b,fp16,fp16,vllm,0.6.0,h100-sxm-80gb,1,1,1,1,1,static_batch,4,4,128,32,,e2e,mean,0.5,s,s,eager=1\n"));
+  ASSERT_TRUE(cases.ok()) << cases.status();
+  const std::string path = testing::TempDir() + "/SettingsOfASource.csv";
+  std::ofstream(path) << "case_id,notes,source\na,\"eager=0;set:plan.placement={rules: [{tensors: dense_ffn, tier: dram}], window: 3}\",s\nelsewhere,eager=1,s\n";
+  ASSERT_TRUE(AddSettings(path, &*cases).ok());
+  EXPECT_EQ((*cases)[0].Note("eager"), "0") << "it knows better than the row";
+  const auto scenario = ScenarioOfCase((*cases)[0], "", BuiltIn());
+  ASSERT_TRUE(scenario.ok()) << scenario.status();
+  EXPECT_EQ(scenario->scenario.resolved().placement.window, 3);
+  EXPECT_FALSE(scenario->scenario.resolved().placement.resident);
+  std::ofstream(path) << "case_id,note\n";
+  EXPECT_THAT(std::string(AddSettings(path, &*cases).message()), HasSubstr("column \"notes\" is missing; did you mean \"note\"?"));
+  std::ofstream(path) << "case_id,notes\na,set:plan.placement\n";
+  EXPECT_THAT(std::string(AddSettings(path, &*cases).message()), HasSubstr(":2:1: notes: hold no key=value pair"));
+}
+
 TEST(Cases, ReportsEveryProblem) {
   const auto bad = ReadCases(Write(
       "a,c,m,,,e,,g,x,1,1,1,1,static_batch,4,4,128,32,,ttft,mean,20,ms,s,\n"

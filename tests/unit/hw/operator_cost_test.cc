@@ -492,7 +492,7 @@ TEST(OperatorCostTest, WideningInPassesCostsTheirTraffic) {
   options.widen_weight_bytes = 13;
   options.widen_kv_bytes = 17;
   const OperatorCosts passes = Costs(machine, options), fused = Costs(machine);
-  const double rate = machine.gpu.memory_bandwidth.value() * 0.901;  // of element-wise kernels
+  const double rate = machine.gpu.memory_bandwidth.value() * 0.74;  // of element-wise kernels
   Operator op;
   op.kind = OpKind::kGemm;
   op.weights = DType::kInt4;
@@ -518,6 +518,12 @@ TEST(OperatorCostTest, WideningInPassesCostsTheirTraffic) {
   const double read = memory(passes, shape);
   shape.kv = DType::kInt4;
   EXPECT_NEAR(memory(passes, shape) / (read + 17 / rate), 1, 0.02);
+  // Copies of the whole cache, whatever its format.
+  shape.kv = DType::kFp16;
+  options.copy_kv_bytes = 4;
+  EXPECT_NEAR(memory(Costs(machine, options), shape) / (read + 4 / rate), 1, 0.02);
+  shape.kv = DType::kInt4;
+  EXPECT_NEAR(memory(Costs(machine, options), shape) / (read + 21 / rate), 1, 0.02);
 }
 
 Operator Moe(int64_t tokens);

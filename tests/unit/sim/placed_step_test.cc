@@ -247,6 +247,90 @@ TEST(PlacedStep, PageableCopiesFillAndSendInTurn) {
   EXPECT_NEAR(slow / fast, (1 / link + 1 / fill) * link, 0.02 * slow / fast);
 }
 
+// A step after others like it, of the scenario's engine with some numbers of its profile changed.
+template <class Change>
+double StepWith(const char* text, const std::vector<std::pair<std::string, std::string>>& settings, const StepWork& work, const Change& change) {
+  const absl::StatusOr<Scenario> scenario = ScenarioOf(text, settings);
+  EXPECT_TRUE(scenario.ok()) << scenario.status().message();
+  ResolvedScenario r = scenario->resolved();
+  change(&r.engine);
+  StepCostOptions options;
+  options.max_tokens = r.params.limits.max_num_batched_tokens;
+  options.max_rows = r.params.limits.max_num_seqs;
+  auto step = StepCostOf(r, *scenario->catalog(), options);
+  EXPECT_TRUE(step.ok()) << step.status().message();
+  StepCost cost;
+  for (int i = 0; i < 3; ++i) (*step)->Predict({&work, 1}, &cost);
+  return cost.stage_seconds[0];
+}
+
+// Weights cross beside the first token group's turns only: the other groups' kernels come on top. Where the memory is not
+// pinned, the thread that launches the kernels fills the pinned buffers before.
+TEST(PlacedStep, TurnsInLockstepWaitForTheirCopies) {
+  const auto lockstep = [](EngineProfile* e) { e->lockstep = true; };
+  const ResolvedScenario r = ScenarioOf(kStreamed)->resolved();
+  const ClassBytes b = WeightBytesByClass(r.model, r.plan, true);
+  const double bytes = 32 * (b.attention + b.dense_ffn) + b.lm_head, link = 31.5e9 * 0.794, fill = 8e9 * r.machine.host.single_thread;
+  PlacedModel resident(ScenarioOf(kStreamed, {{"plan.placement", "gpu"}}));
+  const double one = StepWith(kStreamed, {}, Decodes(8, 100), lockstep);
+  EXPECT_NEAR(one, bytes / link, 0.02 * one) << "kernels hide behind the copies, all but the head's";
+  const double four = StepWith(kStreamed, {{"plan.placement", "{rules: [{tensors: weights, tier: dram}], token_groups: 4}"}}, Decodes(8, 100), lockstep);
+  const double group = resident.Steady(Decodes(2, 100)).stage_seconds[0];
+  EXPECT_NEAR(four, one + 3 * group, 0.1 * 3 * group);
+  const double unpinned = StepWith(kStreamed, {{"engine.pinned_memory", "false"}}, Decodes(8, 100), lockstep);
+  EXPECT_NEAR(unpinned, bytes / link + bytes / fill, 0.02 * unpinned);
+}
+
+TEST(PlacedStep, AKvCacheInLockstepCrossesAGroupAhead) {
+  const char* away = "{rules: [{tensors: kv, tier: dram}], token_groups: 4}";
+  const auto change = [](bool pinned) {
+    return [pinned](EngineProfile* e) {
+      e->lockstep = true;
+      e->pinned_kv = pinned;
+    };
+  };
+  const ResolvedScenario r = ScenarioOf(kStreamed, {{"plan.placement", away}})->resolved();
+  const double bytes = 16.0 * 4000 * 32 * 2 * 8 * 128 * 2, link = 31.5e9 * 0.794, fill = 8e9 * r.machine.host.single_thread;
+  // The copies of a group run beside the kernels of the one before: attention's of three groups, the feed-forward part's of one.
+  PlacedModel resident(ScenarioOf(kStreamed, {{"plan.placement", "gpu"}}));
+  const double kernels = 4 * resident.Steady(Decodes(4, 4000)).stage_seconds[0];
+  const double pinned = StepWith(kStreamed, {{"plan.placement", away}}, Decodes(16, 4000), change(true));
+  EXPECT_GT(pinned, bytes / link);
+  EXPECT_LT(pinned, bytes / link + kernels);
+  const double unpinned = StepWith(kStreamed, {{"plan.placement", away}}, Decodes(16, 4000), change(false));
+  EXPECT_NEAR(unpinned - pinned, bytes / fill, 0.02 * unpinned) << "nothing runs beside the filling of a buffer";
+}
+
+TEST(PlacedStep, NewKeysAndValuesLeaveAtTheRateOfTheEngine) {
+  StepWork work;
+  const std::vector<PrefillChunk> chunks(4, PrefillChunk{1000, 0});
+  work.tokens = 4000;
+  work.logits_rows = 4;
+  work.chunks = chunks;
+  const double bytes = 4000.0 * 32 * 2 * 8 * 128 * 2;
+  for (const bool lockstep : {false, true}) {
+    const double slow = StepWith(kStreamed, {{"plan.placement", "[{tensors: kv, tier: dram}]"}}, work, [lockstep](EngineProfile* e) {
+      e->lockstep = lockstep;
+      e->kv_store_rate = BytesPerSecond(1e8);
+    });
+    // In lockstep a store is waited for beside the turn after its own; without, the step does not wait for it, the next one does.
+    if (lockstep) {
+      EXPECT_NEAR(slow, bytes / 1e8, 0.05 * slow);
+    }
+    const double fast = StepWith(kStreamed, {{"plan.placement", "[{tensors: kv, tier: dram}]"}}, work, [lockstep](EngineProfile* e) { e->lockstep = lockstep; });
+    EXPECT_LT(fast, 0.5 * bytes / 1e8);
+  }
+}
+
+TEST(PlacedStep, CopiesOnArrivalFollowTheTransfer) {
+  const ResolvedScenario r = ScenarioOf(kStreamed)->resolved();
+  const ClassBytes b = WeightBytesByClass(r.model, r.plan, true);
+  const double bytes = 32 * (b.attention + b.dense_ffn) + b.lm_head, link = 31.5e9 * 0.794;
+  const double twice = StepWith(kStreamed, {}, Decodes(8, 100), [](EngineProfile* e) { e->arrival_copies = 2; });
+  // Each copy reads and writes: 4 passes at the rate of element-wise kernels, 0.9 of 1008 GB/s.
+  EXPECT_NEAR(twice, bytes / link + 4 * bytes / (0.9 * 1.008e12), 0.02 * twice);
+}
+
 // An engine that schedules asynchronously is ahead of the GPU by up to a step, and one that answers after the next launch holds
 // first tokens for as long, whether or not tensors lie outside GPU memory.
 TEST(PlacedStep, TheHostRunsAStepAhead) {
