@@ -165,8 +165,10 @@ absl::StatusOr<CaseScenario> ScenarioOfCase(const MeasuredCase& c, const std::st
   const auto set = [&](std::string_view path, YamlNode value) { SIM_CHECK(root.Set(path, std::move(value)).ok()); };
 
   set("model", Text(c.model));
-  set("hardware.gpu", Text(c.gpu));
-  set("hardware.count", Number(c.n_gpus));
+  // A CPU that works alone stands in the place of the GPU.
+  const bool by_cpu = !catalog->Resolve("gpus", c.gpu).ok() && catalog->Resolve("cpus", c.gpu).ok();
+  set(by_cpu ? "hardware.cpu" : "hardware.gpu", Text(c.gpu));
+  if (!by_cpu) set("hardware.count", Number(c.n_gpus));
   SIMRUN_ASSIGN_OR_RETURN(const ModelSpec model, LoadModel(c.model, *catalog));
   set("plan.tp", Number(c.tp));
   set("plan.pp", Number(c.pp));

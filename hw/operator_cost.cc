@@ -80,6 +80,9 @@ std::initializer_list<DType> Fallbacks(DType dtype) {
       return kInt8;
     case DType::kInt4:
     case DType::kQ4KM:
+    case DType::kQ5:
+    case DType::kQ6K:
+    case DType::kQ8:
       return kInt4;
     case DType::kMxfp4:
       return kMxfp4;
@@ -306,6 +309,9 @@ OperatorCosts::Choice OperatorCosts::Choose(std::string_view name, DType dtype) 
       break;
     case DType::kInt4:
     case DType::kQ4KM:
+    case DType::kQ5:
+    case DType::kQ6K:
+    case DType::kQ8:
       add("int4");
       add("int8");
       add("fp8");

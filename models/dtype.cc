@@ -25,6 +25,9 @@ constexpr std::array<Row, kNumDTypes> kRows = {{
     {"mxfp4", 4.25, 1},
     {"nvfp4", 4.5, 1},
     {"q4_k_m", 4.85, 1},
+    {"q5_0", 5.5, 1},
+    {"q6_k", 6.5625, 1},
+    {"q8_0", 8.5, 1},
 }};
 const Row& RowOf(DType dtype) { return kRows[static_cast<size_t>(dtype)]; }
 }  // namespace

@@ -22,6 +22,9 @@ TEST(DType, BlockScaledFormatsCountTheirScales) {
   EXPECT_DOUBLE_EQ(BitsPerElement(DType::kNvfp4), 4 + 8.0 / 16);  // one fp8 scale for 16 numbers
   // 404 GB for the 671 G parameters of DeepSeek-V3 is 4.82 bits; the mix differs a little from model to model.
   EXPECT_NEAR(BitsPerElement(DType::kQ4KM), 404e9 * 8 / 671e9, 0.05);
+  EXPECT_DOUBLE_EQ(BitsPerElement(DType::kQ5), 5 + 16.0 / 32);          // one fp16 scale for 32 numbers
+  EXPECT_DOUBLE_EQ(BitsPerElement(DType::kQ8), 8 + 16.0 / 32);
+  EXPECT_DOUBLE_EQ(BitsPerElement(DType::kQ6K), 6 + (16 * 8 + 16) / 256.0);  // an 8-bit scale for 16, one of those for 256
   EXPECT_DOUBLE_EQ(BytesPerElement(DType::kTf32), 4);
   EXPECT_DOUBLE_EQ(BytesPerElement(DType::kFp8), 1);
 }
