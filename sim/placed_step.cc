@@ -115,7 +115,8 @@ class PlacedStep final : public CompiledStepCost {
   }
   void WaitFor(Task task);
   Task Flush();
-  // All layers of a step with `lockstep` engines.
+  // All layers of a step: copies run ahead of the kernels as far as buffers go; or, with `lockstep` engines, turn by turn.
+  void StreamLayers(bool decodes, bool looks_back);
   void TakeTurns(bool decodes, bool looks_back);
   // Ends of copies that go on beside a turn. `staged` is the engine's own thread: it copies what is not pinned, then launches.
   Task LoadWeights(const std::vector<Streamed::Bytes>& part, Task since, Task* staged);
@@ -586,6 +587,34 @@ Task PlacedStep::LoadKv(size_t l, double share, Task since, Task* staged) {
   return end;
 }
 
+void PlacedStep::StreamLayers(bool decodes, bool looks_back) {
+  const bool fetches_kv = kv_stream_ > 0 || (looks_back && kv_gpu_ < 1);
+  std::fill(attended_.begin(), attended_.end(), kNone);
+  std::fill(kv_arrived_.begin(), kv_arrived_.end(), kNone);
+  // A group works on until it has to wait for the CPU; then the next group has its turn.
+  const bool waits_in_attention = kv_cpu_ > 0 && decodes;
+  if (fetches_kv) {
+    FetchKv(0);
+    if (layers_.size() > 1) FetchKv(1);
+  }
+  for (Group& g : groups_) Attention(0, g);
+  for (size_t l = 0; l < layers_.size(); ++l) {
+    if (fetches_kv && l + 2 < layers_.size()) FetchKv(l + 2);
+    const bool more = l + 1 < layers_.size();
+    if (waits_in_attention || groups_.size() == 1) {
+      for (Group& g : groups_) {
+        FeedForward(l, g);
+        if (more) Attention(l + 1, g);
+      }
+    } else {
+      for (Group& g : groups_) FeedForward(l, g);
+      for (Group& g : groups_) {
+        if (more) Attention(l + 1, g);
+      }
+    }
+  }
+}
+
 // FlexGen's loop over layers and batches. A turn is half a layer of one group. Beside it the weights of the next half layer
 // cross (with the first group), the KV cache and activations of the next group, activations and new keys and values of the
 // one before; then everything is waited for. What is not pinned is copied by the thread that launches the kernels, before it does.
@@ -754,34 +783,10 @@ void PlacedStep::Predict(std::span<const StepWork> ranks, StepCost* cost) {
     for (size_t r = 0; r < ranks.size(); ++r) tokens_[r] = ranks[r].tokens;
     Gpu(OfRanks(LayerPart::kEmbedding));
   }
-  const bool fetches_kv = kv_stream_ > 0 || (looked_back > 0 && kv_gpu_ < 1);
-  std::fill(attended_.begin(), attended_.end(), kNone);
-  std::fill(kv_arrived_.begin(), kv_arrived_.end(), kNone);
-  // A group works on until it has to wait for the CPU; then the next group has its turn.
-  const bool waits_in_attention = kv_cpu_ > 0 && decodes;
   if (profile_.lockstep) {
     TakeTurns(decodes, looked_back > 0);
   } else {
-  if (fetches_kv) {
-    FetchKv(0);
-    if (layers_.size() > 1) FetchKv(1);
-  }
-  for (Group& g : groups_) Attention(0, g);
-  for (size_t l = 0; l < layers_.size(); ++l) {
-    if (fetches_kv && l + 2 < layers_.size()) FetchKv(l + 2);
-    const bool more = l + 1 < layers_.size();
-    if (waits_in_attention || groups_.size() == 1) {
-      for (Group& g : groups_) {
-        FeedForward(l, g);
-        if (more) Attention(l + 1, g);
-      }
-    } else {
-      for (Group& g : groups_) FeedForward(l, g);
-      for (Group& g : groups_) {
-        if (more) Attention(l + 1, g);
-      }
-    }
-  }
+    StreamLayers(decodes, looked_back > 0);
   }
   for (Group& g : groups_) {
     for (Task& t : g.wait) WaitFor(std::exchange(t, kNone));
