@@ -243,6 +243,7 @@ absl::StatusOr<CaseScenario> ScenarioOfCase(const MeasuredCase& c, const std::st
     if (*lowest == "disk") {
       set("hardware.nvme.link", Text("nvme-cloud-ssd"));
       set("hardware.nvme.capacity", Text("1.5 TB"));
+      if (c.engine == "deepspeed-zero-inference") set("plan.placement", *ParseYaml("[{tensors: attention, tier: nvme}, {tensors: dense_ffn, tier: nvme}]", ""));
     }
     if (c.isl && c.osl) set("scheduler.max_model_len", Number(*c.isl + *c.osl));
   }

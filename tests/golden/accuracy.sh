@@ -17,7 +17,9 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
 published="$source/tests/validation/trtllm_offline.csv $source/tests/validation/trtllm_0.17.csv $source/tests/validation/trtllm_online.csv
-  $source/tests/validation/sglang_cookbook.csv $source/tests/validation/lmdeploy_a100.csv"
+  $source/tests/validation/sglang_cookbook.csv $source/tests/validation/lmdeploy_a100.csv
+  $source/tests/validation/offload_published.csv"
+settings="$source/tests/validation/offload_settings.csv"
 errors=$source/sim/catalog/errors/serving.yaml
 if [ "${UPDATE_GOLDEN:-0}" = 1 ]; then
   "$simrun" validate --quiet "$cases"/*.csv $published --settings "$settings" --page "$source/docs/accuracy.md" --errors "$errors"
