@@ -41,6 +41,13 @@ std::vector<Alias> MakeAlias(std::span<const double> weights) {
   return table;
 }
 
+std::vector<uint16_t> ByPopularity(const std::vector<double>& shares) {
+  std::vector<uint16_t> order(shares.size());
+  std::iota(order.begin(), order.end(), uint16_t{0});
+  std::stable_sort(order.begin(), order.end(), [&](uint16_t a, uint16_t b) { return shares[a] > shares[b]; });
+  return order;
+}
+
 // What sequences have chosen, token by token, to be walked again from other places. Whoever walks sequences from start to
 // end, the next one taken at random, meets every token equally often.
 class KeptChoices {
@@ -120,15 +127,12 @@ class LawRouter final : public ExpertRouter {
     const double decay = 1 - law.memory * (1 - law.repeat);
     const double first = law.repeat * (law.memory + (1 - law.memory) * law.repeat);
     spread_ = 1 + 2 * (decay < 1 ? first / (1 - decay) : 0);
+    const std::vector<std::vector<double>> weights = FreshWeights(law);
     for (const std::vector<double>& shares : law.popularity) {
       LayerLaw layer;
-      std::vector<double> weights;
-      for (const double share : shares) weights.push_back(-Ln(1 - std::min(share, kMaxShare)));
-      layer.alias = MakeAlias(weights);
+      layer.alias = MakeAlias(weights[layers_.size()]);
       layer.share.assign(shares.begin(), shares.end());
-      std::vector<uint16_t> order(shares.size());
-      std::iota(order.begin(), order.end(), uint16_t{0});
-      std::stable_sort(order.begin(), order.end(), [&](uint16_t a, uint16_t b) { return shares[a] > shares[b]; });
+      std::vector<uint16_t> order = ByPopularity(shares);
       if (!layers_.empty()) {
         layer.partner.resize(shares.size());
         for (size_t i = 0; i < shares.size(); ++i) layer.partner[layers_.back().order[i]] = order[i];
@@ -458,6 +462,72 @@ class RecordedRouter final : public ExpertRouter {
 };
 
 }  // namespace
+
+std::vector<std::vector<double>> FreshWeights(const RoutingLaw& law) {
+  constexpr int kRounds = 6;
+  std::vector<std::vector<double>> weights;
+  const auto k = static_cast<size_t>(law.top_k);
+  // By rank of popularity: the chance that the i-th choice of a token is this expert, in this layer and the one before.
+  std::vector<std::vector<double>> chance(k), before(k);
+  std::vector<double> wanted, fresh, taken, candidate, twice, remembered, followed;
+  for (size_t l = 0; l < law.popularity.size(); ++l) {
+    const std::vector<double>& shares = law.popularity[l];
+    const std::vector<uint16_t> order = ByPopularity(shares);
+    const size_t n = shares.size();
+    weights.emplace_back(n);
+    std::vector<double>& out = weights.back();
+    for (size_t e = 0; e < n; ++e) out[e] = -Ln(1 - std::min(shares[e], kMaxShare));
+    if (law.repeat <= 0 && law.affinity <= 0) continue;
+    wanted.resize(n), fresh.resize(n);
+    for (std::vector<double>* v : {&taken, &candidate, &twice, &remembered, &followed}) v->resize(n);
+    for (size_t r = 0; r < n; ++r) wanted[r] = shares[order[r]], fresh[r] = out[order[r]];
+    const double affinity = l > 0 ? law.affinity : 0;
+    for (size_t i = 0; i < k; ++i) {
+      chance[i].resize(n);
+      for (size_t r = 0; r < n; ++r) chance[i][r] = wanted[r] / static_cast<double>(k);
+    }
+    for (int round = 0; round < kRounds; ++round) {
+      const double sum = std::accumulate(fresh.begin(), fresh.end(), 0.0);
+      if (!(sum > 0)) break;
+      for (double& f : fresh) f /= sum;
+      for (std::vector<double>* sums : {&taken, &remembered, &followed}) std::fill(sums->begin(), sums->end(), 0.0);
+      for (size_t i = 0; i < k; ++i) {
+        // The memory and the layer before have an expert in one place: where it was not taken earlier it is the likelier here.
+        // A candidate that the token has chosen already is drawn afresh from those it has not: for an expert that it has not, by
+        // chances that know as much.
+        double again = 1, open = 0, sum_again = 0;
+        for (size_t r = 0; r < n; ++r) {
+          const double old = law.repeat * chance[i][r], follow = l > 0 ? affinity * before[i][r] : 0, own = (1 - law.repeat - affinity) * fresh[r];
+          const double here = (1 - taken[r]) * (old / (1 - remembered[r]) + follow / (1 - followed[r]) + own);
+          remembered[r] += old;
+          followed[r] += follow;
+          again -= here;
+          open += fresh[r] * (1 - taken[r]);
+          twice[r] = old + follow + own - here;
+          candidate[r] = here;
+        }
+        again = std::max(0.0, again);
+        for (size_t r = 0; r < n; ++r) {
+          chance[i][r] = (1 - taken[r]) * fresh[r] * std::max(0.0, again - twice[r]) / std::max(open + fresh[r] * taken[r], 1e-12);
+          sum_again += chance[i][r];
+        }
+        const double scale = sum_again > 0 ? again / sum_again : 0;
+        for (size_t r = 0; r < n; ++r) {
+          chance[i][r] = candidate[r] + scale * chance[i][r];
+          taken[r] += chance[i][r];
+        }
+      }
+      if (round + 1 == kRounds) break;
+      // What is missing, over what one more drawn afresh adds.
+      for (size_t r = 0; r < n; ++r) {
+        if (taken[r] > 0) fresh[r] *= std::clamp(wanted[r] / taken[r] * std::sqrt((1 - std::min(taken[r], kMaxShare)) / (1 - std::min(wanted[r], kMaxShare))), 0.25, 4.0);
+      }
+    }
+    for (size_t r = 0; r < n; ++r) out[order[r]] = fresh[r];
+    std::swap(chance, before);
+  }
+  return weights;
+}
 
 std::unique_ptr<ExpertRouter> MakeLawRouter(const RoutingLaw& law, Rng rng, size_t kept_bytes) {
   return std::make_unique<LawRouter>(law, rng, kept_bytes);

@@ -5,8 +5,9 @@
 //   - repeats an expert of the sequence's memory of this layer, with probability `repeat`;
 //   - follows the token's choice in the layer before, with probability `affinity`: it takes the expert of the same rank
 //     by popularity;
-//   - else is drawn afresh in proportion to w_e = -ln(1 - pi_e), which makes successive draws without repetition
-//     choose e with probability pi_e (Rosen, 1972).
+//   - else is drawn afresh in proportion to w_e. Were all choices, w_e = -ln(1 - pi_e) would make successive draws without
+//     repetition choose e with probability pi_e (Rosen, 1972); since partners differ in popularity and choices already made
+//     are replaced, FreshWeights has the w_e that do.
 // A choice already made by the same token is drawn afresh. Each choice then enters the memory with probability `memory`.
 // Tokens d apart agree in repeat (memory + (1 - memory) repeat) (1 - memory (1 - repeat))^(d-1) of their choices above
 // chance, less the few per cent that a token had chosen already.
@@ -15,7 +16,7 @@
 // 0.28 of their choices where chance gives 0.15, tokens two apart 0.21, eight apart 0.18; the best partner of an expert
 // in the next layer is chosen 0.24 more often than chance, measured on one task with partners found on the other.
 // Not modelled: that a sequence prefers some experts for all of its length (agreement 0.02 to 0.03 above chance at any
-// distance), and that two layers' partners differ in popularity.
+// distance).
 #pragma once
 
 #include <cstddef>
@@ -56,6 +57,9 @@ inline constexpr int64_t kDrawnChoices = 8;
 // The choices of sequences are kept as they are drawn, a byte each (two of more than 256 experts). Once they fill
 // `kept_bytes`, and 16 steps, nothing more is drawn: sequences and prompts walk over the kept ones from random places.
 inline constexpr size_t kKeptChoiceBytes = size_t{8} << 20;
+// In proportion to which each layer's experts are drawn afresh, so that they are chosen by the law's shares: solved in mean field,
+// the chances of one choice after the other. Shares that following alone exceeds stay above.
+std::vector<std::vector<double>> FreshWeights(const RoutingLaw& law);
 std::unique_ptr<ExpertRouter> MakeLawRouter(const RoutingLaw& law, Rng rng, size_t kept_bytes = kKeptChoiceBytes);
 
 // Popularities of `layers` layers, each summing to top_k, none above 0.98 (unless too few

@@ -71,7 +71,7 @@ struct MoeSpec {
   std::string popularity_source;
   // How the choices of a sequence's next token and of the next layer follow; see expert_router.h. The defaults are
   // those of DeepSeek-V2-Lite.
-  double token_repeat = 0.215;
+  double token_repeat = 0.195;
   double token_memory = 0.71;
   double layer_affinity = 0.3;
   std::string correlation_source;

@@ -68,6 +68,25 @@ TEST(ExpertRouterTest, CorrelationLeavesPopularityAlone) {
   ExpectShares(Measured(*router, 2000, 16, 0), popularity, 2000 * 16, 2);
 }
 
+// Nor do partners of another popularity, and choices that a token has made already, with the figures that models have: the most
+// popular experts of every layer are chosen as often as the law says, of gamma shares and of steep ones.
+TEST(ExpertRouterTest, PopularExpertsAreChosenAsOftenAsTheLawSays) {
+  for (const auto& popularity : {GammaPopularity(12, kExperts, kTopK, 0.83, Rng(1, "popularity")), GammaPopularity(12, kExperts, kTopK, 1.5, Rng(1, "popularity")),
+                                 ZipfPopularity(12, kExperts, kTopK, 1.2, Rng(1, "popularity"))}) {
+    auto router = MakeLawRouter(Law(popularity, 0.215, 0.71, 0.3), Rng(1, "routing"));
+    const auto got = Measured(*router, 1500, 32, 0);
+    double squares = 0, all = 0;
+    for (size_t l = 0; l < popularity.size(); ++l) {
+      for (size_t e = 0; e < kExperts; ++e) {
+        squares += (got[l][e] - popularity[l][e]) * (got[l][e] - popularity[l][e]);
+        all += popularity[l][e] * popularity[l][e];
+        if (popularity[l][e] > 0.3) EXPECT_NEAR(got[l][e], popularity[l][e], 0.05 * popularity[l][e]) << l;
+      }
+    }
+    EXPECT_LT(std::sqrt(squares / all), 0.025);  // weights of -ln(1 - pi): 0.06 to 0.07
+  }
+}
+
 // One sequence: agreement of tokens d apart is chance + r_d (1 - chance), r_d as in the header.
 TEST(ExpertRouterTest, TokensAgreeAsTheLawSays) {
   const double repeat = 0.3, memory = 0.5;
@@ -136,7 +155,7 @@ TEST(ExpertRouterTest, ImbalanceOfExpertParallelRanks) {
 // The law as its header tells it, token by token and draw by draw.
 class ObviousRouter {
  public:
-  ObviousRouter(RoutingLaw law, uint64_t seed) : law_(std::move(law)), rng_(seed, "obvious"), memory_(law_.popularity.size()) {}
+  ObviousRouter(RoutingLaw law, uint64_t seed) : law_(std::move(law)), weights_(FreshWeights(law_)), rng_(seed, "obvious"), memory_(law_.popularity.size()) {}
   // Tokens of each expert of each layer, for a step of `decodes` sequences or of one new prompt of `prefill` tokens.
   std::vector<std::vector<double>> Step(size_t decodes, size_t prefill) {
     std::vector<std::vector<double>> counts;
@@ -152,13 +171,13 @@ class ObviousRouter {
         std::vector<int>& memory = t < decodes ? memory_[l][t] : prompt;
         for (size_t j = 0; j < static_cast<size_t>(law_.top_k); ++j) {
           const double kind = rng_.Uniform();
-          int e = Fresh(share);
+          int e = Fresh(weights_[l]);
           if (kind < law_.repeat) {
             if (memory[j] >= 0) e = memory[j];
           } else if (kind < law_.repeat + law_.affinity && l > 0) {
             e = Partner(l, before[t][j]);
           }
-          while (std::find(now[t].begin(), now[t].end(), e) != now[t].end()) e = Fresh(share);
+          while (std::find(now[t].begin(), now[t].end(), e) != now[t].end()) e = Fresh(weights_[l]);
           now[t].push_back(e);
           counts[l][static_cast<size_t>(e)] += 1;
           if (rng_.Uniform() < law_.memory) memory[j] = e;
@@ -170,15 +189,13 @@ class ObviousRouter {
   }
 
  private:
-  int Fresh(const std::vector<double>& share) {
-    double sum = 0;
-    for (const double s : share) sum += -std::log(1 - s);
-    double at = rng_.Uniform() * sum;
-    for (size_t e = 0; e + 1 < share.size(); ++e) {
-      at += std::log(1 - share[e]);
+  int Fresh(const std::vector<double>& weights) {
+    double at = rng_.Uniform() * std::accumulate(weights.begin(), weights.end(), 0.0);
+    for (size_t e = 0; e + 1 < weights.size(); ++e) {
+      at -= weights[e];
       if (at < 0) return static_cast<int>(e);
     }
-    return static_cast<int>(share.size()) - 1;
+    return static_cast<int>(weights.size()) - 1;
   }
   // Of the same rank by popularity.
   int Partner(size_t layer, int expert) const {
@@ -193,6 +210,7 @@ class ObviousRouter {
   }
 
   RoutingLaw law_;
+  std::vector<std::vector<double>> weights_;
   Rng rng_;
   std::vector<std::vector<std::vector<int>>> memory_;
 };
