@@ -91,6 +91,7 @@ struct TeamRun {
   std::vector<std::string> remarks;
   absl::StatusOr<bool> finished = false;
   std::atomic<int> worked{0};
+  std::atomic<bool> may_work{true};
 };
 void RunTeam(int size, int64_t pieces, const std::map<int, std::function<void(Team&)>>& serve, TeamRun* run, double lost_after = 5,
          const std::function<bool()>& tick = [] { return true; }) {
@@ -98,7 +99,9 @@ void RunTeam(int size, int64_t pieces, const std::map<int, std::function<void(Te
   TeamOptions options{.threads = 1, .lost_after_s = lost_after, .job = "job"};
   options.on_remark = [&](const std::string& text) { run->remarks.push_back(text); };
   const auto work = [&](int64_t piece) {
-    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    do {
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    } while (!run->may_work);
     ++run->worked;
     return std::to_string(piece * piece);
   };
@@ -132,9 +135,11 @@ TEST(DealOut, EveryResultArrivesOnce) {
 
 TEST(DealOut, PiecesOfARankThatGoesSilentAreDealtAgain) {
   TeamRun run;
-  // Asks for work, gets some, and is never heard again.
-  const auto mute = [](Team& team) {
+  // Asks for work, gets some, and is never heard again. The others leave it some, however late its thread starts.
+  run.may_work = false;
+  const auto mute = [&](Team& team) {
     team.Send(0, MessageWriter().Add(int64_t{0}).Add("job").Add("host7").Add(int64_t{5}).Take());
+    run.may_work = true;
   };
   RunTeam(3, 60, {{2, mute}}, &run, 0.3);
   ASSERT_TRUE(run.finished.ok());
