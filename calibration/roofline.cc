@@ -13,8 +13,9 @@ class Roofline final : public StepCostModel {
   Roofline(const ModelSpec& model, const ParallelPlan& plan, const Machine& machine) : stages_(plan.pp) {
     const DType compute = ComputeDType(plan.weights, plan.activations);
     double peak = machine.gpu.peak[static_cast<int>(compute)].value();
-    if (peak <= 0) peak = machine.gpu.peak[static_cast<int>(DType::kBf16)].value();
-    if (peak <= 0) peak = machine.gpu.peak[static_cast<int>(DType::kFp16)].value();
+    for (const DType wider : {DType::kBf16, DType::kFp16, DType::kFp32}) {
+      if (peak <= 0) peak = machine.gpu.peak[static_cast<int>(wider)].value();
+    }
     bandwidth_ = machine.gpu.memory_bandwidth.value();
     flops_per_token_ = 2 * static_cast<double>(ActiveParameterCount(model, false)) / plan.pp / peak / plan.tp;
     for (int stage = 0; stage < plan.pp; ++stage) {
