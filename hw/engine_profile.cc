@@ -20,17 +20,17 @@ std::vector<std::string> MoeBackendNames() { return {"marlin", "triton"}; }
 
 namespace {
 
-// What `profile`, whose own values stand in `node`, takes over from the one it is like: sources of values that it does not
-// state. What was found for another engine is at best transferred to this one.
-void TakeOverSources(const EngineProfile& base, const YamlNode& node, EngineProfile* profile) {
-  for (EngineSource s : base.sources) {
+// `others`: sources of the profile `like`. Those of values that `profile`, whose own stand in `node`, takes over are its own now.
+// What was found for another engine is at best transferred to this one.
+void TakeOverSources(const std::string& like, std::vector<EngineSource> others, const YamlNode& node, EngineProfile* profile) {
+  for (EngineSource& s : others) {
     if (node.Find(s.of) != nullptr) continue;
     if (std::any_of(profile->sources.begin(), profile->sources.end(), [&](const EngineSource& own) { return own.of == s.of; })) continue;
     if (s.provenance == "calibrated" || s.provenance == "measured") {
       s.provenance = "transferred";
       if (s.confidence == "A") s.confidence = "B";
     }
-    s.source = fmt::format("as {}: {}", base.name, s.source);
+    s.source = fmt::format("as {}: {}", like, s.source);
     profile->sources.push_back(std::move(s));
   }
 }
@@ -40,7 +40,8 @@ absl::StatusOr<EngineProfile> Load(std::string_view name, const Catalog& catalog
   SIMRUN_ASSIGN_OR_RETURN(std::string canonical, catalog.Resolve("engines", name));
   SIMRUN_ASSIGN_OR_RETURN(YamlNode node, catalog.Load("engines", canonical));
   EngineProfile profile;
-  std::optional<EngineProfile> base;
+  std::string base;
+  std::vector<EngineSource> sources;   // of the base
   Problems problems;
   if (const YamlNode* like = node.IsMap() ? node.Find("like") : nullptr; like != nullptr && like->IsScalar() && !like->text().empty()) {
     outer.push_back(canonical);
@@ -54,12 +55,14 @@ absl::StatusOr<EngineProfile> Load(std::string_view name, const Catalog& catalog
       return problems.ToStatus();
     }
     if (!read.ok()) return read.status();
-    base = profile = *std::move(read);
-    profile.description.clear(), profile.versions.clear(), profile.sources.clear(), profile.fitted_on.clear();
+    profile = *std::move(read);
+    base = profile.name;
+    sources = std::exchange(profile.sources, {});
+    profile.description.clear(), profile.versions.clear(), profile.fitted_on.clear();
   }
   ReadParams(node, "", &problems, &profile);
   if (!problems.empty()) return problems.ToStatus();
-  if (base.has_value()) TakeOverSources(*base, node, &profile);
+  TakeOverSources(base, std::move(sources), node, &profile);
   profile.name = canonical;
   profile.like.clear();   // its values are this one's now
   return profile;

@@ -47,9 +47,9 @@ StageLayers LayersOfStage(const ModelSpec& model, const ParallelPlan& plan, int 
 //    slice; the receiving stage's all-gather is listed with it.
 std::vector<Operator> LowerTokenOperators(const ModelSpec& model, const ParallelPlan& plan, int stage,
                                           int64_t rank_tokens, int64_t engine_tokens);
-// The hand-over of `tokens` tokens to the next stage alone.
 // How uneven the ranks (op->ep) and experts of a kMoe operator are in a step of `tokens` tokens: its imbalance and skew.
 void SetExpertLoad(const MoeSpec& moe, int64_t tokens, Operator* op);
+// The hand-over of `tokens` tokens to the next stage alone.
 std::vector<Operator> LowerStageSend(const ModelSpec& model, const ParallelPlan& plan, int stage, int64_t tokens);
 // Final norm of the emitted rows, LM head, its collective, and sampling: last stage only, empty elsewhere.
 std::vector<Operator> LowerHeadOperators(const ModelSpec& model, const ParallelPlan& plan, int stage, int64_t rows);

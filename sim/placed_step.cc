@@ -102,6 +102,8 @@ class PlacedStep final : public CompiledStepCost {
 
   void Compile();
   void QueueWeights(int order, Task slot);
+  // Tokens of the past whose keys and values a part of the cache sends to the GPU for one layer.
+  RankBytes FetchedTokens(const TensorPart& part, bool windowed) const;
   void FetchKv(size_t layer);
   void Deal(std::span<const StepWork> ranks);  // into groups
   // One part over the tokens of every rank, those of a token group or all.
@@ -431,13 +433,17 @@ Task PlacedStep::Cpu(TierKind tier, double bytes, double flops, Task after) {
 
 // The KV cache of a layer that crosses the link, of all groups: of sequences that decode, and of earlier chunks of
 // prompts. One layer ahead.
+PlacedStep::RankBytes PlacedStep::FetchedTokens(const TensorPart& part, bool windowed) const {
+  return BytesOf(past_, [&](const Past& rank) { return part.share * ((part.use == TensorUse::kStream ? rank.decodes[windowed] : 0) + rank.chunks); });
+}
+
 void PlacedStep::FetchKv(size_t l) {
   const bool windowed = layers_[l].windowed;
   const double per_token = windowed ? kv_bytes_windowed_ : kv_bytes_;
   Task last = kNone;
   for (const TensorPart& p : placement_.kv) {
     if (p.tier == TierKind::kGpu) continue;
-    const RankBytes tokens = BytesOf(past_, [&](const Past& rank) { return p.share * ((p.use == TensorUse::kStream ? rank.decodes[windowed] : 0) + rank.chunks); });
+    const RankBytes tokens = FetchedTokens(p, windowed);
     if (tokens.most <= 0) continue;
     last = Move(kv_lane_, memory_.ToGpu(p.tier), tokens * per_token, l >= 2 ? attended_[l - 2] : kNone);
   }
@@ -577,8 +583,7 @@ Task PlacedStep::LoadKv(size_t l, double share, Task since, Task* staged) {
   Task end = kNone;
   for (const TensorPart& p : placement_.kv) {
     if (p.tier == TierKind::kGpu) continue;
-    const RankBytes bytes = BytesOf(past_, [&](const Past& rank) { return p.share * ((p.use == TensorUse::kStream ? rank.decodes[windowed] : 0) + rank.chunks); }) *
-                            (share * (windowed ? kv_bytes_windowed_ : kv_bytes_));
+    const RankBytes bytes = FetchedTokens(p, windowed) * (share * (windowed ? kv_bytes_windowed_ : kv_bytes_));
     if (bytes.most <= 0) continue;
     Task after = since;
     if (p.tier == TierKind::kDram && !profile_.pinned_kv) after = *staged = Stage(bytes.most * bytes.even, *staged);

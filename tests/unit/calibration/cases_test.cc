@@ -220,15 +220,21 @@ TEST(ScenarioOfCase, HoldsTheCacheOfASessionsBatchWhereItFits) {
   EXPECT_LT(blocks(120), 120 * 68);   // an executor lets the last ones wait
 }
 
-// Up to 0.13 vLLM schedules asynchronously when it is told to, as InferenceMAX does on H200.
-TEST(ScenarioOfCase, TakesTheProfileOfAsynchronousScheduling) {
+// Four clients of vLLM on two GPUs.
+MeasuredCase ClosedLoopOfVllm(const char* model, const char* weights) {
   MeasuredCase c;
-  c.model = "llama-3.1-70b";
+  c.model = model;
   c.engine = "vllm";
   c.n_gpus = c.tp = 2;
   c.load_kind = "concurrency";
   c.load_value = 4;
-  c.weights_dtype = "fp8";
+  c.weights_dtype = weights;
+  return c;
+}
+
+// Up to 0.13 vLLM schedules asynchronously when it is told to, as InferenceMAX does on H200.
+TEST(ScenarioOfCase, TakesTheProfileOfAsynchronousScheduling) {
+  MeasuredCase c = ClosedLoopOfVllm("llama-3.1-70b", "fp8");
   const auto profile = [&c](const char* gpu, const char* version, double length, const char* note) {
     c.gpu = gpu;
     c.engine_version = version;
@@ -250,14 +256,8 @@ TEST(ScenarioOfCase, TakesTheProfileOfAsynchronousScheduling) {
 
 // InferenceMAX asks for Marlin's kernels.
 TEST(ScenarioOfCase, PublishedRunsOfMxfp4TakeTheKernelsTheyWereStartedWith) {
-  MeasuredCase c;
-  c.model = "gpt-oss-120b";
-  c.engine = "vllm";
+  MeasuredCase c = ClosedLoopOfVllm("gpt-oss-120b", "mxfp4");
   c.gpu = "h100-sxm-80gb";
-  c.n_gpus = c.tp = 2;
-  c.load_kind = "concurrency";
-  c.load_value = 4;
-  c.weights_dtype = "mxfp4";
   c.isl = c.osl = 1024;
   const auto kernels = [&c](const char* version) {
     c.engine_version = version;

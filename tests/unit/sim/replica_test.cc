@@ -27,12 +27,17 @@ struct HostedCost final : public StepCostModel {
 
 SimTime Ms(double ms) { return SimTime::From(Seconds(1e-3 * ms)); }
 
-std::vector<RequestRecord> Finished(bool holds_tokens, std::vector<double>* leads) {
+EngineParams SmallEngine() {
   EngineParams params;
   params.limits.max_num_seqs = 8;
   params.limits.max_num_batched_tokens = 100;
   params.limits.block_size = 16;
   params.kv_blocks = 1000;
+  return params;
+}
+
+std::vector<RequestRecord> Finished(bool holds_tokens, std::vector<double>* leads) {
+  EngineParams params = SmallEngine();
   params.holds_tokens = holds_tokens;
   const auto policy = BuiltInPolicy("orca");
   HostedCost model;
@@ -82,11 +87,7 @@ TEST(Replica, FirstTokensLeaveOnceTheNextStepIsLaunched) {
 // Steps of 10 ms. What comes while one runs joins the next, or the one after that where the next was planned when it began.
 TEST(Replica, StepsThatArePlannedAheadMissWhatComesLater) {
   const auto first_tokens = [](bool plans_ahead, bool fast_forward) {
-    EngineParams params;
-    params.limits.max_num_seqs = 8;
-    params.limits.max_num_batched_tokens = 100;
-    params.limits.block_size = 16;
-    params.kv_blocks = 1000;
+    EngineParams params = SmallEngine();
     params.plans_ahead = plans_ahead;
     params.fast_forward = fast_forward;
     const auto policy = BuiltInPolicy("chunked-prefill");
