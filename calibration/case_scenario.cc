@@ -118,6 +118,13 @@ std::optional<double> VersionNumber(std::string_view version) {
   return 1000.0 * static_cast<double>(*major) + static_cast<double>(*minor);
 }
 
+// Whether a profile that lists `prefix` stands for `version`: "0.1" for 0.1 and 0.1.2, not for 0.10. An empty one for runs that
+// do not state a version.
+bool Covers(std::string_view prefix, std::string_view version) {
+  if (prefix.empty() || version.substr(0, prefix.size()) != prefix) return prefix.empty() && version.empty();
+  return version.size() == prefix.size() || !absl::ascii_isdigit(prefix.back()) || !absl::ascii_isdigit(version[prefix.size()]);
+}
+
 }  // namespace
 
 absl::StatusOr<std::string> EngineProfileFor(std::string_view engine, std::string_view version, const Catalog& catalog,
@@ -134,9 +141,7 @@ absl::StatusOr<std::string> EngineProfileFor(std::string_view engine, std::strin
     if (!profile->engine.empty()) engines.push_back(profile->engine);
     if (profile->engine != engine) continue;
     for (const std::string& prefix : profile->versions) {
-      // An empty entry is the profile for runs that do not state a version.
-      const bool fits = prefix.empty() ? version.empty() : version.substr(0, prefix.size()) == prefix;
-      if (fits && (best.empty() || prefix.size() > best_length)) {
+      if (Covers(prefix, version) && (best.empty() || prefix.size() > best_length)) {
         best = name;
         best_length = prefix.size();
       }

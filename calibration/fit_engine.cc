@@ -21,26 +21,26 @@ struct Field {
   Seconds EngineProfile::*time;           // either of the two
   double EngineProfile::*number;
   double scale;                           // typical size: spread of the prior, and of the steps
-  std::optional<Seconds> EngineArchitecture::*arch_time;
-  std::optional<double> EngineArchitecture::*arch_number;
+  std::optional<Seconds> EngineVariant::*variant_time;
+  std::optional<double> EngineVariant::*variant_number;
 };
 
 const std::vector<Field>& Fields() {
   using P = EngineProfile;
-  using A = EngineArchitecture;
+  using V = EngineVariant;
   static const std::vector<Field>* const fields = new std::vector<Field>{
-      {"step_host", &P::step_host, nullptr, 2e-3, &A::step_host, nullptr},
+      {"step_host", &P::step_host, nullptr, 2e-3, &V::step_host, nullptr},
       {"sequence_host", &P::sequence_host, nullptr, 30e-6, nullptr, nullptr},
       {"token_host", &P::token_host, nullptr, 1e-6, nullptr, nullptr},
-      {"launch", &P::launch, nullptr, 10e-6, &A::launch, nullptr},
+      {"launch", &P::launch, nullptr, 10e-6, &V::launch, nullptr},
       {"graph_launch", &P::graph_launch, nullptr, 100e-6, nullptr, nullptr},
-      {"post_step", &P::post_step, nullptr, 1e-3, &A::post_step, nullptr},
+      {"post_step", &P::post_step, nullptr, 1e-3, &V::post_step, nullptr},
       {"post_sequence", &P::post_sequence, nullptr, 50e-6, nullptr, nullptr},
       {"server_step", &P::server_step, nullptr, 2e-3, nullptr, nullptr},
-      {"front_end", &P::front_end, nullptr, 30e-3, &A::front_end, nullptr},
+      {"front_end", &P::front_end, nullptr, 30e-3, &V::front_end, nullptr},
       {"front_end_token", &P::front_end_token, nullptr, 10e-6, nullptr, nullptr},
       {"sampling_passes", nullptr, &P::sampling_passes, 100, nullptr, nullptr},
-      {"gpu_time_factor", nullptr, &P::gpu_time_factor, 0.2, nullptr, &A::gpu_time_factor},
+      {"gpu_time_factor", nullptr, &P::gpu_time_factor, 0.2, nullptr, &V::gpu_time_factor},
   };
   return *fields;
 }
@@ -52,30 +52,36 @@ const Field* FindField(const std::string& name) {
   return nullptr;
 }
 
-EngineArchitecture* Architecture(EngineProfile* p, const std::string& name) {
-  for (EngineArchitecture& a : p->architectures) {
-    if (a.architecture == name) return &a;
-  }
-  p->architectures.emplace_back().architecture = name;
-  return &p->architectures.back();
+// Whether `v` holds on every machine of one architecture and nowhere else; those are fitted.
+bool IsOf(const EngineVariant& v, const std::string& architecture) {
+  return v.architecture == architecture && !v.memory_below && !v.ranks_below && !v.server;
+}
+
+// The variant to write a value of that architecture to: the last one says what holds.
+EngineVariant* VariantOf(EngineProfile* p, const std::string& architecture) {
+  const auto last = std::find_if(p->variants.rbegin(), p->variants.rend(), [&](const EngineVariant& v) { return IsOf(v, architecture); });
+  if (last != p->variants.rend()) return &*last;
+  p->variants.emplace_back().architecture = architecture;
+  return &p->variants.back();
 }
 
 double Get(const EngineProfile& p, const Field& f, const std::string& architecture) {
-  for (const EngineArchitecture& a : p.architectures) {
-    if (a.architecture != architecture) continue;
-    if (f.arch_time != nullptr && (a.*f.arch_time).has_value()) return (*(a.*f.arch_time)).value();
-    if (f.arch_number != nullptr && (a.*f.arch_number).has_value()) return *(a.*f.arch_number);
+  double value = f.time != nullptr ? (p.*f.time).value() : p.*f.number;
+  for (const EngineVariant& v : p.variants) {
+    if (!IsOf(v, architecture)) continue;
+    if (f.variant_time != nullptr && (v.*f.variant_time).has_value()) value = (*(v.*f.variant_time)).value();
+    if (f.variant_number != nullptr && (v.*f.variant_number).has_value()) value = *(v.*f.variant_number);
   }
-  return f.time != nullptr ? (p.*f.time).value() : p.*f.number;
+  return value;
 }
 
 void Set(EngineProfile* p, const Field& f, const std::string& architecture, double value) {
   if (architecture.empty()) {
     if (f.time != nullptr) p->*f.time = Seconds(value); else p->*f.number = value;
-  } else if (EngineArchitecture* a = Architecture(p, architecture); f.arch_time != nullptr) {
-    a->*f.arch_time = Seconds(value);
+  } else if (EngineVariant* v = VariantOf(p, architecture); f.variant_time != nullptr) {
+    v->*f.variant_time = Seconds(value);
   } else {
-    a->*f.arch_number = value;
+    v->*f.variant_number = value;
   }
 }
 
@@ -162,7 +168,7 @@ absl::StatusOr<EngineFitResult> FitEngine(const std::vector<MeasuredCase>& cases
     if (f == nullptr) {
       return absl::InvalidArgumentError(fmt::format("\"{}\" cannot be fitted; {}", name, NameHint(name, FittableEngineFields())));
     }
-    if (!options.architecture.empty() && f->arch_time == nullptr && f->arch_number == nullptr) {
+    if (!options.architecture.empty() && f->variant_time == nullptr && f->variant_number == nullptr) {
       return absl::InvalidArgumentError(fmt::format("\"{}\" has one value for all GPU architectures; fit it without an architecture", name));
     }
     fields.push_back(f);

@@ -42,6 +42,7 @@ absl::StatusOr<EngineProfile> Load(std::string_view name, const Catalog& catalog
   EngineProfile profile;
   std::string base;
   std::vector<EngineSource> sources;   // of the base
+  std::vector<EngineVariant> variants;
   Problems problems;
   if (const YamlNode* like = node.IsMap() ? node.Find("like") : nullptr; like != nullptr && like->IsScalar() && !like->text().empty()) {
     outer.push_back(canonical);
@@ -58,11 +59,13 @@ absl::StatusOr<EngineProfile> Load(std::string_view name, const Catalog& catalog
     profile = *std::move(read);
     base = profile.name;
     sources = std::exchange(profile.sources, {});
+    variants = std::exchange(profile.variants, {});
     profile.description.clear(), profile.versions.clear(), profile.fitted_on.clear();
   }
   ReadParams(node, "", &problems, &profile);
   if (!problems.empty()) return problems.ToStatus();
   TakeOverSources(base, std::move(sources), node, &profile);
+  profile.variants.insert(profile.variants.begin(), variants.begin(), variants.end());
   profile.name = canonical;
   profile.like.clear();   // its values are this one's now
   return profile;
@@ -81,24 +84,21 @@ Bytes WorkingMemory::Of(int64_t tokens, int64_t graph_tokens, int64_t gpus, int6
 }
 
 EngineProfile ApplyEngineConfig(EngineProfile profile, const EngineConfig& config, const Machine& machine, int64_t ranks) {
-  for (const EngineArchitecture& a : profile.architectures) {
-    if (a.architecture != machine.gpu.architecture) continue;
-    Replace(a.front_end, &profile.front_end);
-    Replace(a.step_host, &profile.step_host);
-    Replace(a.post_step, &profile.post_step);
-    Replace(a.launch, &profile.launch);
-    Replace(a.gpu_time_factor, &profile.gpu_time_factor);
-    Replace(a.moe_backend, &profile.moe_backend);
-  }
-  for (const EngineSizes& s : profile.sizes) {
-    if (s.architecture && *s.architecture != machine.gpu.architecture) continue;
-    if (s.memory_below && machine.gpu.memory >= *s.memory_below) continue;
-    if (s.ranks_below && ranks >= *s.ranks_below) continue;
-    if (s.server && *s.server != config.server) continue;
-    Replace(s.max_num_seqs, &profile.max_num_seqs);
-    Replace(s.max_num_batched_tokens, &profile.max_num_batched_tokens);
-    Replace(s.graph_max_tokens, &profile.graph_max_tokens);
-    Replace(s.runtime_reserve, &profile.runtime_reserve);
+  for (const EngineVariant& v : profile.variants) {
+    if (v.architecture && *v.architecture != machine.gpu.architecture) continue;
+    if (v.memory_below && machine.gpu.memory >= *v.memory_below) continue;
+    if (v.ranks_below && ranks >= *v.ranks_below) continue;
+    if (v.server && *v.server != config.server) continue;
+    Replace(v.front_end, &profile.front_end);
+    Replace(v.step_host, &profile.step_host);
+    Replace(v.post_step, &profile.post_step);
+    Replace(v.launch, &profile.launch);
+    Replace(v.gpu_time_factor, &profile.gpu_time_factor);
+    Replace(v.moe_backend, &profile.moe_backend);
+    Replace(v.max_num_seqs, &profile.max_num_seqs);
+    Replace(v.max_num_batched_tokens, &profile.max_num_batched_tokens);
+    Replace(v.graph_max_tokens, &profile.graph_max_tokens);
+    Replace(v.runtime_reserve, &profile.runtime_reserve);
   }
   if (config.server) {
     profile.step_host += profile.server_step;

@@ -25,31 +25,17 @@ namespace simrun {
 // "marlin", "triton".
 std::vector<std::string> MoeBackendNames();
 
-// Values that differ between GPU generations in the measurements; absent ones keep the profile's.
-struct EngineArchitecture {
-  std::string architecture;  // GpuSpec::architecture
-  std::optional<Seconds> front_end, step_host, post_step, launch;
-  std::optional<double> gpu_time_factor;
-  std::optional<std::string> moe_backend;
-  template <class Visitor>
-  void Describe(Visitor& v) {
-    v.Field("architecture", architecture, {.help = "GPU architecture these values hold for", .required = true});
-    v.Field("front_end", front_end, {.help = "replaces front_end", .min = 0});
-    v.Field("step_host", step_host, {.help = "replaces step_host", .min = 0});
-    v.Field("post_step", post_step, {.help = "replaces post_step", .min = 0});
-    v.Field("launch", launch, {.help = "replaces launch", .min = 0});
-    v.Field("gpu_time_factor", gpu_time_factor, {.help = "replaces gpu_time_factor", .min = 0, .above_min = true});
-    v.Field("moe_backend", moe_backend, {.help = "replaces moe_backend", .choices = &MoeBackendNames});
-  }
-};
-
-// Defaults that an engine takes by the GPU it finds. Later entries replace what earlier ones say.
-struct EngineSizes {
+// Values that hold on some machines only: what engines choose by the GPU they find, and what measurements found to differ
+// between GPU generations. Absent ones keep the profile's; later entries replace what earlier ones say.
+struct EngineVariant {
   // Where they hold; absent: everywhere.
   std::optional<std::string> architecture;  // GpuSpec::architecture
   std::optional<Bytes> memory_below;        // of the GPU
   std::optional<int64_t> ranks_below;       // GPUs that share a layer
   std::optional<bool> server;               // EngineConfig::server
+  std::optional<Seconds> front_end, step_host, post_step, launch;
+  std::optional<double> gpu_time_factor;
+  std::optional<std::string> moe_backend;
   std::optional<int64_t> max_num_seqs, max_num_batched_tokens, graph_max_tokens;
   std::optional<Bytes> runtime_reserve;
   template <class Visitor>
@@ -58,6 +44,12 @@ struct EngineSizes {
     v.Field("memory_below", memory_below, {.help = "for GPUs with less memory; none: any", .min = 0});
     v.Field("ranks_below", ranks_below, {.help = "where fewer GPUs share a layer; none: any", .min = 1});
     v.Field("server", server, {.help = "behind a server, or called as a library; none: both"});
+    v.Field("front_end", front_end, {.help = "replaces front_end", .min = 0});
+    v.Field("step_host", step_host, {.help = "replaces step_host", .min = 0});
+    v.Field("post_step", post_step, {.help = "replaces post_step", .min = 0});
+    v.Field("launch", launch, {.help = "replaces launch", .min = 0});
+    v.Field("gpu_time_factor", gpu_time_factor, {.help = "replaces gpu_time_factor", .min = 0, .above_min = true});
+    v.Field("moe_backend", moe_backend, {.help = "replaces moe_backend", .choices = &MoeBackendNames});
     v.Field("max_num_seqs", max_num_seqs, {.help = "replaces max_num_seqs", .min = 1});
     v.Field("max_num_batched_tokens", max_num_batched_tokens, {.help = "replaces max_num_batched_tokens", .min = 1});
     v.Field("graph_max_tokens", graph_max_tokens, {.help = "replaces graph_max_tokens", .min = 0});
@@ -120,7 +112,7 @@ struct EngineProfile {
   std::string description;
   std::string backend = "vllm";       // kernels preferred in the operator catalogue
   std::string engine;                 // the software ("vllm"), and the versions this profile stands for:
-  std::vector<std::string> versions;  // prefixes such as "0.19"; "" for runs that do not state one
+  std::vector<std::string> versions;  // prefixes such as "0.19" (not of "0.190"); "" for runs that do not state one
 
   std::vector<std::string> vendors;   // makers of the GPUs it runs on (GpuSpec::vendor); none: any
 
@@ -191,8 +183,7 @@ struct EngineProfile {
   double sampling_passes = 0;
   double expert_imbalance = 0;  // load of the busiest expert-parallel rank over the mean; 0: from the model
 
-  std::vector<EngineArchitecture> architectures;
-  std::vector<EngineSizes> sizes;
+  std::vector<EngineVariant> variants;
   std::vector<EngineSource> sources;
   std::vector<EngineFit> fitted_on;  // the accuracy ledger reports everything else as unseen
 
@@ -224,7 +215,7 @@ struct EngineConfig {
 };
 
 // NotFound with the nearest name, InvalidArgument for a bad file. Of the profile it is `like` it takes over what it does not
-// state itself; what was measured or calibrated there is transferred here.
+// state itself, and its own variants follow the other's; what was measured or calibrated there is transferred here.
 absl::StatusOr<EngineProfile> LoadEngineProfile(std::string_view name, const Catalog& catalog);
 // The profile for one machine, with `ranks` GPUs that share a layer: values of its GPU, host times scaled to its host (the
 // driver's launch cost of that host added to eager launches), then the user's settings, which are taken as they are.
@@ -306,8 +297,7 @@ void EngineProfile::Describe(Visitor& v) {
           {.help = "and per element of any KV cache, of copies that decode attention makes before it multiplies", .min = 0, .max = 1000});
   v.Field("expert_imbalance", expert_imbalance,
           {.help = "load of the busiest expert-parallel rank over the mean; 0: from the model", .min = 0});
-  v.Field("architectures", architectures, {.help = "values that hold for one GPU architecture"});
-  v.Field("sizes", sizes, {.help = "defaults that the engine takes by the GPU it finds; later entries replace earlier ones"});
+  v.Field("variants", variants, {.help = "values that hold on some machines only; later entries replace what earlier ones, and those of a profile it is like, say"});
   v.Field("sources", sources, {.help = "where the numbers come from"});
   v.Field("fitted_on", fitted_on, {.help = "measured runs the numbers were fitted to"});
 }

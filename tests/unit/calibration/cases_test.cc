@@ -290,7 +290,7 @@ TEST(ScenarioOfCase, NotesSayHowLengthsVaryAndWhetherAServerAnswers) {
   EXPECT_EQ(law().resolved().front_end.seconds().value(), 0);
 }
 
-// SGLang's scheduler and memory settings changed in 0.5.4; "0.5.1" is no prefix of its later versions here.
+// SGLang's scheduler and memory settings changed in 0.5.4. "0.5.1" is no prefix of 0.5.10: numbers end where their digits end.
 TEST(EngineProfileFor, VersionsOfSglangKnowTheirOwn) {
   const auto profile = [](const char* version) { return *EngineProfileFor("sglang", version, *BuiltIn(), nullptr); };
   EXPECT_EQ(profile("0.5.1.post1"), "sglang-0.5.1");

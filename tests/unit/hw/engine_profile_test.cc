@@ -104,6 +104,20 @@ TEST_F(LikeTest, TakesOverWhatItDoesNotState) {
   EXPECT_EQ(SourceOf(*p, "front_end"), "");   // of a value that is replaced
 }
 
+// Its own variants follow the other's, and later entries replace what earlier ones say.
+TEST_F(LikeTest, VariantsFollowThoseOfTheOther) {
+  const auto own = Load({{"base", "description: x\nvariants: [{architecture: ampere, max_num_seqs: 8, post_step: 3 us}, {memory_below: 60 GiB, max_num_seqs: 4}]\n"},
+                         {"own", "description: x\nlike: base\nvariants: [{architecture: ampere, post_step: 5 us}]\n"}},
+                        "own");
+  ASSERT_TRUE(own.ok()) << own.status();
+  const auto on = [&](const char* gpu) { return ApplyEngineConfig(*own, {}, TestMachine(gpu)); };
+  EXPECT_EQ(on("a100-sxm-80gb").max_num_seqs, 8);
+  EXPECT_EQ(on("a100-sxm-40gb").max_num_seqs, 4);
+  EXPECT_EQ(on("h100-sxm-80gb").max_num_seqs, EngineProfile().max_num_seqs);
+  EXPECT_NEAR(on("a100-sxm-80gb").post_step.value() * TestMachine("a100-sxm-80gb").host.single_thread, 5e-6, 1e-12);
+  EXPECT_EQ(on("h100-sxm-80gb").post_step.value(), 0);
+}
+
 TEST_F(LikeTest, GoesOnThroughSeveral) {
   const auto p = Load({{"parent", kParent}, {"child", "like: parent\nlaunch: 8 us\n"}, {"grandchild", "like: child\noverlap: true\n"}}, "grandchild");
   ASSERT_TRUE(p.ok()) << p.status();
