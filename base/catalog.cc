@@ -1,7 +1,6 @@
 #include "base/catalog.h"
 
 #include <filesystem>
-#include <mutex>
 #include <system_error>
 #include <utility>
 
@@ -26,25 +25,19 @@ std::string FileName(std::string_view section, std::string_view name, const std:
 
 }  // namespace
 
-class Catalog::ParsedFiles {
- public:
-  std::shared_ptr<const YamlNode> Find(const char* text) {
-    const std::lock_guard<std::mutex> lock(mutex_);
-    const auto it = files_.find(text);
-    return it == files_.end() ? nullptr : it->second;
-  }
-  void Add(const char* text, std::shared_ptr<const YamlNode> node) {
-    const std::lock_guard<std::mutex> lock(mutex_);
-    files_.emplace(text, std::move(node));
-  }
+std::shared_ptr<const void> Catalog::Memory::Find(const Key& key) const {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  const auto it = things_.find(key);
+  return it == things_.end() ? nullptr : it->second;
+}
 
- private:
-  std::mutex mutex_;
-  std::map<const char*, std::shared_ptr<const YamlNode>> files_;  // by the address of the text, which is static
-};
+void Catalog::Memory::Add(Key key, std::shared_ptr<const void> thing) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  things_.emplace(std::move(key), std::move(thing));
+}
 
 void Catalog::AddEmbedded(const std::vector<EmbeddedFile>& files) {
-  if (parsed_ == nullptr) parsed_ = std::make_shared<ParsedFiles>();
+  kept_ = std::make_shared<Memory>();
   for (const EmbeddedFile& f : files) {
     sections_[std::string(f.section)].insert_or_assign(std::string(f.name), Source{f.text, ""});
   }
@@ -59,6 +52,7 @@ absl::Status Catalog::AddDirectory(const std::string& dir) {
   if (!fs::is_directory(dir, error)) {
     return absl::NotFoundError(fmt::format("{}: no such catalogue directory", dir));
   }
+  kept_ = std::make_shared<Memory>();
   bool found = false;
   fs::directory_iterator sections(dir, error);
   if (error) return unreadable(dir);
@@ -96,13 +90,11 @@ absl::StatusOr<std::string> Catalog::Text(const Source& source) const {
 }
 
 absl::StatusOr<YamlNode> Catalog::Parsed(std::string_view section, std::string_view name, const Source& source) const {
-  if (!source.path.empty()) {
-    SIMRUN_ASSIGN_OR_RETURN(const std::string text, Text(source));
-    return ParseYaml(text, FileName(section, name, source.path));
-  }
-  if (const std::shared_ptr<const YamlNode> known = parsed_->Find(source.embedded.data()); known != nullptr) return *known;
-  SIMRUN_ASSIGN_OR_RETURN(YamlNode node, ParseYaml(source.embedded, FileName(section, name, "")));
-  parsed_->Add(source.embedded.data(), std::make_shared<const YamlNode>(node));
+  const std::string of = source.path.empty() ? fmt::format("{}", static_cast<const void*>(source.embedded.data())) : source.path;
+  if (const auto known = std::static_pointer_cast<const YamlNode>(parsed_->Find({typeid(YamlNode), of}))) return *known;
+  SIMRUN_ASSIGN_OR_RETURN(const std::string text, Text(source));
+  SIMRUN_ASSIGN_OR_RETURN(YamlNode node, ParseYaml(text, FileName(section, name, source.path)));
+  parsed_->Add({typeid(YamlNode), of}, std::make_shared<const YamlNode>(node));
   return node;
 }
 

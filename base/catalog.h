@@ -6,8 +6,11 @@
 
 #include <map>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <string_view>
+#include <typeindex>
+#include <utility>
 #include <vector>
 
 #include "base/yaml.h"
@@ -25,7 +28,7 @@ class Catalog {
   Catalog() = default;
   // Adds files compiled into a library folder. The text must outlive the catalogue (it is static data).
   void AddEmbedded(const std::vector<EmbeddedFile>& files);
-  // Adds <dir>/<section>/*.yaml, names only; files are read when asked for. NotFound when `dir` is no directory.
+  // Adds <dir>/<section>/*.yaml, names only; a file is read once, when first asked for. NotFound when `dir` is no directory.
   absl::Status AddDirectory(const std::string& dir);
 
   // Names in a section, sorted.
@@ -36,18 +39,39 @@ class Catalog {
   // The canonical name for a name or alias; NotFound as Load.
   absl::StatusOr<std::string> Resolve(std::string_view section, std::string_view name) const;
 
+  // What was made of entries before, such as the parameters of one device, for the next who asks: Kept returns what Keep was
+  // given under that name, null when nothing was. Copies share it until files are added to one of them.
+  template <class T>
+  std::shared_ptr<const T> Kept(const std::string& name) const {
+    return std::static_pointer_cast<const T>(kept_->Find({typeid(T), name}));
+  }
+  template <class T>
+  void Keep(const std::string& name, std::shared_ptr<const T> made) const {
+    kept_->Add({typeid(T), name}, std::move(made));
+  }
+
  private:
   struct Source {
     std::string_view embedded;  // text, when compiled in
     std::string path;           // file, when from a directory
   };
-  // Embedded files parsed so far, shared by copies of the catalogue and safe to use from several threads: what-if runs
-  // load the same few entries again and again.
-  class ParsedFiles;
+  // Things by type and name, safe to use from several threads: what-if runs load the same few entries again and again.
+  class Memory {
+   public:
+    using Key = std::pair<std::type_index, std::string>;
+    std::shared_ptr<const void> Find(const Key& key) const;
+    void Add(Key key, std::shared_ptr<const void> thing);
+
+   private:
+    mutable std::mutex mutex_;
+    std::map<Key, std::shared_ptr<const void>> things_;
+  };
   absl::StatusOr<std::string> Text(const Source& source) const;
   absl::StatusOr<YamlNode> Parsed(std::string_view section, std::string_view name, const Source& source) const;
   std::map<std::string, std::map<std::string, Source, std::less<>>, std::less<>> sections_;
-  std::shared_ptr<ParsedFiles> parsed_;
+  // Files read so far, by path or address of the text; it stays true whatever is added.
+  std::shared_ptr<Memory> parsed_ = std::make_shared<Memory>();
+  std::shared_ptr<Memory> kept_ = std::make_shared<Memory>();
 };
 
 }  // namespace simrun

@@ -68,7 +68,7 @@ void LayerCosts::Visit(int64_t rank_tokens, int64_t engine_tokens, const Each& e
 absl::StatusOr<std::unique_ptr<LayerCosts>> LayerCosts::Create(const ModelSpec& model, const ParallelPlan& plan,
                                                                const Machine& machine, const EngineProfile& profile,
                                                                const Catalog& catalog, const StepCostOptions& options) {
-  SIMRUN_ASSIGN_OR_RETURN(OperatorCosts costs, OperatorCostsFor(machine, profile, catalog, options));
+  SIMRUN_ASSIGN_OR_RETURN(OperatorCosts costs, OperatorCostsFor(machine, profile, catalog));
   std::unique_ptr<LayerCosts> out(new LayerCosts(model, plan, std::move(costs), profile.gpu_time_factor));
   LayerCosts& c = *out;
   for (int64_t l = 0; l < model.layers; ++l) c.moe_layers_ += model.IsMoeLayer(l) ? 1 : 0;

@@ -63,15 +63,15 @@ void OperatorMemo::Grow() {
   }
 }
 
-SharedPrices::Prices& SharedPrices::Of(const Key& key) {
-  const auto it = std::find_if(prices_.begin(), prices_.end(), [&](const auto& p) { return p.first == key; });
-  if (it != prices_.end()) {
-    std::rotate(prices_.begin(), it, it + 1);
+OperatorMemo& SharedPrices::Of(const Key& key) {
+  const auto it = std::find_if(memos_.begin(), memos_.end(), [&](const auto& m) { return m.first == key; });
+  if (it != memos_.end()) {
+    std::rotate(memos_.begin(), it, it + 1);
   } else {
-    if (prices_.size() == kMostKeys) prices_.pop_back();
-    prices_.emplace(prices_.begin(), key, std::make_unique<Prices>());
+    if (memos_.size() == kMostKeys) memos_.pop_back();
+    memos_.emplace(memos_.begin(), key, std::make_unique<OperatorMemo>());
   }
-  return *prices_.front().second;
+  return *memos_.front().second;
 }
 
 }  // namespace simrun

@@ -35,13 +35,9 @@ class OperatorMemo {
   void Grow();
 };
 
-// Parameters and memos by machine and engine, for one thread at a time.
+// Memos by machine and engine, for one thread at a time.
 class SharedPrices {
  public:
-  struct Prices {
-    std::shared_ptr<const OperatorParamSet> operators;   // null until they are read
-    OperatorMemo memo;
-  };
   // Whatever OperatorCosts::Create depends on: `machine` stands for the machine and the catalogue.
   struct Key {
     std::string machine;
@@ -49,11 +45,11 @@ class SharedPrices {
     bool operator==(const Key&) const = default;
   };
   // Only the few keys asked for last are kept.
-  Prices& Of(const Key& key);
+  OperatorMemo& Of(const Key& key);
 
  private:
   static constexpr size_t kMostKeys = 4;
-  std::vector<std::pair<Key, std::unique_ptr<Prices>>> prices_;   // asked for last first
+  std::vector<std::pair<Key, std::unique_ptr<OperatorMemo>>> memos_;   // asked for last first
 };
 
 }  // namespace simrun

@@ -833,10 +833,8 @@ OperatorCostOptions OperatorOptionsOf(const EngineProfile& profile) {
   return o;
 }
 
-absl::StatusOr<OperatorCosts> OperatorCostsFor(const Machine& machine, const EngineProfile& profile, const Catalog& catalog,
-                                               const StepCostOptions& options) {
-  return options.operators != nullptr ? OperatorCosts::Create(machine, options.operators, OperatorOptionsOf(profile))
-                                      : OperatorCosts::Create(machine, catalog, OperatorOptionsOf(profile));
+absl::StatusOr<OperatorCosts> OperatorCostsFor(const Machine& machine, const EngineProfile& profile, const Catalog& catalog) {
+  return OperatorCosts::Create(machine, catalog, OperatorOptionsOf(profile));
 }
 
 ProvenanceNote NoteOf(const EngineProfile& profile, const EngineSource& source) {
@@ -850,7 +848,7 @@ absl::StatusOr<std::unique_ptr<CompiledStepCost>> CompileStepCost(const ModelSpe
   if (plan.pp < 1 || plan.pp > kMaxStages || plan.tp < 1 || plan.dp < 1 || plan.ep < 1) {
     return absl::InvalidArgumentError(fmt::format("plan: tp, dp and ep must be at least 1 and pp 1 to {}", kMaxStages));
   }
-  SIMRUN_ASSIGN_OR_RETURN(OperatorCosts costs, OperatorCostsFor(machine, profile, catalog, options));
+  SIMRUN_ASSIGN_OR_RETURN(OperatorCosts costs, OperatorCostsFor(machine, profile, catalog));
   const double imbalance = options.expert_imbalance > 0 ? options.expert_imbalance : profile.expert_imbalance;
   auto compiled = std::make_unique<Compiled>(model, plan, std::move(costs), profile, imbalance);
   compiled->Build(machine, options);

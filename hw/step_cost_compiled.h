@@ -23,9 +23,6 @@ struct StepCostOptions {
   int64_t max_tokens = 8192;    // new tokens of a step that are tabulated; larger steps work, a little slower
   int64_t max_rows = 1024;      // logits rows, likewise
   double expert_imbalance = 0;  // load of the busiest expert-parallel rank over the mean; 0: from the model
-  // Operator parameters loaded before (SharedOperatorParams), for callers that compile many plans: reading them is most of
-  // the time of CompileStepCost. Null: read from the catalogue.
-  std::shared_ptr<const OperatorParamSet> operators;
   // Prices found before by models of the same machine, engine and catalogue; must outlive the model. Null: none.
   OperatorMemo* memo = nullptr;
 };
@@ -78,8 +75,7 @@ class CompiledStepCost : public StepCostModel {
 // What an engine profile says about its kernels.
 OperatorCostOptions OperatorOptionsOf(const EngineProfile& profile);
 // The kernels of an engine on a machine: what every step cost model of it is built from.
-absl::StatusOr<OperatorCosts> OperatorCostsFor(const Machine& machine, const EngineProfile& profile, const Catalog& catalog,
-                                               const StepCostOptions& options);
+absl::StatusOr<OperatorCosts> OperatorCostsFor(const Machine& machine, const EngineProfile& profile, const Catalog& catalog);
 // Where one number of an engine profile comes from.
 ProvenanceNote NoteOf(const EngineProfile& profile, const EngineSource& source);
 

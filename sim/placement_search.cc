@@ -33,7 +33,6 @@ class Search {
  public:
   Search(const ResolvedScenario& scenario, const PlacementConfig& config, const Catalog& catalog, const std::string& base_dir)
       : r_(scenario), config_(config), catalog_(catalog) {
-    if (auto operators = SharedOperatorParams(r_.machine.gpu, catalog); operators.ok()) operators_ = *std::move(operators);
     // Mean lengths of the first requests.
     double input = 0, output = 0, n = 0;
     const absl::StatusOr<std::unique_ptr<ArrivalSource>> source =
@@ -81,7 +80,6 @@ class Search {
     StepCostOptions options;
     options.max_tokens = r_.params.limits.max_num_batched_tokens;
     options.max_rows = r_.params.limits.max_num_seqs;
-    options.operators = operators_;
     absl::StatusOr<std::unique_ptr<CompiledStepCost>> model = StepCostOf(r_, catalog_, options);
     if (!model.ok()) return kNo;
     const Times prompt = Prompt(**model);
@@ -205,7 +203,6 @@ class Search {
   const Catalog& catalog_;
   double input_ = 1, output_ = 1, most_ = 1, rate_ = 0;
   int candidates_ = 0;
-  std::shared_ptr<const OperatorParamSet> operators_;  // null: each candidate says why
 };
 
 constexpr double kNearby = 0.04;  // first step of a search around a known point

@@ -49,18 +49,11 @@ absl::StatusOr<std::unique_ptr<Run>> Run::Create(const Scenario& scenario, Simul
     StepCostOptions cost_options;
     cost_options.max_tokens = r.params.limits.max_num_batched_tokens;
     cost_options.max_rows = r.params.limits.max_num_seqs;
-    if (options.prices != nullptr) {
-      SharedPrices::Prices& shared = options.prices->Of(
+    if (options.prices != nullptr && r.placement.resident) {
+      cost_options.memo = &options.prices->Of(
           {fmt::format("{} {} {} {}", static_cast<const void*>(scenario.catalog().get()), r.machine.gpu_count, r.machine.gpus_per_node,
                        WriteParams(r.config.hardware).ToYaml()),
            OperatorOptionsOf(r.engine)});
-      if (shared.operators == nullptr) {
-        SIMRUN_ASSIGN_OR_RETURN(shared.operators, SharedOperatorParams(r.machine.gpu, *scenario.catalog()));
-      }
-      cost_options.operators = shared.operators;
-      if (r.placement.resident) cost_options.memo = &shared.memo;
-    } else {
-      SIMRUN_ASSIGN_OR_RETURN(cost_options.operators, SharedOperatorParams(r.machine.gpu, *scenario.catalog()));
     }
     if (r.params.preemption == Preemption::kCheapest || r.params.fetch_cheapest) {
       // A model of its own: pricing leaves traces in one that is used.

@@ -234,8 +234,12 @@ std::string OperatorEntryFor(const GpuSpec& gpu) {
 }
 
 absl::StatusOr<std::shared_ptr<const OperatorParamSet>> SharedOperatorParams(const GpuSpec& gpu, const Catalog& catalog) {
-  SIMRUN_ASSIGN_OR_RETURN(OperatorParamSet set, LoadOperatorParams(OperatorEntryFor(gpu), catalog));
-  return std::make_shared<const OperatorParamSet>(std::move(set));
+  const std::string name = OperatorEntryFor(gpu);
+  if (auto kept = catalog.Kept<OperatorParamSet>(name)) return kept;
+  SIMRUN_ASSIGN_OR_RETURN(OperatorParamSet set, LoadOperatorParams(name, catalog));
+  auto shared = std::make_shared<const OperatorParamSet>(std::move(set));
+  catalog.Keep(name, shared);
+  return shared;
 }
 
 }  // namespace simrun

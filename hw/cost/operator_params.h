@@ -155,11 +155,11 @@ std::string HardlySettled(const OperatorParams& params);
 std::string CurvePointsText(const OperatorCurve& curve);
 absl::Status ReadCurvePoints(OperatorCurve* curve);
 
-// Reads entry `name` and its fallbacks. NotFound with the nearest name, InvalidArgument for a bad file.
+// Entry `name` and its fallbacks. NotFound with the nearest name, InvalidArgument for a bad file.
 absl::StatusOr<OperatorParamSet> LoadOperatorParams(std::string_view name, const Catalog& catalog);
 // The entry for a GPU: its own `operators`, else the typical one of its architecture or vendor.
 std::string OperatorEntryFor(const GpuSpec& gpu);
-// The parameters of that entry, for models that share them.
+// The parameters of that entry, which the catalogue keeps: reading them takes far longer than compiling a step's costs.
 absl::StatusOr<std::shared_ptr<const OperatorParamSet>> SharedOperatorParams(const GpuSpec& gpu, const Catalog& catalog);
 
 template <class Visitor>

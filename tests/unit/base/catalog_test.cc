@@ -3,6 +3,7 @@
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <memory>
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -85,6 +86,28 @@ TEST_F(CatalogTest, BrokenFilesAreReportedWhereTheyMatter) {
   // Others load; an unknown name says that the broken file may have held it.
   EXPECT_TRUE(catalog_.Load("gpus", "h100").ok());
   EXPECT_THAT(Error("gpus", "b", absl::StatusCode::kNotFound), HasSubstr("gpus/broken.yaml:3:1: duplicate key"));
+}
+
+TEST_F(CatalogTest, AFileIsReadOnce) {
+  Write("gpus/mine.yaml", "memory: 1 GB\n");
+  ASSERT_TRUE(catalog_.AddDirectory(dir_).ok());
+  EXPECT_EQ(catalog_.Load("gpus", "mine")->Get("memory")->text(), "1 GB");
+  Write("gpus/mine.yaml", "memory: 2 GB\n");
+  EXPECT_EQ(catalog_.Load("gpus", "mine")->Get("memory")->text(), "1 GB") << "one catalogue gives one answer";
+}
+
+TEST_F(CatalogTest, WhatWasMadeOfEntriesLastsUntilOthersCome) {
+  EXPECT_EQ(catalog_.Kept<int>("sum"), nullptr);
+  catalog_.Keep("sum", std::make_shared<const int>(5));
+  EXPECT_EQ(*catalog_.Kept<int>("sum"), 5);
+  EXPECT_EQ(catalog_.Kept<double>("sum"), nullptr) << "names count within a type";
+  Catalog copy = catalog_;
+  EXPECT_EQ(*copy.Kept<int>("sum"), 5);
+  copy.AddEmbedded({{"gpus", "h100-sxm-80gb", "memory: 1 GB\n"}});
+  EXPECT_EQ(copy.Kept<int>("sum"), nullptr) << "it may have been made of the entry replaced";
+  EXPECT_EQ(*catalog_.Kept<int>("sum"), 5);
+  copy.Keep("sum", std::make_shared<const int>(1));
+  EXPECT_EQ(*catalog_.Kept<int>("sum"), 5);
 }
 
 TEST_F(CatalogTest, DirectoriesThatHoldNothingAreErrors) {

@@ -352,18 +352,6 @@ TEST(StepCostTest, SourcesAndExtrapolationAreReported) {
   EXPECT_FALSE(Compile(TestModel("llama-3.1-8b"), {}, mi300x, Profile("vllm-0.19", mi300x))->Warnings().empty());
 }
 
-TEST(StepCostTest, ParametersLoadedBeforeGiveTheSameCosts) {
-  const Machine machine = TestMachine("h100-sxm-80gb");
-  const ModelSpec model = TestModel("llama-3.1-8b");
-  auto set = LoadOperatorParams(OperatorEntryFor(machine.gpu), FormulaCatalog());
-  ASSERT_TRUE(set.ok());
-  StepCostOptions options;
-  options.operators = std::make_shared<const OperatorParamSet>(*std::move(set));
-  EXPECT_EQ(
-      Predict(*Compile(model, {}, machine, Profile("vllm-0.19", machine), options), Decode(8, 900)).stage_seconds[0],
-      Predict(*Compile(model, {}, machine, Profile("vllm-0.19", machine)), Decode(8, 900)).stage_seconds[0]);
-}
-
 TEST(StepCostTest, BadPlansAreErrors) {
   const Machine machine = TestMachine("h100-sxm-80gb");
   ParallelPlan plan;
