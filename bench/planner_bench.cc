@@ -4,6 +4,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <deque>
+#include <memory>
 #include <string>
 #include <utility>
 
@@ -14,6 +15,7 @@
 #include "planner/evaluate.h"
 #include "planner/plan_space.h"
 #include "planner/sweep.h"
+#include "sim/simulation.h"
 
 namespace simrun::planner {
 namespace {
@@ -69,6 +71,23 @@ void BM_KimiK2(benchmark::State& state) {
   Search(state, "model: kimi-k2\nhardware: {node: hgx-h200, nodes: " + std::to_string(state.range(0) / 8) + "}\n" + kChat);
 }
 BENCHMARK(BM_KimiK2)->Arg(64)->Arg(512)->Unit(benchmark::kSecond)->Iterations(1)->MeasureProcessCPUTime();
+
+// One question of a program that embeds the library: a scenario from its file's text to the report, 100 requests. With the
+// argument 0 each brings a new catalogue, with 1 they share one.
+void BM_OneQuestion(benchmark::State& state) {
+  const auto kept = std::make_shared<const Catalog>(BuiltInCatalog());
+  int64_t seed = 0;
+  for (auto _ : state) {
+    const auto base = Scenario::FromYaml(R"(
+model: llama-3.1-8b
+hardware: {gpu: h100-sxm-80gb}
+workload: {requests: 100, arrivals: {poisson: {rate: 4 /s}}, input_tokens: 100, output_tokens: 50}
+)", "bench", "", state.range(0) > 0 ? kept : nullptr);
+    const absl::StatusOr<Report> report = Simulate(base->With("seed", std::to_string(++seed)));
+    if (!report.ok()) return state.SkipWithError(std::string(report.status().message()).c_str());
+  }
+}
+BENCHMARK(BM_OneQuestion)->Arg(0)->Arg(1)->Unit(benchmark::kMillisecond)->MeasureProcessCPUTime();
 
 // 1000 points of 10 000 requests, results kept in memory.
 void BM_SweepThousandPoints(benchmark::State& state) {

@@ -30,7 +30,7 @@ std::vector<Key> Levels(const Key& run) {
 Key KeyOf(const ErrorGroup& g) { return {g.load, g.engine, g.profile, g.gpu}; }
 
 std::string BasisOf(const Key& key, int64_t values, int64_t campaigns) {
-  std::string text = fmt::format("{} measured values of {}", values, campaigns == 1 ? "one campaign" : fmt::format("{} campaigns", campaigns));
+  std::string text = fmt::format("{} measured {} of {}", values, values == 1 ? "value" : "values", campaigns == 1 ? "one campaign" : fmt::format("{} campaigns", campaigns));
   if (!key.profile.empty()) {
     text += fmt::format(", {} on {}", key.profile, key.gpu);
   } else if (!key.engine.empty()) {
@@ -65,8 +65,11 @@ std::string_view LoadKindOf(const ResolvedScenario& scenario) {
   return "open loop";
 }
 
-absl::StatusOr<ErrorLedger> ErrorLedger::Load(const Catalog& catalog, std::string_view load, std::string_view engine,
-                                              std::string_view profile, std::string_view gpu) {
+absl::StatusOr<std::shared_ptr<const ErrorLedger>> ErrorLedger::Load(const Catalog& catalog, std::string_view load,
+                                                                     std::string_view engine, std::string_view profile,
+                                                                     std::string_view gpu) {
+  const std::string kept_as = fmt::format("{}\n{}\n{}\n{}", load, engine, profile, gpu);
+  if (auto kept = catalog.Kept<ErrorLedger>(kept_as)) return kept;
   const std::vector<Key> levels = Levels({load, engine, profile, gpu});
   std::vector<ErrorGroup> groups;
   for (const std::string& name : catalog.Names("errors")) {
@@ -91,7 +94,9 @@ absl::StatusOr<ErrorLedger> ErrorLedger::Load(const Catalog& catalog, std::strin
       groups.push_back(std::move(group));
     }
   }
-  return ErrorLedger(std::move(groups));
+  auto ledger = std::make_shared<const ErrorLedger>(std::move(groups));
+  catalog.Keep(kept_as, ledger);
+  return ledger;
 }
 
 std::optional<RatioInterval> ErrorLedger::Ratio(std::string_view metric, std::string_view load, std::string_view engine,
@@ -148,10 +153,10 @@ absl::Status FillIntervals(const ResolvedScenario& scenario, const Catalog& cata
                            const std::vector<Report>& further, Report* report) {
   if (scenario.engine.engine.empty() || report->requests.completed == 0) return absl::OkStatus();
   const std::string_view engine = scenario.engine.engine, profile = scenario.engine.name, gpu = scenario.machine.gpu.name;
-  SIMRUN_ASSIGN_OR_RETURN(const ErrorLedger ledger, ErrorLedger::Load(catalog, load, engine, profile, gpu));
+  SIMRUN_ASSIGN_OR_RETURN(const std::shared_ptr<const ErrorLedger> ledger, ErrorLedger::Load(catalog, load, engine, profile, gpu));
   for (const Metric& m : kMetrics) {
     if (m.set_by_traffic && load == "open loop") continue;
-    const std::optional<RatioInterval> ratio = ledger.Ratio(m.name, load, engine, profile, gpu);
+    const std::optional<RatioInterval> ratio = ledger->Ratio(m.name, load, engine, profile, gpu);
     std::vector<double> logs;
     if (m.of(*report) > 0) logs.push_back(std::log(m.of(*report)));
     for (const Report& r : further) {

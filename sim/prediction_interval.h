@@ -7,6 +7,7 @@
 
 #include <cstdint>
 #include <map>
+#include <memory>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -60,8 +61,9 @@ class ErrorLedger {
  public:
   ErrorLedger() = default;
   explicit ErrorLedger(std::vector<ErrorGroup> groups) : groups_(std::move(groups)) {}
-  // The groups of every file of the section `errors` that bear on such a run. InvalidArgument when a file is broken.
-  static absl::StatusOr<ErrorLedger> Load(const Catalog& catalog, std::string_view load, std::string_view engine,
+  // The groups of every file of the section `errors` that bear on such a run; the catalogue keeps them. InvalidArgument when a
+  // file is broken.
+  static absl::StatusOr<std::shared_ptr<const ErrorLedger>> Load(const Catalog& catalog, std::string_view load, std::string_view engine,
                                           std::string_view profile, std::string_view gpu);
   // Quantiles of the mixture of the groups from the nearest to the widest: a group of c campaigns counts c / (c + 3), the next
   // wider one the same of the rest, the widest what is left. Few campaigns show less than the whole spread: with c of them, in

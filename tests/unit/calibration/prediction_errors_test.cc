@@ -60,10 +60,10 @@ TEST(ErrorGroups, AFileOfThemIsACatalogueEntry) {
   ASSERT_TRUE(catalog.AddDirectory(dir).ok());
   const auto ledger = ErrorLedger::Load(catalog, "closed loop", "vllm", "vllm-0.19", "h100");
   ASSERT_TRUE(ledger.ok()) << ledger.status();
-  const auto ratio = ledger->Ratio("tpot", "closed loop", "vllm", "vllm-0.19", "h100");
+  const auto ratio = (*ledger)->Ratio("tpot", "closed loop", "vllm", "vllm-0.19", "h100");
   ASSERT_TRUE(ratio.has_value());
   EXPECT_DOUBLE_EQ(ratio->low, 1.25);
-  EXPECT_EQ(ratio->basis, "1 measured values of one campaign, vllm-0.19 on h100, closed loop");
+  EXPECT_EQ(ratio->basis, "1 measured value of one campaign, vllm-0.19 on h100, closed loop");
 }
 
 // Models whose errors come from one distribution hold what was promised; a model unlike all others is not held by the

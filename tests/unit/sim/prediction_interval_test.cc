@@ -101,7 +101,7 @@ TEST(Intervals, AreAroundThePredictionByTheRatiosOfTheLedger) {
   for (const auto& [key, metric, value] : {std::tuple("ttft.mean_s", "ttft", report->ttft.mean.value()), std::tuple("tpot.mean_s", "tpot", report->tpot.mean.value()),
                                            std::tuple("e2e.mean_s", "e2e", report->e2e.mean.value()),
                                            std::tuple("energy.per_output_token_j", "energy", report->energy.per_output_token.value())}) {
-    const auto ratio = ledger->Ratio(metric, "open loop", "vllm", "vllm-0.19", "h100-sxm-80gb");
+    const auto ratio = (*ledger)->Ratio(metric, "open loop", "vllm", "vllm-0.19", "h100-sxm-80gb");
     ASSERT_TRUE(ratio.has_value()) << metric;
     ASSERT_EQ(report->intervals.count(key), 1u) << key;
     const Report::Interval& interval = report->intervals.at(key);
@@ -129,7 +129,7 @@ TEST(Intervals, TheSpreadOfSeedsWidensThem) {
   const double spread = 1.5332 * std::sqrt(squares / 4 * 1.2);
   ASSERT_GT(spread, 0.001);
   const auto ledger = ErrorLedger::Load(*scenario->catalog(), "open loop", "vllm", "vllm-0.19", "h100-sxm-80gb");
-  const auto ratio = ledger->Ratio("ttft", "open loop", "vllm", "vllm-0.19", "h100-sxm-80gb");
+  const auto ratio = (*ledger)->Ratio("ttft", "open loop", "vllm", "vllm-0.19", "h100-sxm-80gb");
   const double middle = std::log(ratio->median);
   const Report::Interval& interval = report->intervals.at("ttft.mean_s");
   EXPECT_EQ(interval.seeds, 5);
