@@ -6,6 +6,8 @@
 
 #include <fmt/format.h>
 
+#include "base/paths.h"
+
 namespace simrun {
 
 namespace {
@@ -99,6 +101,7 @@ absl::StatusOr<YamlNode> Catalog::Parsed(std::string_view section, std::string_v
 }
 
 absl::StatusOr<std::string> Catalog::Resolve(std::string_view section, std::string_view name) const {
+  if (IsEntryFile(name)) return std::string(name);
   std::vector<std::string> candidates;
   std::string unread;
   if (const auto it = sections_.find(section); it != sections_.end()) {
@@ -127,6 +130,7 @@ absl::StatusOr<std::string> Catalog::Resolve(std::string_view section, std::stri
 
 absl::StatusOr<YamlNode> Catalog::Load(std::string_view section, std::string_view name) const {
   SIMRUN_ASSIGN_OR_RETURN(const std::string canonical, Resolve(section, name));
+  if (IsEntryFile(canonical)) return Parsed(section, canonical, Source{{}, canonical});
   const Source& source = sections_.find(section)->second.find(canonical)->second;
   return Parsed(section, canonical, source);
 }

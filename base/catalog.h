@@ -33,10 +33,10 @@ class Catalog {
 
   // Names in a section, sorted.
   std::vector<std::string> Names(std::string_view section) const;
-  // Parsed entry by name, or by one of the names in its `aliases:` list.
+  // Parsed entry by name, by one of the names in its `aliases:` list, or by the path of a file of its own ("gpu.yaml").
   // NotFound with the nearest valid name, InvalidArgument when the file is no strict YAML.
   absl::StatusOr<YamlNode> Load(std::string_view section, std::string_view name) const;
-  // The canonical name for a name or alias; NotFound as Load.
+  // The canonical name for a name or alias, a path as it is; NotFound as Load.
   absl::StatusOr<std::string> Resolve(std::string_view section, std::string_view name) const;
 
   // What was made of entries before, such as the parameters of one device, for the next who asks: Kept returns what Keep was

@@ -7,8 +7,8 @@
 
 #include <fmt/format.h>
 
+#include "base/paths.h"
 #include "base/yaml.h"
-#include "workload/paths.h"
 
 namespace simrun {
 

@@ -7,10 +7,10 @@
 
 #include <fmt/format.h>
 
+#include "base/paths.h"
 #include "cli/output_dir.h"
 #include "cli/summary.h"
 #include "sim/simulation.h"
-#include "workload/paths.h"
 
 namespace simrun {
 namespace {

@@ -6,6 +6,8 @@
 #include <absl/strings/str_join.h>
 #include <fmt/format.h>
 
+#include "base/paths.h"
+
 namespace simrun {
 namespace {
 
@@ -35,6 +37,15 @@ void TakeOverSources(const std::string& like, std::vector<EngineSource> others, 
   }
 }
 
+// Visits a variant that was taken over: what the profile in `node` says itself holds on every machine.
+struct ForgetStated {
+  const YamlNode& node;
+  template <class T>
+  void Field(const char* name, std::optional<T>& value, const ParamInfo&) const {
+    if (node.Find(name) != nullptr) value.reset();
+  }
+};
+
 // `outer`: the profiles that are being read because they are like this one.
 absl::StatusOr<EngineProfile> Load(std::string_view name, const Catalog& catalog, std::vector<std::string> outer) {
   SIMRUN_ASSIGN_OR_RETURN(std::string canonical, catalog.Resolve("engines", name));
@@ -46,11 +57,12 @@ absl::StatusOr<EngineProfile> Load(std::string_view name, const Catalog& catalog
   Problems problems;
   if (const YamlNode* like = node.IsMap() ? node.Find("like") : nullptr; like != nullptr && like->IsScalar() && !like->text().empty()) {
     outer.push_back(canonical);
-    if (std::find(outer.begin(), outer.end(), like->text()) != outer.end()) {
+    const std::string other = Beside(canonical, like->text());
+    if (std::find(outer.begin(), outer.end(), other) != outer.end()) {
       problems.Add(like->location(), "like", fmt::format("engine profiles are like one another in a circle: {} -> {}", absl::StrJoin(outer, " -> "), like->text()));
       return problems.ToStatus();
     }
-    absl::StatusOr<EngineProfile> read = Load(like->text(), catalog, outer);
+    absl::StatusOr<EngineProfile> read = Load(other, catalog, outer);
     if (!read.ok() && read.status().code() == absl::StatusCode::kNotFound) {
       problems.Add(like->location(), "like", std::string(read.status().message()));
       return problems.ToStatus();
@@ -65,8 +77,12 @@ absl::StatusOr<EngineProfile> Load(std::string_view name, const Catalog& catalog
   ReadParams(node, "", &problems, &profile);
   if (!problems.empty()) return problems.ToStatus();
   TakeOverSources(base, std::move(sources), node, &profile);
+  for (EngineVariant& v : variants) {
+    ForgetStated forget{node};
+    v.Describe(forget);
+  }
   profile.variants.insert(profile.variants.begin(), variants.begin(), variants.end());
-  profile.name = canonical;
+  profile.name = EntryName(canonical);
   profile.like.clear();   // its values are this one's now
   return profile;
 }

@@ -215,7 +215,7 @@ struct EngineConfig {
 };
 
 // NotFound with the nearest name, InvalidArgument for a bad file. Of the profile it is `like` it takes over what it does not
-// state itself, and its own variants follow the other's; what was measured or calibrated there is transferred here.
+// state itself, and its own variants follow the other's, less what it states; what was measured or calibrated there is transferred here.
 absl::StatusOr<EngineProfile> LoadEngineProfile(std::string_view name, const Catalog& catalog);
 // The profile for one machine, with `ranks` GPUs that share a layer: values of its GPU, host times scaled to its host (the
 // driver's launch cost of that host added to eager launches), then the user's settings, which are taken as they are.
@@ -304,7 +304,7 @@ void EngineProfile::Describe(Visitor& v) {
 
 template <class Visitor>
 void EngineConfig::Describe(Visitor& v) {
-  v.Field("profile", profile, {.help = "serving engine from the catalogue", .example = "vllm-0.19"});
+  v.Field("profile", profile, {.help = "serving engine from the catalogue, or a YAML file of one's own", .example = "vllm-0.19"});
   v.Field("gpu_memory_utilization", gpu_memory_utilization,
           {.help = "share of GPU memory the engine takes (SGLang: for weights and KV cache, --mem-fraction-static); auto: the profile's", .min = 0, .max = 1, .above_min = true});
   v.Field("kv_blocks", kv_blocks, {.help = "KV blocks per GPU; auto: what fits", .min = 1, .max = 1e12});

@@ -6,6 +6,8 @@
 
 #include <fmt/format.h>
 
+#include "base/paths.h"
+
 namespace simrun {
 namespace {
 
@@ -354,7 +356,8 @@ std::string_view ScaleUpTopologyName(ScaleUpTopology t) {
 
 absl::StatusOr<GpuSpec> LoadGpu(std::string_view name, const Catalog& catalog) {
   GpuSpec gpu;
-  SIMRUN_ASSIGN_OR_RETURN(gpu.name, catalog.Resolve("gpus", name));
+  SIMRUN_ASSIGN_OR_RETURN(const std::string canonical, catalog.Resolve("gpus", name));
+  gpu.name = EntryName(canonical);
   SIMRUN_ASSIGN_OR_RETURN(const GpuEntry entry,
                           LoadEntry<GpuEntry>("gpus", name, catalog, [](const GpuEntry& e, auto fail) {
                             if (!(e.memory.value > Bytes(0))) fail("memory", "must be greater than 0");
@@ -388,22 +391,22 @@ absl::StatusOr<GpuSpec> LoadGpu(std::string_view name, const Catalog& catalog) {
   gpu.boost_clock = entry.boost_clock.value;
   gpu.tdp = entry.tdp.value;
   gpu.idle_power = entry.idle_power.value;
-  SIMRUN_ASSIGN_OR_RETURN(gpu.power, LoadPower(entry.power, gpu, catalog));
+  SIMRUN_ASSIGN_OR_RETURN(gpu.power, LoadPower(Beside(canonical, entry.power), gpu, catalog));
   gpu.null_kernel = entry.null_kernel.value;
   if (entry.scale_up) {
-    gpu.scale_up_link = entry.scale_up->link;
+    gpu.scale_up_link = Beside(canonical, entry.scale_up->link);
     gpu.scale_up_topology = ParseTopology(entry.scale_up->topology);
     gpu.scale_up_peers = entry.scale_up->peers.value;
     gpu.scale_up_bandwidth = entry.scale_up->bandwidth.value;
   }
-  gpu.host_link = entry.host_link;
-  gpu.default_host = entry.default_host;
-  gpu.default_network = entry.default_network;
+  gpu.host_link = Beside(canonical, entry.host_link);
+  gpu.default_host = Beside(canonical, entry.default_host);
+  gpu.default_network = Beside(canonical, entry.default_network);
   if (entry.gpus_per_node.value > 0) gpu.gpus_per_node = entry.gpus_per_node.value;
   gpu.gpus_per_socket = entry.gpus_per_socket.value;
   gpu.price = entry.price.value;
   gpu.price_source = entry.price.source;
-  gpu.operators = entry.operators;
+  gpu.operators = Beside(canonical, entry.operators);
   if (!entry.operators.empty()) {
     gpu.operators_provenance =
         entry.operators_provenance == "calibrated" ? Provenance::kCalibrated : Provenance::kTransferred;
@@ -498,7 +501,8 @@ absl::StatusOr<PowerSpec> LoadPower(std::string_view name, const GpuSpec& gpu, c
 
 absl::StatusOr<CpuSpec> LoadCpu(std::string_view name, const Catalog& catalog) {
   CpuSpec cpu;
-  SIMRUN_ASSIGN_OR_RETURN(cpu.name, catalog.Resolve("cpus", name));
+  SIMRUN_ASSIGN_OR_RETURN(const std::string canonical, catalog.Resolve("cpus", name));
+  cpu.name = EntryName(canonical);
   SIMRUN_ASSIGN_OR_RETURN(const CpuEntry entry,
                           LoadEntry<CpuEntry>("cpus", name, catalog, [](const CpuEntry& e, auto fail) {
                             if (e.cores.value < 1) fail("cores", "must be at least 1");
@@ -510,7 +514,7 @@ absl::StatusOr<CpuSpec> LoadCpu(std::string_view name, const Catalog& catalog) {
                             }
                             if (!(e.single_thread.value > 0)) fail("single_thread", "must be greater than 0");
                           }));
-  SIMRUN_ASSIGN_OR_RETURN(const LinkSpec memory_link, LoadLink(entry.memory_link, catalog));
+  SIMRUN_ASSIGN_OR_RETURN(const LinkSpec memory_link, LoadLink(Beside(canonical, entry.memory_link), catalog));
   cpu.cores = entry.cores.value;
   cpu.sockets = entry.sockets.value;
   cpu.peak_fp32 = entry.peak_fp32.value;
@@ -523,8 +527,8 @@ absl::StatusOr<CpuSpec> LoadCpu(std::string_view name, const Catalog& catalog) {
   cpu.memory_efficiency = entry.memory_efficiency.value;
   cpu.memory_latency = memory_link.latency;
   cpu.memory = entry.memory.value;
-  cpu.memory_link = entry.memory_link;
-  cpu.socket_link = entry.socket_link;
+  cpu.memory_link = Beside(canonical, entry.memory_link);
+  cpu.socket_link = Beside(canonical, entry.socket_link);
   cpu.tdp = entry.tdp.value;
   cpu.idle_power = entry.idle_power.value;
   cpu.single_thread = entry.single_thread.value;
@@ -534,7 +538,8 @@ absl::StatusOr<CpuSpec> LoadCpu(std::string_view name, const Catalog& catalog) {
 
 absl::StatusOr<LinkSpec> LoadLink(std::string_view name, const Catalog& catalog) {
   LinkSpec link;
-  SIMRUN_ASSIGN_OR_RETURN(link.name, catalog.Resolve("links", name));
+  SIMRUN_ASSIGN_OR_RETURN(const std::string canonical, catalog.Resolve("links", name));
+  link.name = EntryName(canonical);
   SIMRUN_ASSIGN_OR_RETURN(const LinkEntry entry,
                           LoadEntry<LinkEntry>("links", name, catalog, [](const LinkEntry& e, auto fail) {
                             if (!(e.bandwidth.value > BytesPerSecond(0))) fail("bandwidth", "must be greater than 0");
@@ -558,7 +563,8 @@ absl::StatusOr<LinkSpec> LoadLink(std::string_view name, const Catalog& catalog)
 
 absl::StatusOr<NodeSpec> LoadNode(std::string_view name, const Catalog& catalog) {
   NodeSpec node;
-  SIMRUN_ASSIGN_OR_RETURN(node.name, catalog.Resolve("nodes", name));
+  SIMRUN_ASSIGN_OR_RETURN(const std::string canonical, catalog.Resolve("nodes", name));
+  node.name = EntryName(canonical);
   SIMRUN_ASSIGN_OR_RETURN(const NodeEntry entry,
                           LoadEntry<NodeEntry>("nodes", name, catalog, [](const NodeEntry& e, auto fail) {
                             if (e.count.value < 1 || e.count.value > 1024) fail("count", "must be 1 to 1024");
@@ -566,17 +572,26 @@ absl::StatusOr<NodeSpec> LoadNode(std::string_view name, const Catalog& catalog)
                             if (e.nics.value < 1) fail("nics", "must be at least 1");
                             if (e.hosts.value > e.sockets.value) fail("hosts", "is more than the sockets");
                           }));
-  node.gpu = entry.gpu;
+  node.gpu = Beside(canonical, entry.gpu);
   node.count = entry.count.value;
-  node.host = entry.host;
+  node.host = Beside(canonical, entry.host);
   node.sockets = entry.sockets.value;
   node.hosts = std::max(1, entry.hosts.value);
   node.host_memory = entry.host_memory.value;
   node.topology = ParseTopology(entry.topology);
   node.pcie_switches = entry.pcie_switches.value;
-  node.network = entry.network;
+  node.network = Beside(canonical, entry.network);
   node.nics = entry.nics.value;
   return node;
+}
+
+HardwareConfig LocateFiles(HardwareConfig config, const std::string& base_dir) {
+  for (std::string* name : {&config.node, &config.gpu, &config.cpu, &config.host, &config.link, &config.network, &config.host_link, &config.region}) {
+    *name = LocateEntry(base_dir, *name);
+  }
+  if (config.cxl) config.cxl->link = LocateEntry(base_dir, config.cxl->link);
+  if (config.nvme) config.nvme->link = LocateEntry(base_dir, config.nvme->link);
+  return config;
 }
 
 Machine BuildMachine(const HardwareConfig& config, const Catalog& catalog, const SourceLocation& where,

@@ -236,6 +236,9 @@ struct Machine {
   std::vector<std::string> assumptions;  // parts that were not given, one sentence each
 };
 
+// Parts given as files of their own ("gpu: mine/gpu.yaml") are taken from `base_dir` where they are relative.
+HardwareConfig LocateFiles(HardwareConfig config, const std::string& base_dir);
+
 // Puts the machine together. A node brings GPU, host and links; `host`, `link`, `network` and the overrides replace its
 // parts. A GPU alone gets the host, network, node size and one NIC per GPU that its catalogue entry names
 // (`assumptions` says so). Overrides are raw rates: efficiencies stay those of the link.
@@ -274,17 +277,17 @@ const std::vector<EmbeddedFile>& HardwareCatalogFiles();
 
 template <class Visitor>
 void HardwareConfig::Describe(Visitor& v) {
-  v.Field("node", node, {.help = "node type from the catalogue; gives GPU, host and links", .example = "dgx-h100"});
+  v.Field("node", node, {.help = "node type from the catalogue, or a YAML file of one's own; gives GPU, host and links", .example = "dgx-h100"});
   v.Field("nodes", nodes, {.help = "how many of them", .min = 1, .max = 100000});
-  v.Field("gpu", gpu, {.help = "GPU from the catalogue, instead of a node", .example = "h100-sxm-80gb"});
-  v.Field("cpu", cpu, {.help = "serve on the CPU: every socket of this catalogue CPU is a device, instead of a GPU", .example = "xeon-8480c"});
+  v.Field("gpu", gpu, {.help = "GPU from the catalogue, or a YAML file of one's own, instead of a node", .example = "h100-sxm-80gb"});
+  v.Field("cpu", cpu, {.help = "serve on the CPU: every socket of this CPU (catalogue or file) is a device, instead of a GPU", .example = "xeon-8480c"});
   v.Field("count", count, {.help = "GPUs in the machine; auto: as many as the plan needs", .min = 1, .max = 1e6});
   v.Field(
       "gpus_per_node", gpus_per_node,
       {.help = "GPUs in one node of a machine built from parts; auto: the GPU's usual server", .min = 1, .max = 1024});
-  v.Field("host", host, {.help = "host CPU from the catalogue", .example = "xeon-8480c"});
-  v.Field("link", link, {.help = "link between the GPUs of a node, from the catalogue", .example = "nvlink4"});
-  v.Field("network", network, {.help = "link between nodes, one port, from the catalogue", .example = "ib-ndr-400"});
+  v.Field("host", host, {.help = "host CPU from the catalogue, or a file", .example = "xeon-8480c"});
+  v.Field("link", link, {.help = "link between the GPUs of a node, from the catalogue, or a file", .example = "nvlink4"});
+  v.Field("network", network, {.help = "link between nodes, one port, from the catalogue, or a file", .example = "ib-ndr-400"});
   v.Field("host_link", host_link,
           {.help = "link between a GPU and its host, from the catalogue; auto: the GPU's", .example = "pcie5-x16"});
   v.Field("sockets", sockets, {.help = "host processors used for offloaded data and work; auto: all", .min = 1, .max = 64});

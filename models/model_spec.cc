@@ -5,6 +5,7 @@
 
 #include <fmt/format.h>
 
+#include "base/paths.h"
 #include "models/hf_import.h"
 #include "models/tensors.h"
 
@@ -15,9 +16,6 @@ namespace {
 bool EndsWith(std::string_view text, std::string_view suffix) {
   return text.size() >= suffix.size() && text.substr(text.size() - suffix.size()) == suffix;
 }
-
-// File name without directories and extension.
-std::string Stem(const std::string& path) { return std::filesystem::path(path).stem().string(); }
 
 absl::StatusOr<ModelSpec> ReadHuggingFaceFile(const std::string& path) {
   SIMRUN_ASSIGN_OR_RETURN(const std::string text, ReadTextFile(path, size_t{4} << 20));
@@ -151,23 +149,25 @@ absl::StatusOr<ModelSpec> ReadModel(const YamlNode& node, std::string name) {
   return model;
 }
 
-absl::StatusOr<ModelSpec> LoadModel(std::string_view name_or_path, const Catalog& catalog) {
-  const std::string text(name_or_path);
-  if (EndsWith(text, ".yaml") || EndsWith(text, ".yml")) {
-    SIMRUN_ASSIGN_OR_RETURN(const YamlNode node, ReadYamlFile(text));
-    return ReadModel(node, Stem(text));
-  }
-  if (EndsWith(text, ".json")) return ReadHuggingFaceFile(text);
-  const absl::StatusOr<std::string> name = catalog.Resolve("models", text);
-  if (!name.ok()) {
+absl::StatusOr<ModelSpec> LoadModel(std::string_view name_or_path, const Catalog& catalog, const std::string& base_dir) {
+  const std::string given(name_or_path);
+  const bool json = EndsWith(given, ".json");
+  // A catalogue name may hold a slash: "meta-llama/Llama-3.1-70B".
+  if (!json && !IsEntryFile(given)) {
+    const absl::StatusOr<std::string> name = catalog.Resolve("models", given);
     std::error_code ignored;
-    if (std::filesystem::is_directory(text, ignored)) {
-      return ReadHuggingFaceFile((std::filesystem::path(text) / "config.json").string());
+    const std::string path = ResolvePath(base_dir, given);
+    if (!name.ok() && std::filesystem::is_directory(path, ignored)) {
+      return ReadHuggingFaceFile((std::filesystem::path(path) / "config.json").string());
     }
-    return name.status();
+    if (!name.ok()) return name.status();
+    SIMRUN_ASSIGN_OR_RETURN(const YamlNode node, catalog.Load("models", *name));
+    return ReadModel(node, *name);
   }
-  SIMRUN_ASSIGN_OR_RETURN(const YamlNode node, catalog.Load("models", *name));
-  return ReadModel(node, *name);
+  const std::string path = ResolvePath(base_dir, given);
+  if (json) return ReadHuggingFaceFile(path);
+  SIMRUN_ASSIGN_OR_RETURN(const YamlNode node, ReadYamlFile(path));
+  return ReadModel(node, EntryName(path));
 }
 
 std::vector<std::string> ExpertDTypeNames() {

@@ -152,9 +152,9 @@ struct ModelSpec {
 };
 
 // A catalogue name or alias; or the path of a model in this format (*.yaml), of a Hugging Face config.json (*.json), or
-// of a directory that holds one. NotFound with the nearest catalogue name; InvalidArgument with every problem of a
-// file.
-absl::StatusOr<ModelSpec> LoadModel(std::string_view name_or_path, const Catalog& catalog);
+// of a directory that holds one; relative paths are taken from `base_dir`. NotFound with the nearest catalogue name;
+// InvalidArgument with every problem of a file.
+absl::StatusOr<ModelSpec> LoadModel(std::string_view name_or_path, const Catalog& catalog, const std::string& base_dir = "");
 // Reads and checks a spec in this format.
 absl::StatusOr<ModelSpec> ReadModel(const YamlNode& node, std::string name);
 // Checks that the dimensions make a model (heads % kv_heads, positive sizes, known formats, ...) and fills the parsed

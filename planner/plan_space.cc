@@ -9,6 +9,7 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include "base/paths.h"
 #include "hw/machine.h"
 #include "models/lowering.h"
 #include "models/tensors.h"
@@ -102,27 +103,29 @@ Hardware Describe(const HardwareConfig& config, const Catalog& catalog, const Se
   return h;
 }
 
-std::vector<Hardware> HardwareTypes(const ScenarioConfig& config, const SearchConfig& search, const Catalog& catalog, Problems* problems) {
+std::vector<Hardware> HardwareTypes(const HardwareConfig& given, const SearchConfig& search, const std::string& base_dir,
+                                    const Catalog& catalog, Problems* problems) {
+  const HardwareConfig hardware = LocateFiles(given, base_dir);
   std::vector<Hardware> out;
   if (search.gpu_types.empty() && search.node_types.empty()) {
-    out.push_back(Describe(config.hardware, catalog, search, problems));
+    out.push_back(Describe(hardware, catalog, search, problems));
     if (problems->empty() && out.back().gpus == 0) {
       problems->Add({}, "search.gpus", "is required", "how many GPUs to use; or set hardware.count");
     }
     return out;
   }
   for (const std::string& gpu : search.gpu_types) {
-    HardwareConfig changed = config.hardware;
+    HardwareConfig changed = hardware;
     changed.node.clear();
     changed.nodes = 1;
-    changed.gpu = gpu;
+    changed.gpu = LocateEntry(base_dir, gpu);
     changed.host.clear();
     changed.link.clear();
     changed.network.clear();
     changed.gpus_per_node.reset();
-    if (!search.gpus && !config.hardware.node.empty()) {
-      const absl::StatusOr<NodeSpec> node = LoadNode(config.hardware.node, catalog);
-      if (node.ok()) changed.count = node->count * config.hardware.nodes;
+    if (!search.gpus && !hardware.node.empty()) {
+      const absl::StatusOr<NodeSpec> node = LoadNode(hardware.node, catalog);
+      if (node.ok()) changed.count = node->count * hardware.nodes;
     } else if (search.gpus) {
       changed.count = static_cast<int>(*search.gpus);
     }
@@ -132,16 +135,16 @@ std::vector<Hardware> HardwareTypes(const ScenarioConfig& config, const SearchCo
     out.push_back(std::move(h));
   }
   for (const std::string& node : search.node_types) {
-    HardwareConfig changed = config.hardware;
+    HardwareConfig changed = hardware;
     changed.gpu.clear();
     changed.count.reset();
     changed.gpus_per_node.reset();
     changed.host.clear();
     changed.link.clear();
     changed.network.clear();
-    changed.node = node;
+    changed.node = LocateEntry(base_dir, node);
     if (search.gpus) {
-      const absl::StatusOr<NodeSpec> spec = LoadNode(node, catalog);
+      const absl::StatusOr<NodeSpec> spec = LoadNode(changed.node, catalog);
       if (spec.ok() && spec->count > 0) changed.nodes = static_cast<int>((*search.gpus + spec->count - 1) / spec->count);
     }
     Hardware h = Describe(changed, catalog, search, problems);
@@ -247,11 +250,8 @@ absl::StatusOr<PlanSpace> Enumerate(const YamlNode& root, const std::string& bas
   Problems problems;
   ReadParams(base, "", &problems, &config);
   SIMRUN_RETURN_IF_ERROR(problems.ToStatus());
-  const std::vector<Hardware> types = HardwareTypes(config, search, *catalog, &problems);
-  const bool is_path = config.model.find('/') != std::string::npos || config.model.find(".json") != std::string::npos ||
-                       config.model.find(".yaml") != std::string::npos;
-  const absl::StatusOr<ModelSpec> model =
-      LoadModel(is_path && config.model.front() != '/' && !base_dir.empty() ? base_dir + "/" + config.model : config.model, *catalog);
+  const std::vector<Hardware> types = HardwareTypes(config.hardware, search, base_dir, *catalog, &problems);
+  const absl::StatusOr<ModelSpec> model = LoadModel(config.model, *catalog, base_dir);
   if (!model.ok()) problems.Add({}, "model", std::string(model.status().message()));
   SIMRUN_RETURN_IF_ERROR(problems.ToStatus());
 

@@ -11,23 +11,18 @@
 #include <fmt/format.h>
 
 #include "base/params.h"
+#include "base/paths.h"
 #include "base/rng.h"
 #include "planner/deal.h"
 #include "planner/metrics.h"
 #include "planner/pool.h"
 #include "planner/results_file.h"
 #include "sim/simulation.h"
-#include "workload/paths.h"
 
 namespace simrun::planner {
 namespace {
 
 constexpr int64_t kMaxAxes = 64;
-
-std::string DirectoryOf(const std::string& path) {
-  const size_t slash = path.rfind('/');
-  return slash == std::string::npos ? "" : path.substr(0, slash);
-}
 
 bool SameValue(const YamlNode& a, const YamlNode& b) {
   return a.IsScalar() && b.IsScalar() ? a.text() == b.text() : a == b;

@@ -4,7 +4,7 @@
 
 #include <fmt/format.h>
 
-#include "workload/paths.h"
+#include "base/paths.h"
 #include "workload/routing_reader.h"
 
 namespace simrun {

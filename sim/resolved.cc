@@ -6,6 +6,7 @@
 #include <absl/strings/str_join.h>
 #include <fmt/format.h>
 
+#include "base/paths.h"
 #include "hw/cost/operator_params.h"
 #include "models/lowering.h"
 #include "schedulers/waiting_queue.h"
@@ -209,12 +210,7 @@ ResolvedScenario Resolve(const ScenarioConfig& config, const YamlNode& root, con
   if (config.model.empty()) {
     if (root.Find("model") != nullptr) problems->Add(PlaceOf(root, "model"), "model", "is empty", "give a catalogue name or the path of a config.json");
   } else {
-    // A catalogue name may hold a slash: "meta-llama/Llama-3.1-70B".
-    const bool is_path = (config.model.find('/') != std::string::npos || config.model.find(".json") != std::string::npos ||
-                          config.model.find(".yaml") != std::string::npos) &&
-                         !catalog.Resolve("models", config.model).ok();
-    const std::string name = is_path && config.model.front() != '/' && !base_dir.empty() ? base_dir + "/" + config.model : config.model;
-    absl::StatusOr<ModelSpec> model = LoadModel(name, catalog);
+    absl::StatusOr<ModelSpec> model = LoadModel(config.model, catalog, base_dir);
     if (model.ok()) {
       r.model = *std::move(model);
       model_ok = true;
@@ -224,7 +220,7 @@ ResolvedScenario Resolve(const ScenarioConfig& config, const YamlNode& root, con
   }
 
   const size_t before_machine = problems->size();
-  if (root.Find("hardware") != nullptr) r.machine = BuildMachine(config.hardware, catalog, PlaceOf(root, "hardware"), problems);
+  if (root.Find("hardware") != nullptr) r.machine = BuildMachine(LocateFiles(config.hardware, base_dir), catalog, PlaceOf(root, "hardware"), problems);
   const bool machine_ok = root.Find("hardware") != nullptr && problems->size() == before_machine;
 
   ParallelPlan& plan = r.plan;
@@ -273,7 +269,7 @@ ResolvedScenario Resolve(const ScenarioConfig& config, const YamlNode& root, con
     }
   }
 
-  absl::StatusOr<EngineProfile> profile = LoadEngineProfile(config.engine.profile, catalog);
+  absl::StatusOr<EngineProfile> profile = LoadEngineProfile(LocateEntry(base_dir, config.engine.profile), catalog);
   if (!profile.ok()) {
     problems->Add(PlaceOf(root, "engine.profile"), "engine.profile", MessageOf(profile.status()));
   }

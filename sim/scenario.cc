@@ -4,6 +4,7 @@
 
 #include <fmt/format.h>
 
+#include "base/paths.h"
 #include "models/model_spec.h"
 #include "sim/prediction_interval.h"
 #include "sim/resolved.h"
@@ -17,13 +18,6 @@ Catalog BuiltInCatalog() {
   catalog.AddEmbedded(ErrorCatalogFiles());
   return catalog;
 }
-
-namespace {
-std::string DirectoryOf(const std::string& path) {
-  const size_t slash = path.rfind('/');
-  return slash == std::string::npos ? "" : path.substr(0, slash);
-}
-}  // namespace
 
 absl::StatusOr<Scenario> Scenario::FromFile(const std::string& path, std::shared_ptr<const Catalog> catalog) {
   SIMRUN_ASSIGN_OR_RETURN(YamlNode root, ReadYamlFile(path));

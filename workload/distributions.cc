@@ -6,8 +6,8 @@
 
 #include <fmt/format.h>
 
+#include "base/paths.h"
 #include "base/status.h"
-#include "workload/paths.h"
 #include "workload/trace_reader.h"
 
 namespace simrun {

@@ -6,10 +6,10 @@
 
 #include <fmt/format.h>
 
+#include "base/paths.h"
 #include "base/status.h"
 #include "workload/config.h"
 #include "workload/distributions.h"
-#include "workload/paths.h"
 #include "workload/source.h"
 #include "workload/trace_reader.h"
 

@@ -9,6 +9,7 @@
 #include <tuple>
 #include <utility>
 
+#include "base/paths.h"
 #include "hw/cost/features.h"
 
 namespace simrun {
@@ -199,17 +200,17 @@ absl::StatusOr<OperatorParamSet> LoadOperatorParams(std::string_view name, const
     ShareTrees(file.operators, node.location(), &problems);
     if (!problems.empty()) return problems.ToStatus();
     if (depth == 0) {
-      set.name = canonical;
+      set.name = EntryName(canonical);
       set.reference = file.reference;
     }
     for (OperatorParams& p : file.operators) {
-      p.device = canonical;
+      p.device = EntryName(canonical);
       p.measured_bandwidth = file.reference.memory_bandwidth;
       p.label = ParseProvenance(p.provenance);
       if (depth > 0) p.label = std::max(p.label, Provenance::kTransferred);
       set.entries.push_back(std::move(p));
     }
-    next = file.fallback;
+    next = Beside(canonical, file.fallback);
   }
   return set;
 }

@@ -106,8 +106,8 @@ TEST_F(LikeTest, TakesOverWhatItDoesNotState) {
 
 // Its own variants follow the other's, and later entries replace what earlier ones say.
 TEST_F(LikeTest, VariantsFollowThoseOfTheOther) {
-  const auto own = Load({{"base", "description: x\nvariants: [{architecture: ampere, max_num_seqs: 8, post_step: 3 us}, {memory_below: 60 GiB, max_num_seqs: 4}]\n"},
-                         {"own", "description: x\nlike: base\nvariants: [{architecture: ampere, post_step: 5 us}]\n"}},
+  const auto own = Load({{"base", "description: x\nvariants: [{architecture: ampere, max_num_seqs: 8, post_step: 3 us, launch: 3 us}, {memory_below: 60 GiB, max_num_seqs: 4}]\n"},
+                         {"own", "description: x\nlike: base\nlaunch: 1 us\nvariants: [{architecture: ampere, post_step: 5 us}]\n"}},
                         "own");
   ASSERT_TRUE(own.ok()) << own.status();
   const auto on = [&](const char* gpu) { return ApplyEngineConfig(*own, {}, TestMachine(gpu)); };
@@ -116,6 +116,7 @@ TEST_F(LikeTest, VariantsFollowThoseOfTheOther) {
   EXPECT_EQ(on("h100-sxm-80gb").max_num_seqs, EngineProfile().max_num_seqs);
   EXPECT_NEAR(on("a100-sxm-80gb").post_step.value() * TestMachine("a100-sxm-80gb").host.single_thread, 5e-6, 1e-12);
   EXPECT_EQ(on("h100-sxm-80gb").post_step.value(), 0);
+  EXPECT_FALSE(own->variants[0].launch.has_value()) << "what it says itself holds everywhere";
 }
 
 TEST_F(LikeTest, GoesOnThroughSeveral) {

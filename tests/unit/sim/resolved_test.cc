@@ -1,5 +1,7 @@
 #include "sim/resolved.h"
 
+#include <filesystem>
+#include <fstream>
 #include <string>
 
 #include "gtest/gtest.h"
@@ -77,6 +79,35 @@ TEST(Resolved, KernelsOfExpertsMustFitThem) {
   EXPECT_NE(error("gpt-oss-20b", "a100-sxm-80gb", "triton").find("3:23: engine.moe_backend: no times of triton kernels for a100-sxm-80gb"), std::string::npos);
   EXPECT_NE(error("qwen3-30b-a3b", "h100-sxm-80gb", "marlin").find("engine.moe_backend: marlin kernels take 4-bit weights under 16-bit activations, the experts are bf16 under bf16"), std::string::npos);
   EXPECT_NE(error("llama-3.1-8b", "h100-sxm-80gb", "marlin").find("engine.moe_backend: llama-3.1-8b has no experts"), std::string::npos);
+}
+
+// Parts may be files of one's own: taken from the scenario's folder, and what they name from theirs.
+TEST(Resolved, PartsMayBeFilesBesideTheScenario) {
+  const std::filesystem::path dir = std::filesystem::path(testing::TempDir()) / "parts_of_ones_own";
+  std::filesystem::create_directories(dir / "parts");
+  const auto write = [&](const char* name, const std::string& text) { std::ofstream(dir / name) << text; };
+  write("model.yaml", "hidden: 1024\nlayers: 4\nvocab: 1000\nattention: {heads: 8, kv_heads: 8, head_dim: 128}\nmlp: {ffn: 4096}\nmax_positions: 4096\nsource: own\n");
+  write("parts/wire.yaml", "kind: nvlink\nbandwidth: 123 GB/s\nefficiency: 0.5\nlatency: 1 us\n");
+  write("parts/chip.yaml", "vendor: mine\narchitecture: hopper\nmemory: 30 GB\nmemory_bandwidth: 2 TB/s\npeak: {bf16: 500 TFLOPS}\nl2: 50 MB\nmultiprocessors: 100\n"
+        "tdp: 300 W\nidle_power: 30 W\npower: generic\nhost_link: pcie5-x16\ndefault_host: xeon-8480c\ndefault_network: ib-ndr-400\n"
+        "scale_up: {link: wire.yaml, topology: switch, bandwidth: 123 GB/s}\n");
+  write("box.yaml", "gpu: parts/chip.yaml\ncount: 2\nhost: xeon-8480c\nsockets: 1\ntopology: switch\nnetwork: ib-ndr-400\nnics: 2\n");
+  write("engine.yaml", "like: vllm-0.19\ndescription: own\nmax_num_seqs: 7\n");
+  const std::string text = "model: model.yaml\nhardware: {node: box.yaml}\nplan: {tp: 2}\nengine: {profile: engine.yaml}\n"
+                           "workload: {requests: 1, arrivals: all_at_once, input_tokens: 10, output_tokens: 10}\n";
+  const absl::StatusOr<Scenario> scenario = Scenario::FromYaml(text, "test", dir.string());
+  ASSERT_TRUE(scenario.ok()) << scenario.status();
+  const ResolvedScenario& r = scenario->resolved();
+  EXPECT_EQ(r.model.name, "model");
+  EXPECT_EQ(r.machine.node_name, "box");
+  EXPECT_EQ(r.machine.gpu.name, "chip");
+  EXPECT_EQ(r.machine.gpu.memory.value(), 30e9);
+  EXPECT_EQ(r.machine.scale_up.bandwidth.value(), 123e9);
+  EXPECT_EQ(r.engine.name, "engine");
+  EXPECT_EQ(r.params.limits.max_num_seqs, 7);
+  const absl::StatusOr<Scenario> missing = scenario->With("hardware.node", "bx.yaml");
+  EXPECT_NE(missing.status().message().find((dir / "bx.yaml").string() + ": no such file"), std::string::npos) << missing.status();
+  std::filesystem::remove_all(dir);
 }
 
 }  // namespace
