@@ -17,7 +17,7 @@ size_t Index(TierKind tier) { return static_cast<size_t>(tier); }
 std::string ParseLayers(const std::string& text, int64_t layers, std::vector<char>* out) {
   out->assign(static_cast<size_t>(layers), text.empty() ? 1 : 0);
   size_t at = 0;
-  while (at < text.size()) {
+  while (!text.empty() && at <= text.size()) {
     const size_t comma = std::min(text.find(',', at), text.size());
     std::string part = text.substr(at, comma - at);
     while (!part.empty() && part.front() == ' ') part.erase(0, 1);
@@ -59,7 +59,7 @@ std::vector<std::string> PlacedTensorNames() {
   return {"weights", "attention", "dense_ffn", "shared_experts", "routed_experts", "embedding", "lm_head", "kv", "activations"};
 }
 std::vector<std::string> PlacementObjectiveNames() { return {"throughput", "tpot", "energy", "cost"}; }
-std::vector<std::string> TensorUseNames() { return {"pin", "stream", "compute"}; }
+std::vector<std::string> TensorUseNames() { return {"pin", "stream", "cache", "compute"}; }
 
 absl::Status PlacementConfig::ReadScalar(const YamlNode& node) {
   const std::vector<std::string> names = PlacementPolicyNames();
@@ -75,6 +75,8 @@ double ShareOf(const TensorParts& parts, TensorUse use) {
   for (const TensorPart& p : parts) share += p.use == use ? p.share : 0;
   return share;
 }
+
+bool LeavesExpertsToPolicy(const TensorPart& part) { return part.use == TensorUse::kCache || part.use == TensorUse::kCompute; }
 
 ClassBytes WeightBytesByClass(const ModelSpec& model, const ParallelPlan& plan, bool per_gpu) {
   const double matrix = BytesPerElement(DenseWeightDType(model, plan));
@@ -106,6 +108,11 @@ ClassBytes WeightBytesByClass(const ModelSpec& model, const ParallelPlan& plan, 
   }
   for (const Tensor& t : EmbeddingTensors(model)) out.embedding += bytes(t);
   for (const Tensor& t : HeadTensors(model)) out.lm_head += bytes(t);
+  if (model.tie_embeddings && !model.is_encoder()) {
+    // In every step the head needs all of it, the embedding a few rows: it is the head's.
+    out.tied = bytes(EmbeddingTensors(model).front());
+    out.lm_head += out.tied;
+  }
   return out;
 }
 
@@ -141,6 +148,14 @@ PlacementUse UseOf(const Placement& placement, const ModelSpec& model, const Par
     if (moe) {
       add(layer.shared_experts, gpu.shared_experts, all.shared_experts, &streamed, "shared_experts");
       add(layer.routed_experts, gpu.routed_experts, all.routed_experts, &streamed, "routed_experts");
+      if (placement.experts_move) {
+        // Nothing is written back: those in GPU memory are copies.
+        for (const TensorPart& p : layer.routed_experts) {
+          if (!LeavesExpertsToPolicy(p)) continue;
+          use.weights[Index(p.tier)] += Bytes(all.routed_experts * ShareOf(layer.routed_experts, TensorUse::kPin));
+          break;
+        }
+      }
     } else {
       add(layer.dense_ffn, gpu.dense_ffn, all.dense_ffn, &streamed, "dense_ffn");
     }
@@ -148,8 +163,11 @@ PlacementUse UseOf(const Placement& placement, const ModelSpec& model, const Par
   }
   double head = 0;
   const bool last = stage + 1 == plan.pp;
-  // The last stage holds a copy of tied embeddings.
-  if (stage == 0 || (last && model.tie_embeddings)) add(placement.embedding, gpu.embedding, all.embedding, nullptr, "embedding");
+  if (stage == 0) {
+    // Of a tied matrix an embedding that lies elsewhere is a copy; the first stage has another where the last one has the head.
+    add(placement.embedding, gpu.embedding - gpu.tied, all.embedding, nullptr, "embedding");
+    if (!last) use.gpu_pinned += Bytes(gpu.tied * ShareOf(placement.embedding, TensorUse::kPin) * ShareOf(placement.lm_head, TensorUse::kPin));
+  }
   if (last) add(placement.lm_head, gpu.lm_head, all.lm_head, &head, "lm_head");
   use.gpu_window = Bytes(largest * placement.window + head + placement.expert_buffers * ExpertBytes(model, plan, true));
   return use;
@@ -183,13 +201,13 @@ std::vector<PlacementRule> AutoRules(const ModelSpec& model, const ParallelPlan&
 
   double total = 0;
   for (const Class& c : classes) total += c.per_gpu;
-  if (model.tie_embeddings) total += gpu.embedding;
+  if (model.tie_embeddings) total += gpu.embedding - gpu.tied;
   std::vector<PlacementRule> rules;
   double free_gpu = room.gpu.value() - room.kv.value();
   // The KV cache goes to host memory when the GPU has no room for the little that is asked.
   const bool fits = total <= free_gpu;
   if (fits) return rules;
-  if (model.tie_embeddings) free_gpu -= gpu.embedding;
+  if (model.tie_embeddings) free_gpu -= gpu.embedding - gpu.tied;
   // Buffers for the classes that do not fit whole and stream; they take room themselves, so look again.
   double buffer = 0;
   for (size_t round = 0; round <= classes.size(); ++round) {
@@ -236,7 +254,7 @@ std::vector<PlacementRule> AutoRules(const ModelSpec& model, const ParallelPlan&
 
 Placement ResolvePlacement(const PlacementConfig& config, std::vector<PlacementRule> rules, const ModelSpec& model,
                            const ParallelPlan& plan, const Machine& machine, const std::string& path,
-                           const SourceLocation& where, Problems* problems) {
+                           const PlaceOfRule& where, Problems* problems) {
   Placement out;
   out.window = static_cast<int>(config.window.value_or(2));
   out.token_groups = static_cast<int>(config.token_groups.value_or(1));
@@ -246,12 +264,13 @@ Placement ResolvePlacement(const PlacementConfig& config, std::vector<PlacementR
   LayerPlacement everything;
   everything.attention = everything.dense_ffn = everything.shared_experts = everything.routed_experts = whole;
   out.layers.assign(static_cast<size_t>(model.layers), everything);
+  const ClassBytes all = WeightBytesByClass(model, plan, false);
   const size_t before = problems->size();
   for (size_t i = 0; i < rules.size(); ++i) {
     const PlacementRule& rule = rules[i];
     const std::string at = fmt::format("{}.rules.{}", path, i);
     const auto fail = [&](std::string_view field, std::string what, std::string_view hint = {}) {
-      problems->Add(where, at + (field.empty() ? "" : ".") + std::string(field), what, hint);
+      problems->Add(where(i, field), at + (field.empty() ? "" : ".") + std::string(field), what, hint);
     };
     const std::optional<TierKind> tier = ParseTier(rule.tier);
     if (!tier) continue;  // a bad name was reported when the rule was read
@@ -259,7 +278,7 @@ Placement ResolvePlacement(const PlacementConfig& config, std::vector<PlacementR
     part.tier = *tier;
     part.share = rule.share;
     const std::string use = rule.use.value_or(*tier == TierKind::kGpu ? "pin" : "stream");
-    part.use = use == "pin" ? TensorUse::kPin : use == "compute" ? TensorUse::kCompute : TensorUse::kStream;
+    part.use = use == "pin" ? TensorUse::kPin : use == "compute" ? TensorUse::kCompute : use == "cache" ? TensorUse::kCache : TensorUse::kStream;
     const bool fixed = rule.tensors == "kv" || rule.tensors == "activations" || rule.tensors == "embedding" || rule.tensors == "lm_head";
     if (tiers[Index(*tier)].capacity <= Bytes(0)) {
       fail("tier", fmt::format("the machine has no {} memory", rule.tier),
@@ -269,7 +288,11 @@ Placement ResolvePlacement(const PlacementConfig& config, std::vector<PlacementR
     }
     if ((*tier == TierKind::kGpu) != (part.use == TensorUse::kPin)) {
       fail("use", fmt::format("\"{}\" does not go with tier {}", use, rule.tier),
-           *tier == TierKind::kGpu ? "on the gpu tensors are pinned" : "use stream or compute there");
+           *tier == TierKind::kGpu ? "on the gpu tensors are pinned" : "use stream, cache or compute there");
+      continue;
+    }
+    if (part.use == TensorUse::kCache && rule.tensors != "routed_experts") {
+      fail("use", fmt::format("{} are needed in every step", rule.tensors), "only routed_experts can be cached; use stream");
       continue;
     }
     if (part.use == TensorUse::kCompute && !tiers[Index(*tier)].addressable()) {
@@ -289,6 +312,10 @@ Placement ResolvePlacement(const PlacementConfig& config, std::vector<PlacementR
       fail("tensors", fmt::format("{} has no experts", model.name), "use dense_ffn");
       continue;
     }
+    if (rule.tensors == "shared_experts" && all.shared_experts <= 0) {
+      fail("tensors", fmt::format("{} has no shared experts", model.name), "remove it");
+      continue;
+    }
     std::vector<char> layers;
     if (const std::string error = ParseLayers(rule.layers, model.layers, &layers); !error.empty()) {
       fail("layers", error);
@@ -305,7 +332,7 @@ Placement ResolvePlacement(const PlacementConfig& config, std::vector<PlacementR
       if (moe && (weights || rule.tensors == "shared_experts")) taken += Take(part, &layer.shared_experts);
       if (moe && (weights || rule.tensors == "routed_experts")) taken += Take(part, &layer.routed_experts);
     }
-    if ((weights && rule.layers.empty() && part.use != TensorUse::kCompute) || rule.tensors == "embedding") taken += Take(part, &out.embedding);
+    if ((weights && rule.layers.empty() && part.use != TensorUse::kCompute && !model.tie_embeddings) || rule.tensors == "embedding") taken += Take(part, &out.embedding);
     if ((weights && rule.layers.empty()) || rule.tensors == "lm_head") taken += Take(part, &out.lm_head);
     if (rule.tensors == "kv") taken += Take(part, &out.kv);
     if (rule.tensors == "activations") taken += Take(part, &out.activations);
@@ -319,14 +346,14 @@ Placement ResolvePlacement(const PlacementConfig& config, std::vector<PlacementR
     for (TensorParts* parts : {&layer.attention, &layer.dense_ffn, &layer.shared_experts, &layer.routed_experts}) DropEmpty(parts);
   }
   for (TensorParts* parts : {&out.embedding, &out.lm_head, &out.kv, &out.activations}) DropEmpty(parts);
-  out.rules = std::move(rules);
   if (!out.resident && problems->size() == before) {
     if (plan.dp > 1 && model.moe && plan.ep == 1) {
-      problems->Add(where, path, fmt::format("the {} attention ranks of plan.dp have all experts each: tensors outside GPU memory need experts that they share", plan.dp),
+      problems->Add(where(rules.size(), ""), path, fmt::format("the {} attention ranks of plan.dp have all experts each: tensors outside GPU memory need experts that they share", plan.dp),
                     fmt::format("set plan.ep, for example to {}, or use plan.replicas: {}", plan.tp * plan.dp, plan.dp));
     }
-    if (model.is_encoder()) problems->Add(where, path, "encoders are served from GPU memory only");
+    if (model.is_encoder()) problems->Add(where(rules.size(), ""), path, "encoders are served from GPU memory only");
   }
+  out.rules = std::move(rules);
   return out;
 }
 

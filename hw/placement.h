@@ -3,12 +3,14 @@
 // A rule names tensors, a share of them, a tier and a use; the first rules take first, what no rule takes stays in GPU
 // memory. Uses of what lies elsewhere:
 //   stream    the bytes cross to the GPU in every step, ahead of the layer that needs them, through a window of buffers
+//   cache     routed experts: those that tokens choose cross when they are chosen, and may stay (scheduler.experts.cache)
 //   compute   the CPU works on them where they lie
 // KV cache: the oldest tokens of every sequence lie farthest away; `share` counts from there. Embedding rows are gathered.
 #pragma once
 
 #include <array>
 #include <cstdint>
+#include <functional>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -41,7 +43,9 @@ struct PlacementRule {
     v.Field("layers", layers, {.help = "layers counted from 0; empty: all", .example = "3-60"});
     v.Field("share", share, {.help = "part of each of these tensors", .min = 0, .max = 1, .above_min = true});
     v.Field("tier", tier, {.help = "memory they lie in", .required = true, .choices = &TierNames});
-    v.Field("use", use, {.help = "what happens to them there; auto: pin on the gpu, else stream", .choices = &TensorUseNames});
+    v.Field("use", use, {.help = "what happens to them there: stream: they cross to the GPU in every step; cache: routed experts cross when they "
+                           "are chosen, and may stay (scheduler.experts.cache); compute: the CPU works on them in place; auto: pin on the "
+                           "gpu, else stream", .choices = &TensorUseNames});
   }
 };
 
@@ -68,7 +72,7 @@ struct PlacementConfig {
   static constexpr const char* kListField = "rules";
 };
 
-enum class TensorUse : uint8_t { kPin, kStream, kCompute };
+enum class TensorUse : uint8_t { kPin, kStream, kCache, kCompute };
 struct TensorPart {
   TierKind tier = TierKind::kGpu;
   TensorUse use = TensorUse::kPin;
@@ -78,6 +82,8 @@ struct TensorPart {
 // Shares sum to 1.
 using TensorParts = std::vector<TensorPart>;
 double ShareOf(const TensorParts& parts, TensorUse use);
+// Routed experts outside GPU memory of which a step needs those that its tokens choose, not all.
+bool LeavesExpertsToPolicy(const TensorPart& part);
 
 struct LayerPlacement {
   TensorParts attention, dense_ffn, shared_experts, routed_experts;
@@ -88,6 +94,7 @@ struct Placement {
   bool resident = true;  // everything in GPU memory
   int window = 2, token_groups = 1;
   int expert_buffers = 0;  // single experts that GPU memory has room for beside those placed there, to cross the link
+  bool experts_move = false;  // those in GPU memory change: where the others lie all have a copy
   std::vector<PlacementRule> rules;  // as applied
   std::vector<LayerPlacement> layers;
   TensorParts embedding, lm_head, kv, activations;
@@ -99,6 +106,7 @@ struct ClassBytes {
   double dense_ffn = 0;                         // of a layer without experts
   double router = 0, shared_experts = 0, routed_experts = 0;  // of a layer with experts; the router goes with attention
   double embedding = 0, lm_head = 0;            // the final norm goes with the head
+  double tied = 0;                              // of both: one matrix that serves as embedding and head
 };
 ClassBytes WeightBytesByClass(const ModelSpec& model, const ParallelPlan& plan, bool per_gpu);
 // Copies that an engine keeps of tensors of a class ("routed_experts", ...) outside GPU memory: every attention rank (plan.dp)
@@ -125,10 +133,13 @@ struct PlacementRoom {
 // `experts`), embedding (gathered). Experts that do not fit are computed by the CPU, other weights stream.
 std::vector<PlacementRule> AutoRules(const ModelSpec& model, const ParallelPlan& plan, const PlacementRoom& room, int window);
 
+// Where the user wrote a setting of a rule ("tier"; empty: the rule). The number behind the last rule: the placement.
+using PlaceOfRule = std::function<SourceLocation(size_t rule, std::string_view setting)>;
+
 // Applies rules. Problems (no such tensors, tier or layer; a use that the tier does not allow; a rule with nothing left to
 // take; a plan that cannot be offloaded) are added with paths below `path`.
 Placement ResolvePlacement(const PlacementConfig& config, std::vector<PlacementRule> rules, const ModelSpec& model,
                            const ParallelPlan& plan, const Machine& machine, const std::string& path,
-                           const SourceLocation& where, Problems* problems);
+                           const PlaceOfRule& where, Problems* problems);
 
 }  // namespace simrun

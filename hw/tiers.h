@@ -31,7 +31,6 @@ struct MemoryTier {
   BytesPerSecond read, write;     // reached, all parts together
   Seconds latency;
   int parts = 1;                  // sockets, cards, drives
-  DollarsPerSecond price{0};      // where it is not part of the machine's price
   bool one_budget = false;        // reads and writes share the rate (DRAM, HBM); links have one each way
   // The CPU reads it with loads and can compute on it where it lies.
   bool addressable() const { return kind == TierKind::kDram || kind == TierKind::kCxl; }

@@ -78,6 +78,8 @@ class ExpertPolicy {
   virtual void Schedule(const ExpertLayerView& layer, ExpertSchedule* schedule) const = 0;
   // False: no expert ever crosses the link for the layer that needs it.
   virtual bool fetches() const { return true; }
+  // False: the CPU never runs one.
+  virtual bool computes() const { return true; }
 };
 
 using ExpertPolicyFactory = std::function<std::unique_ptr<ExpertPolicy>()>;

@@ -27,9 +27,10 @@ class ExpectedExperts final : public ExpertStage {
         on_gpu += part.share;
         continue;
       }
-      ExpertWork::Cpu& cpu = part.tier == TierKind::kCxl ? work->cxl : work->dram;
-      cpu.bytes += part.share * active_ * bytes_;
-      cpu.flops += part.share * rows * flops_per_row_;
+      ExpertWork::Tier& tier = work->tiers[static_cast<size_t>(part.tier)];
+      tier.cpu_bytes += part.share * active_ * bytes_;
+      tier.flops += part.share * rows * flops_per_row_;
+      work->cpu_bytes += part.share * active_ * bytes_;
     }
     if (on_gpu <= 0) return;
     if (on_gpu != gpu_share_) {

@@ -2,6 +2,7 @@
 // scheduling policies plug into the step model of placed plans.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <memory>
 
@@ -25,15 +26,17 @@ struct ExpertStageView {
 struct ExpertWork {
   PartCost resident;        // experts the GPUs run from their memory (streamed ones arrive through the window)
   PartCost fetched;         // those they run once they have crossed the link
-  double fetch_bytes = 0;   // per GPU, after the router
-  double ahead_bytes = 0;   // per GPU: of experts for later, when those have crossed; nothing waits for them
-  TierKind fetch_tier = TierKind::kDram;
-  struct Cpu {
-    double bytes = 0, flops = 0;  // one pass of the CPU over experts of one tier
+  // What one tier gives.
+  struct Tier {
+    double fetch_bytes = 0;            // per GPU, after the router
+    double ahead_bytes = 0;            // per GPU: of experts for later, when those have crossed; nothing waits for them
+    double cpu_bytes = 0, flops = 0;   // one pass of the CPU over experts there
   };
-  Cpu dram, cxl;
-  bool any_cpu() const { return dram.bytes > 0 || cxl.bytes > 0; }
+  std::array<Tier, kNumTiers> tiers;
+  double fetch_bytes = 0, ahead_bytes = 0, cpu_bytes = 0;  // of all tiers
 };
+
+using TierRates = std::array<double, kNumTiers>;
 
 class ExpertStage {
  public:
@@ -42,8 +45,8 @@ class ExpertStage {
   virtual void Run(const ExpertStageView& view, ExpertWork* work) = 0;
   // True: the view's times are filled, which costs a little.
   virtual bool needs_times() const { return false; }
-  // What the engine gets of the CPU and of the link (bytes per second) has changed.
-  virtual void HostChanged(const HostCosts& /*host*/, double /*link_rate*/) {}
+  // What the engine gets of the CPU and of the ways from the tiers to a GPU (bytes per second) has changed.
+  virtual void HostChanged(const HostCosts& /*host*/, const TierRates& /*to_gpu*/) {}
   // Null for stages that follow no single expert.
   virtual const ExpertTotals* totals() const { return nullptr; }
 };

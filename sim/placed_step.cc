@@ -57,7 +57,11 @@ class PlacedStep final : public CompiledStepCost {
     // Layers cost the same on every stage.
     plan_.pp = 1;
     plan_.stage_layers.clear();
-    if (!first()) placement_.embedding = {TensorPart{}};
+    if (first()) {
+      // Rows of a tied matrix that has no copy for the purpose are gathered where the head has it.
+      const bool with_head = model_.tie_embeddings && ShareOf(placement_.embedding, TensorUse::kPin) >= 1;
+      embedding_ = with_head ? placement_.lm_head : placement_.embedding;
+    }
     if (!last()) placement_.lm_head = {TensorPart{}};
   }
 
@@ -102,12 +106,27 @@ class PlacedStep final : public CompiledStepCost {
 
   void Compile();
   void QueueWeights(int order, Task slot);
+  // A part of the KV cache outside GPU memory. Tokens of a sequence lie the farther away the older they are: `newer` of them lie nearer.
+  struct KvPart {
+    TierKind tier;
+    TensorUse use;
+    double share, newer;
+  };
+  // Of `all` tokens of the past, of which a layer attends to the newest `seen`, those that it finds in a part of the cache. Exact
+  // for sequences of one length; `seen` and `all` are sums.
+  static double Attended(const KvPart& part, double all, double seen, bool windowed) {
+    return windowed ? std::clamp(seen - part.newer * all, 0.0, part.share * all) : part.share * all;
+  }
+  // And those that the CPU attends to.
+  double AttendedByCpu(double all, double seen, bool windowed) const;
   // Tokens of the past whose keys and values a part of the cache sends to the GPU for one layer.
-  RankBytes FetchedTokens(const TensorPart& part, bool windowed) const;
+  RankBytes FetchedTokens(const KvPart& part, bool windowed) const;
   void FetchKv(size_t layer);
   void Deal(std::span<const StepWork> ranks);  // into groups
   // One part over the tokens of every rank, those of a token group or all.
   PartCost OfRanks(LayerPart part);
+  // Experts to the GPU, tiers side by side; their last arrival.
+  Task MoveExperts(double ExpertWork::Tier::*bytes, Task after);
   void Attention(size_t layer, Group& g);     // up to and with its core
   void FeedForward(size_t layer, Group& g);   // output projection to the end of the layer
   // GPU work is gathered until something waits for it or it has to wait.
@@ -123,6 +142,9 @@ class PlacedStep final : public CompiledStepCost {
   // Ends of copies that go on beside a turn. `staged` is the engine's own thread: it copies what is not pinned, then launches.
   Task LoadWeights(const std::vector<Streamed::Bytes>& part, Task since, Task* staged);
   Task LoadKv(size_t layer, double share, Task since, Task* staged);
+  // Hidden states of a group to and from where placed activations lie.
+  Task FetchActivations(const Group& g, Task after);
+  Task StoreActivations(const Group& g, Task after);
   Task Stage(double bytes, Task after) {
     const Route& copy = memory_.HostCopy();
     return overlap_.Move(host_copy_lane_, kHostMemoryTag, copy.uses, bytes * plan_.tp * plan_.dp, copy.cap, 0, {after});
@@ -145,13 +167,14 @@ class PlacedStep final : public CompiledStepCost {
   bool first() const { return stage_ == 0; }
   bool last() const { return stage_ + 1 == whole_plan_.pp; }
   PartCost SendOn(std::span<const StepWork> ranks);  // to the next stage
-  double LinkRate() const;          // bytes per second from host memory to each GPU
+  TierRates RatesToGpu() const;     // bytes per second to each GPU
 
   ModelSpec model_;
   ParallelPlan whole_plan_, plan_;  // the plan, and the same with one stage
   const int stage_;
   EngineProfile profile_;
   Placement placement_;
+  TensorParts embedding_;  // of the first stage: where its rows are gathered
   HostCosts host_;
   const StageLayers range_;
   std::unique_ptr<LayerCosts> costs_;
@@ -165,23 +188,20 @@ class PlacedStep final : public CompiledStepCost {
   int stages_per_host_ = 1, stages_of_engines_ = 1;  // of those engines also what lies on other hosts
   int sharing_ = 0;                                  // of them at work; 0: not told yet, all
   std::vector<double> parts_;  // capacities of the network's resources when all have
-  int gpu_lane_ = 0, cpu_lane_ = 0, receive_lane_ = 0, send_lane_ = 0, kv_lane_ = 0, expert_lane_ = 0;
+  int gpu_lane_ = 0, cpu_lane_ = 0, receive_lane_ = 0, send_lane_ = 0;
   int kv_out_lane_ = 0, join_lane_ = 0, host_copy_lane_ = 0;
-  std::array<int, kNumTiers> weight_lanes_{};
+  std::array<int, kNumTiers> weight_lanes_{}, kv_lanes_{}, expert_lanes_{};  // from the tiers
 
   std::vector<Layer> layers_;
   std::vector<Streamed> streamed_;
   int window_ = 2;
   std::vector<std::array<Task, 2>> arrived_;  // by position in the order of streaming: attention, feed-forward part
   double kv_bytes_ = 0, kv_bytes_windowed_ = 0;            // per token, layer and GPU
-  double kv_host_bytes_ = 0;                               // per token and layer, held once
+  std::array<double, 2> kv_host_bytes_{};                  // per token and layer (full, windowed), held once
   double kv_flops_ = 0, hidden_bytes_ = 0, query_bytes_ = 0, head_parameters_ = 0, head_bytes_ = 0;
-  double kv_gpu_ = 1, kv_cpu_ = 0, kv_stream_ = 0;
-  TierKind kv_cpu_tier_ = TierKind::kDram;
-  TierKind activation_tier_ = TierKind::kDram;
-  double activations_away_ = 0;
-  double embedding_away_ = 0;
-  TierKind embedding_tier_ = TierKind::kDram;
+  std::vector<KvPart> kv_parts_;
+  double kv_cpu_ = 0, kv_stream_ = 0;
+  bool activations_away_ = false;
   int groups_wanted_ = 1;
 
   // Of the step being built.
@@ -190,8 +210,7 @@ class PlacedStep final : public CompiledStepCost {
   // KV tokens that cross the link, of full and windowed layers: those of sequences that decode, and those that prompt chunks
   // look back at; per rank.
   struct Past {
-    std::array<double, 2> decodes{};
-    double chunks = 0;
+    std::array<double, 2> decodes{}, chunks{};
   };
   std::vector<Past> past_;
   std::array<std::vector<PartCost>, 2> prefill_;  // full, windowed; of each rank
@@ -228,13 +247,15 @@ absl::Status PlacedStep::Build(const Machine& machine, const Catalog& catalog, c
   cpu_lane_ = overlap_.AddLane("CPU");
   receive_lane_ = overlap_.AddLane("results to GPU");
   send_lane_ = overlap_.AddLane("data from GPU");
-  kv_lane_ = overlap_.AddLane("KV cache to GPU");
-  expert_lane_ = overlap_.AddLane("experts to GPU");
   kv_out_lane_ = overlap_.AddLane("KV cache from GPU");
   join_lane_ = overlap_.AddLane("weights complete");
   host_copy_lane_ = overlap_.AddLane("copies into pinned memory");
   for (int t = 1; t < kNumTiers; ++t) {
-    weight_lanes_[static_cast<size_t>(t)] = overlap_.AddLane(fmt::format("weights from {}", TierName(static_cast<TierKind>(t))));
+    if (!memory_.Has(static_cast<TierKind>(t))) continue;
+    const auto lane_of = [&](const char* what) { return overlap_.AddLane(fmt::format("{} from {}", what, TierName(static_cast<TierKind>(t)))); };
+    weight_lanes_[static_cast<size_t>(t)] = lane_of("weights");
+    kv_lanes_[static_cast<size_t>(t)] = lane_of("KV cache");
+    expert_lanes_[static_cast<size_t>(t)] = lane_of("experts");
   }
   if (model_.moe && options.experts.policy) {
     RoutedExpertsOptions routed;
@@ -245,7 +266,7 @@ absl::Status PlacedStep::Build(const Machine& machine, const Catalog& catalog, c
     routed.placement = &placement_;
     routed.layers = range_;
     routed.host = &host_;
-    routed.link_rate = LinkRate();
+    routed.to_gpu = RatesToGpu();
     SIMRUN_ASSIGN_OR_RETURN(experts_, MakeRoutedExperts(model_, plan_, costs_.get(), routed));
     provenance_of_experts_ = {"expert routing", options.routing->provenance() == "measured" ? Provenance::kMeasured : Provenance::kAssumed,
                               options.routing->detail()};
@@ -262,10 +283,15 @@ absl::Status PlacedStep::Build(const Machine& machine, const Catalog& catalog, c
   if (!provenance_of_experts_.part.empty()) provenance_.push_back(provenance_of_experts_);
   provenance_.push_back({fmt::format("links and host memory of {}", machine.host.name), Provenance::kDatasheet,
                          "catalogue rates and efficiencies of large transfers"});
+  bool runs_experts = true;
+  if (options.experts.policy) {
+    SIMRUN_ASSIGN_OR_RETURN(const ExpertPolicyFactory policy, BuiltInExpertPolicies().Find(*options.experts.policy));
+    runs_experts = policy()->computes();
+  }
   if (kv_cpu_ > 0 || ShareOf(placement_.lm_head, TensorUse::kCompute) > 0 ||
-      std::any_of(placement_.layers.begin(), placement_.layers.end(), [](const LayerPlacement& l) {
-        return ShareOf(l.attention, TensorUse::kCompute) + ShareOf(l.dense_ffn, TensorUse::kCompute) +
-                   ShareOf(l.shared_experts, TensorUse::kCompute) + ShareOf(l.routed_experts, TensorUse::kCompute) > 0;
+      std::any_of(placement_.layers.begin(), placement_.layers.end(), [&](const LayerPlacement& l) {
+        return ShareOf(l.attention, TensorUse::kCompute) + ShareOf(l.dense_ffn, TensorUse::kCompute) + ShareOf(l.shared_experts, TensorUse::kCompute) +
+                   (runs_experts ? ShareOf(l.routed_experts, TensorUse::kCompute) : 0) > 0;
       })) {
     Provenance label = Provenance::kAssumed;
     std::string why = "roofline with assumed efficiencies";
@@ -284,11 +310,16 @@ absl::Status PlacedStep::Build(const Machine& machine, const Catalog& catalog, c
   return absl::OkStatus();
 }
 
-double PlacedStep::LinkRate() const {
-  const Route& way = memory_.ToGpu(TierKind::kDram);
-  double rate = way.cap;
-  for (const FlowNetwork::Use& use : way.uses) rate = std::min(rate, network_.capacity(use.resource) / use.per_byte);
-  return rate;
+TierRates PlacedStep::RatesToGpu() const {
+  TierRates rates{};
+  for (int t = 1; t < kNumTiers; ++t) {
+    if (!memory_.Has(static_cast<TierKind>(t))) continue;
+    const Route& way = memory_.ToGpu(static_cast<TierKind>(t));
+    double rate = way.cap;
+    for (const FlowNetwork::Use& use : way.uses) rate = std::min(rate, network_.capacity(use.resource) / use.per_byte);
+    rates[static_cast<size_t>(t)] = rate;
+  }
+  return rates;
 }
 
 void PlacedStep::ShareHost(int stages) {
@@ -300,7 +331,7 @@ void PlacedStep::ShareHost(int stages) {
   const double here = 1 + (stages - 1) * away;
   memory_.Share(here, &network_);
   host_.Share(here);
-  if (experts_ != nullptr) experts_->HostChanged(host_, LinkRate());
+  if (experts_ != nullptr) experts_->HostChanged(host_, RatesToGpu());
 }
 
 void PlacedStep::Compile() {
@@ -358,25 +389,24 @@ void PlacedStep::Compile() {
   const KvBytes held_once = KvBytesPerGpu(model_, whole, 0);
   for (const AttentionShape& s : shapes) {
     (s.window > 0 ? kv_bytes_windowed_ : kv_bytes_) = (s.window > 0 ? kv.per_token_windowed : kv.per_token).value() / s.layers;
-    kv_host_bytes_ = (s.window > 0 ? held_once.per_token_windowed : held_once.per_token).value() / s.layers;
+    kv_host_bytes_[s.window > 0] = (s.window > 0 ? held_once.per_token_windowed : held_once.per_token).value() / s.layers;
   }
   const AttentionShape one = AttentionShapes(model_, whole, 0).front();
   kv_flops_ = DecodeAttentionFlops(one, 1);
   hidden_bytes_ = static_cast<double>(model_.hidden) * stream_element;
   const int64_t query = one.heads * (one.mla ? one.mla_latent + one.mla_rope : one.head_dim);
   query_bytes_ = static_cast<double>(query) * stream_element / plan_.tp;
-  for (const TensorPart& p : placement_.kv) {
-    if (p.use == TensorUse::kCompute) kv_cpu_ += p.share, kv_cpu_tier_ = p.tier;
-    if (p.use == TensorUse::kStream) kv_stream_ += p.share;
+  double newer = 0;
+  for (const TierKind tier : {TierKind::kGpu, TierKind::kDram, TierKind::kCxl, TierKind::kRemote, TierKind::kNvme}) {
+    for (const TensorPart& p : placement_.kv) {
+      if (p.tier != tier) continue;
+      if (tier != TierKind::kGpu) kv_parts_.push_back({p.tier, p.use, p.share, newer});
+      newer += p.share;
+      if (p.use == TensorUse::kCompute) kv_cpu_ += p.share;
+      if (p.use == TensorUse::kStream) kv_stream_ += p.share;
+    }
   }
-  kv_gpu_ = 1 - kv_cpu_;
-  if (kv_gpu_ < 1e-9) kv_gpu_ = 0;
-  for (const TensorPart& p : placement_.activations) {
-    if (p.tier != TierKind::kGpu) activations_away_ += p.share, activation_tier_ = p.tier;
-  }
-  for (const TensorPart& p : placement_.embedding) {
-    if (p.tier != TierKind::kGpu) embedding_away_ += p.share, embedding_tier_ = p.tier;
-  }
+  for (const TensorPart& p : placement_.activations) activations_away_ = activations_away_ || p.tier != TierKind::kGpu;
   groups_wanted_ = placement_.token_groups;
   kv_arrived_.assign(layers_.size(), kNone);
   attended_.assign(layers_.size(), kNone);
@@ -433,28 +463,34 @@ Task PlacedStep::Cpu(TierKind tier, double bytes, double flops, Task after) {
 
 // The KV cache of a layer that crosses the link, of all groups: of sequences that decode, and of earlier chunks of
 // prompts. One layer ahead.
-PlacedStep::RankBytes PlacedStep::FetchedTokens(const TensorPart& part, bool windowed) const {
-  return BytesOf(past_, [&](const Past& rank) { return part.share * ((part.use == TensorUse::kStream ? rank.decodes[windowed] : 0) + rank.chunks); });
+PlacedStep::RankBytes PlacedStep::FetchedTokens(const KvPart& part, bool windowed) const {
+  return BytesOf(past_, [&](const Past& rank) {
+    return (part.use == TensorUse::kStream ? Attended(part, rank.decodes[false], rank.decodes[windowed], windowed) : 0) +
+           Attended(part, rank.chunks[false], rank.chunks[windowed], windowed);
+  });
+}
+
+double PlacedStep::AttendedByCpu(double all, double seen, bool windowed) const {
+  double tokens = 0;
+  for (const KvPart& part : kv_parts_) tokens += part.use == TensorUse::kCompute ? Attended(part, all, seen, windowed) : 0;
+  return tokens;
 }
 
 void PlacedStep::FetchKv(size_t l) {
   const bool windowed = layers_[l].windowed;
   const double per_token = windowed ? kv_bytes_windowed_ : kv_bytes_;
   Task last = kNone;
-  for (const TensorPart& p : placement_.kv) {
-    if (p.tier == TierKind::kGpu) continue;
+  for (const KvPart& p : kv_parts_) {
     const RankBytes tokens = FetchedTokens(p, windowed);
     if (tokens.most <= 0) continue;
-    last = Move(kv_lane_, memory_.ToGpu(p.tier), tokens * per_token, l >= 2 ? attended_[l - 2] : kNone);
+    last = Join(last, Move(kv_lanes_[static_cast<size_t>(p.tier)], memory_.ToGpu(p.tier), tokens * per_token, l >= 2 ? attended_[l - 2] : kNone));
   }
   kv_arrived_[l] = last;
 }
 
 void PlacedStep::Attention(size_t l, Group& g) {
   Layer& layer = layers_[l];
-  if (activations_away_ > 0 && l > 0 && !profile_.lockstep) {
-    g.wait[3] = Move(receive_lane_, memory_.ToGpu(activation_tier_), g.rank_tokens * (hidden_bytes_ * activations_away_), g.out);
-  }
+  if (l > 0 && !profile_.lockstep) g.wait[3] = FetchActivations(g, g.out);
   for (Task& t : g.wait) WaitFor(std::exchange(t, kNone));
   if (layer.streamed >= 0) WaitFor(arrived_[static_cast<size_t>(layer.streamed)][0]);
   WaitFor(kv_arrived_[l]);
@@ -463,7 +499,7 @@ void PlacedStep::Attention(size_t l, Group& g) {
   if (!layer.attention_cpu.empty()) before = Flush();
   const RankTime& attention = g.attention[layer.windowed];
   Gpu(attention.in, layer.attention_gpu);
-  const double seqs = g.seqs, kv = layer.windowed ? g.kv_sum_windowed : g.kv_sum;
+  const double seqs = g.seqs;
   Gpu(attention.prompts);
   Gpu(attention.decodes);
   if (!layer.attention_cpu.empty()) {
@@ -472,22 +508,21 @@ void PlacedStep::Attention(size_t l, Group& g) {
     for (const Layer::Cpu& c : layer.attention_cpu) t = Cpu(c.tier, c.bytes, 2 * c.parameters * tokens, t);
     g.wait[0] = Receive(g.rank_tokens * query_bytes_, t);
   }
-  double away = 0;
-  for (const TensorPart& p : placement_.kv) away += p.tier == TierKind::kGpu ? 0 : p.share;
-  const bool cpu = kv_cpu_ > 0 && seqs > 0;
-  if (away > 0 || cpu) {
+  const double on_cpu = AttendedByCpu(g.kv_sum, layer.windowed ? g.kv_sum_windowed : g.kv_sum, layer.windowed);
+  const bool cpu = on_cpu > 0 && seqs > 0;
+  if (!kv_parts_.empty()) {
     const Task done = Flush();
     attended_[l] = done;
     // New keys and values go where the cache lies: those the CPU is about to read together with the queries, the others
     // in the background.
     const double per_token = layer.windowed ? kv_bytes_windowed_ : kv_bytes_;
     before = done;
-    for (const TensorPart& p : placement_.kv) {
-      if (p.tier == TierKind::kGpu) continue;
+    double queries = query_bytes_;
+    for (const KvPart& p : kv_parts_) {
       const Route& r = memory_.FromGpu(p.tier);
       RankBytes later = g.rank_tokens;
       if (p.use == TensorUse::kCompute && cpu) {
-        before = Move(send_lane_, r, g.rank_seqs * (p.share * per_token + query_bytes_), done);
+        before = Join(before == done ? kNone : before, Move(send_lane_, r, g.rank_seqs * (p.share * per_token + std::exchange(queries, 0)), done));
         later = g.rank_prompt_tokens;
       }
       if (later.most > 0) {
@@ -497,10 +532,25 @@ void PlacedStep::Attention(size_t l, Group& g) {
       }
     }
     if (cpu) {
-      const double bytes = kv * kv_cpu_ * kv_host_bytes_, flops = kv * kv_cpu_ * kv_flops_;
-      g.wait[1] = Receive(g.rank_seqs * query_bytes_, Cpu(kv_cpu_tier_, bytes, flops, before));
+      for (const KvPart& p : kv_parts_) {
+        if (p.use != TensorUse::kCompute) continue;
+        const double of_part = Attended(p, g.kv_sum, layer.windowed ? g.kv_sum_windowed : g.kv_sum, layer.windowed);
+        before = Cpu(p.tier, of_part * kv_host_bytes_[layer.windowed], of_part * kv_flops_, before);
+      }
+      g.wait[1] = Receive(g.rank_seqs * query_bytes_, before);
     }
   }
+}
+
+Task PlacedStep::MoveExperts(double ExpertWork::Tier::*bytes, Task after) {
+  Task last = kNone;
+  for (size_t t = 1; t < expert_work_.tiers.size(); ++t) {
+    const double of_tier = expert_work_.tiers[t].*bytes;
+    if (of_tier <= 0) continue;
+    const Route& r = memory_.ToGpu(static_cast<TierKind>(t));
+    last = Join(last, overlap_.Move(expert_lanes_[t], kLinkTag, r.uses, of_tier, r.cap, r.latency, {after}));
+  }
+  return last;
 }
 
 void PlacedStep::FeedForward(size_t l, Group& g) {
@@ -521,7 +571,7 @@ void PlacedStep::FeedForward(size_t l, Group& g) {
       view.now = overlap_.now();
     }
     experts_->Run(view, &expert_work_);
-    cpu = cpu || expert_work_.any_cpu();
+    cpu = cpu || expert_work_.cpu_bytes > 0;
   }
   if (cpu || (layer.moe && expert_work_.fetch_bytes + expert_work_.ahead_bytes > 0)) {
     const Task routed = Flush();
@@ -529,14 +579,14 @@ void PlacedStep::FeedForward(size_t l, Group& g) {
       Task t = Send(g.rank_tokens * (hidden_bytes_ / plan_.tp), routed);
       for (const Layer::Cpu& c : layer.ffn_cpu) t = Cpu(c.tier, c.bytes, 2 * c.parameters * tokens, t);
       if (layer.moe) {
-        t = Cpu(TierKind::kDram, expert_work_.dram.bytes, expert_work_.dram.flops, t);
-        t = Cpu(TierKind::kCxl, expert_work_.cxl.bytes, expert_work_.cxl.flops, t);
+        for (size_t tier = 1; tier < expert_work_.tiers.size(); ++tier) {
+          t = Cpu(static_cast<TierKind>(tier), expert_work_.tiers[tier].cpu_bytes, expert_work_.tiers[tier].flops, t);
+        }
       }
       g.wait[0] = Receive(g.rank_tokens * hidden_bytes_, t);
     }
     if (layer.moe && expert_work_.fetch_bytes > 0) {
-      const Route& r = memory_.ToGpu(expert_work_.fetch_tier);
-      const Task fetched = overlap_.Move(expert_lane_, kLinkTag, r.uses, expert_work_.fetch_bytes, r.cap, r.latency, {routed});
+      const Task fetched = MoveExperts(&ExpertWork::Tier::fetch_bytes, routed);
       if (layer.streamed >= 0) WaitFor(arrived_[static_cast<size_t>(layer.streamed)][1]);
       Gpu(g.shared_experts, layer.ffn_gpu);
       Gpu(expert_work_.resident);
@@ -544,8 +594,7 @@ void PlacedStep::FeedForward(size_t l, Group& g) {
       Gpu(expert_work_.fetched);
     }
     if (layer.moe && expert_work_.ahead_bytes > 0) {
-      const Route& r = memory_.ToGpu(expert_work_.fetch_tier);
-      overlap_.Move(expert_lane_, kLinkTag, r.uses, expert_work_.ahead_bytes, r.cap, r.latency, {routed});
+      MoveExperts(&ExpertWork::Tier::ahead_bytes, routed);
     }
   }
   if (!layer.moe || expert_work_.fetch_bytes <= 0) {
@@ -562,9 +611,23 @@ void PlacedStep::FeedForward(size_t l, Group& g) {
     const int next = layer.streamed + window_, count = static_cast<int>(streamed_.size());
     QueueWeights(next % count, Flush());
   }
-  if (activations_away_ > 0 && l + 1 < layers_.size() && !profile_.lockstep) {
-    g.out = Move(send_lane_, memory_.FromGpu(activation_tier_), g.rank_tokens * (hidden_bytes_ * activations_away_), Flush());
+  if (activations_away_ && l + 1 < layers_.size() && !profile_.lockstep) g.out = StoreActivations(g, Flush());
+}
+
+Task PlacedStep::FetchActivations(const Group& g, Task after) {
+  Task last = kNone;
+  for (const TensorPart& p : placement_.activations) {
+    if (p.tier != TierKind::kGpu) last = Join(last, Move(receive_lane_, memory_.ToGpu(p.tier), g.rank_tokens * (hidden_bytes_ * p.share), after));
   }
+  return last;
+}
+
+Task PlacedStep::StoreActivations(const Group& g, Task after) {
+  Task last = kNone;
+  for (const TensorPart& p : placement_.activations) {
+    if (p.tier != TierKind::kGpu) last = Join(last, Send(g.rank_tokens * (hidden_bytes_ * p.share), p.tier, after));
+  }
+  return last;
 }
 
 Task PlacedStep::LoadWeights(const std::vector<Streamed::Bytes>& part, Task since, Task* staged) {
@@ -581,19 +644,18 @@ Task PlacedStep::LoadWeights(const std::vector<Streamed::Bytes>& part, Task sinc
 Task PlacedStep::LoadKv(size_t l, double share, Task since, Task* staged) {
   const bool windowed = layers_[l].windowed;
   Task end = kNone;
-  for (const TensorPart& p : placement_.kv) {
-    if (p.tier == TierKind::kGpu) continue;
+  for (const KvPart& p : kv_parts_) {
     const RankBytes bytes = FetchedTokens(p, windowed) * (share * (windowed ? kv_bytes_windowed_ : kv_bytes_));
     if (bytes.most <= 0) continue;
     Task after = since;
     if (p.tier == TierKind::kDram && !profile_.pinned_kv) after = *staged = Stage(bytes.most * bytes.even, *staged);
-    end = Join(end, Move(kv_lane_, memory_.ToGpu(p.tier), bytes, after));
+    end = Join(end, Move(kv_lanes_[static_cast<size_t>(p.tier)], memory_.ToGpu(p.tier), bytes, after));
   }
   return end;
 }
 
 void PlacedStep::StreamLayers(bool decodes, bool looks_back) {
-  const bool fetches_kv = kv_stream_ > 0 || (looks_back && kv_gpu_ < 1);
+  const bool fetches_kv = kv_stream_ > 0 || (looks_back && kv_cpu_ > 0);
   std::fill(attended_.begin(), attended_.end(), kNone);
   std::fill(kv_arrived_.begin(), kv_arrived_.end(), kNone);
   // A group works on until it has to wait for the CPU; then the next group has its turn.
@@ -650,11 +712,8 @@ void PlacedStep::TakeTurns(bool decodes, bool looks_back) {
       const bool last_group = k + 1 == groups;
       if (fetches && half % 2 == 0 && !last_group) end = Join(end, LoadKv(l, share, turn, &staged));
       if (fetches && half % 2 == 1 && last_group) end = Join(end, LoadKv((l + 1) % layers_.size(), share, turn, &staged));
-      if (activations_away_ > 0) {
-        const RankBytes hidden = g.rank_tokens * (hidden_bytes_ * activations_away_);
-        end = Join(end, Move(receive_lane_, memory_.ToGpu(activation_tier_), hidden, turn));
-        end = Join(end, Send(hidden, activation_tier_, turn));
-      }
+      end = Join(end, FetchActivations(g, turn));
+      end = Join(end, StoreActivations(g, turn));
       WaitFor(turn);
       WaitFor(staged);
       if (half % 2 == 0) {
@@ -705,7 +764,11 @@ void PlacedStep::Deal(std::span<const StepWork> ranks) {
   past_.assign(ranks.size(), {});
   for (size_t r = 0; r < ranks.size(); ++r) {
     past_[r].decodes = {static_cast<double>(ranks[r].decode_kv_sum), static_cast<double>(ranks[r].decode_kv_sum_windowed)};
-    for (const PrefillChunk& c : ranks[r].chunks) past_[r].chunks += static_cast<double>(c.past);
+    for (const PrefillChunk& c : ranks[r].chunks) {
+      const auto past = static_cast<double>(c.past);
+      past_[r].chunks[0] += past;
+      past_[r].chunks[1] += model_.attention.window > 0 ? std::min(past, static_cast<double>(model_.attention.window)) : past;
+    }
   }
   for (const bool windowed : {false, true}) {
     std::vector<PartCost>& prefill = prefill_[windowed];
@@ -741,10 +804,9 @@ void PlacedStep::Deal(std::span<const StepWork> ranks) {
         RankTime t;
         t.in = costs_->Part(LayerPart::kAttentionIn, tokens_[r]);
         t.prompts.Add(prefill_[windowed][r], share);
-        if (kv_gpu_ > 0) {
-          const double kv = static_cast<double>(windowed ? work.decode_kv_sum_windowed : work.decode_kv_sum) * share;
-          t.decodes = costs_->DecodeAttention(windowed, seqs(work), kv * kv_gpu_, static_cast<double>(work.decode_kv_max) * kv_gpu_);
-        }
+        const auto all = static_cast<double>(work.decode_kv_sum), seen = windowed ? static_cast<double>(work.decode_kv_sum_windowed) : all;
+        const double on_gpu = seen > 0 ? 1 - AttendedByCpu(all, seen, windowed) / seen : 0;
+        if (on_gpu > 1e-9) t.decodes = costs_->DecodeAttention(windowed, seqs(work), seen * share * on_gpu, static_cast<double>(work.decode_kv_max) * on_gpu);
         t.out = costs_->Part(LayerPart::kAttentionOut, tokens_[r]);
         in += t.in.joules, prompts += t.prompts.joules, decodes += t.decodes.joules, out += t.out.joules;
         const double seconds = t.in.seconds + t.prompts.seconds + t.decodes.seconds + t.out.seconds;
@@ -775,14 +837,15 @@ void PlacedStep::Predict(std::span<const StepWork> ranks, StepCost* cost) {
     decodes = decodes || work.decode_seqs > 0;
     rows += work.logits_rows;
   }
-  for (const Past& past : past_) looked_back += past.chunks;
+  for (const Past& past : past_) looked_back += past.chunks[0];
   last_gpu_ = kNone;
   pending_ = 0;
   pending_count_ = 0;
 
-  if (embedding_away_ > 0) {
-    WaitFor(Move(receive_lane_, memory_.ToGpu(embedding_tier_),
-                 BytesOf(ranks, [](const StepWork& work) { return static_cast<double>(work.tokens); }) * (hidden_bytes_ * embedding_away_), kNone));
+  for (const TensorPart& p : embedding_) {
+    if (p.tier == TierKind::kGpu) continue;
+    WaitFor(Move(receive_lane_, memory_.ToGpu(p.tier),
+                 BytesOf(ranks, [](const StepWork& work) { return static_cast<double>(work.tokens); }) * (hidden_bytes_ * p.share), kNone));
   }
   if (first()) {
     for (size_t r = 0; r < ranks.size(); ++r) tokens_[r] = ranks[r].tokens;

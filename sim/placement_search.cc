@@ -59,23 +59,32 @@ class Search {
   void set_machine(const Machine& machine) { r_.machine = machine; }
   const Machine& machine() const { return r_.machine; }
   int candidates() const { return candidates_; }
+  // Of the placements that did not fit, the least that one lacked.
+  Bytes least_lack() const { return least_lack_; }
 
   // The objective, least is best; infinite when it does not fit.
   double Value(const std::vector<PlacementRule>& rules) {
     ++candidates_;
     constexpr double kNo = std::numeric_limits<double>::infinity();
     Problems problems;
-    r_.placement = ResolvePlacement(config_, rules, r_.model, r_.plan, r_.machine, "", {}, &problems);
+    r_.placement = ResolvePlacement(config_, rules, r_.model, r_.plan, r_.machine, "", [](size_t, std::string_view) { return SourceLocation(); }, &problems);
     if (!problems.empty()) return kNo;
     PlanMemoryOf(&r_);
     const MemoryPlan& m = r_.memory;
-    if (m.kv_blocks <= 0 || m.weights + m.activations + m.reserve > m.usable) return kNo;
+    // What it lacks to hold one sequence.
+    const auto block_size = static_cast<double>(r_.params.limits.block_size);
+    const double least_blocks = std::ceil((input_ + output_) / block_size);
+    Bytes lacks = std::max(Bytes(0), m.weights + m.activations + m.reserve + m.kv_block * least_blocks - m.usable) * r_.plan.gpus_per_engine();
+    bool fits = m.kv_blocks > 0 && m.weights + m.activations + m.reserve <= m.usable;
     for (const TierPlan& t : m.tiers) {
-      if (t.weights + t.kv_block * static_cast<double>(m.kv_blocks) > t.capacity) return kNo;
+      lacks += std::max(Bytes(0), t.weights + t.kv_block * std::max(least_blocks, static_cast<double>(m.kv_blocks)) - t.capacity);
+      fits = fits && t.weights + t.kv_block * static_cast<double>(m.kv_blocks) <= t.capacity;
     }
-    const double kv_tokens = static_cast<double>(m.kv_blocks * r_.params.limits.block_size);
-    const double fit = std::floor(kv_tokens / (input_ + output_));
-    if (fit < 1) return kNo;
+    const double fit = std::floor(static_cast<double>(m.kv_blocks) * block_size / (input_ + output_));
+    if (!fits || fit < 1) {
+      least_lack_ = std::min(least_lack_, lacks);
+      return kNo;
+    }
 
     StepCostOptions options;
     options.max_tokens = r_.params.limits.max_num_batched_tokens;
@@ -95,16 +104,17 @@ class Search {
     }
     const double cycle = output_ * decode.seconds + batch * prompt.seconds, tokens = batch * output_ * r_.plan.dp;
     if (config_.objective == "tpot") return decode.seconds + prompt.seconds * batch / output_;
-    const double gpus = r_.plan.gpus_per_engine();
-    if (config_.objective == "energy") {
-      const double idle = r_.machine.gpu.idle_power.value() * gpus + r_.machine.host.idle_power.value() * r_.machine.host.sockets;
-      return (output_ * decode.joules + batch * prompt.joules + idle * cycle) / tokens;
-    }
+    // As reports count them (sim/run.cc).
+    const Machine& machine = r_.machine;
+    const double gpus = r_.plan.gpus_per_engine(), of_node = gpus / std::max(1, machine.gpus_per_node);
+    const double core = machine.host.cores > 0 ? (machine.host.tdp - machine.host.idle_power).value() / machine.host.cores : 0;
+    const double idle = machine.gpu.idle_power.value() * gpus + machine.host.idle_power.value() * machine.host.sockets * of_node + 2 * core * gpus;
+    const double joules = (output_ * decode.joules + batch * prompt.joules + idle * cycle) / tokens;
+    if (config_.objective == "energy") return joules;
     if (config_.objective == "cost") {
-      double price = r_.machine.price_per_gpu.value() * gpus;
-      const MemoryTiers tiers = TiersOf(r_.machine);
-      for (const TierPlan& t : m.tiers) price += tiers[static_cast<size_t>(t.tier)].price.value();
-      if (price > 0) return cycle / tokens * price;
+      const double price = machine.price_per_gpu.value() * gpus + machine.memory_price.value() * of_node;
+      const double usd = cycle / tokens * price + joules / 3.6e6 * machine.pue * machine.electricity_usd_per_kwh;
+      if (usd > 0) return usd;
     }
     return cycle / tokens;
   }
@@ -156,19 +166,27 @@ class Search {
 
  private:
   struct Times {
-    double seconds = 0, joules = 0;
+    double seconds = 0, joules = 0;  // above idle: of GPUs, CPU, memories and links
   };
   // A step as it is in the long run: what streams is under way when it starts.
   Times Steady(CompiledStepCost& model, const StepWork& work) const {
     StepCost cost;
     Times sum;
     const std::vector<StepWork> ranks(static_cast<size_t>(r_.plan.dp), work);
+    const auto beside = [&] {
+      double joules = model.host_joules();
+      for (const ResourceUse& use : model.Resources()) joules += use.joules;
+      return joules;
+    };
+    double before = 0;
     for (int i = 0; i < 4; ++i) {
+      if (i == 2) before = beside();
       model.Predict(ranks, &cost);
       if (i < 2) continue;
       for (int s = 0; s < model.stages(); ++s) sum.seconds += cost.stage_seconds[static_cast<size_t>(s)] / 2;
       sum.joules += cost.dynamic_joules / 2;
     }
+    sum.joules += (beside() - before) / 2;
     return sum;
   }
   Times Decode(CompiledStepCost& model, double batch) const {
@@ -203,9 +221,12 @@ class Search {
   const Catalog& catalog_;
   double input_ = 1, output_ = 1, most_ = 1, rate_ = 0;
   int candidates_ = 0;
+  Bytes least_lack_{std::numeric_limits<double>::infinity()};
 };
 
 constexpr double kNearby = 0.04;  // first step of a search around a known point
+// Less is rounding: nothing is moved for it.
+constexpr double kGain = 1e-4;
 
 // Coarse to fine around the best point.
 Point Refine(Search* search, Point best, double* value, double first_step) {
@@ -262,7 +283,7 @@ PlacementChoice OptimizePlacement(const ResolvedScenario& scenario, const Placem
       for (const Away& k : kv) {
         const Point p{e, w, k};
         const double v = search.Value(search.RulesOf(p));
-        if (v < point_value) {
+        if (v < point_value * (1 - kGain)) {
           point_value = v;
           point = p;
         }
@@ -272,7 +293,7 @@ PlacementChoice OptimizePlacement(const ResolvedScenario& scenario, const Placem
   if (point) {
     // The second time as below, so that a memory that changes nothing is worth nothing.
     for (const double step : {0.25, kNearby}) point = Refine(&search, *point, &point_value, step);
-    if (point_value < best) {
+    if (point_value < best * (1 - kGain)) {
       best = point_value;
       choice.rules = search.RulesOf(*point);
     }
@@ -280,7 +301,7 @@ PlacementChoice OptimizePlacement(const ResolvedScenario& scenario, const Placem
   choice.candidates = search.candidates();
   choice.value = best;
   if (std::isinf(best)) {
-    problems->Add(where, "plan.placement", "nothing that was tried fits into the memories of this machine",
+    problems->Add(where, "plan.placement", fmt::format("nothing that was tried fits into the memories of this machine; the nearest lacks {}", Human(search.least_lack())),
                   "use more GPUs, a narrower plan.weights, or more host memory (hardware.host_memory)");
     return choice;
   }

@@ -8,6 +8,7 @@
 
 #include "base/paths.h"
 #include "hw/cost/operator_params.h"
+#include "hw/tiers.h"
 #include "models/lowering.h"
 #include "schedulers/waiting_queue.h"
 #include "sim/placement_search.h"
@@ -111,8 +112,11 @@ void CheckPlacedFit(const YamlNode& root, ResolvedScenario* r, Problems* problem
                   fmt::format("does not fit on the gpu: {} of weights and buffers, {} of activations and {} for the runtime are {} "
                               "more than the {} the engine may use",
                               Human(m.weights), Human(m.activations), Human(m.reserve), Human(needed - m.usable), Human(m.usable)),
-                  fmt::format("keep {} less there{}", Human(needed - m.usable),
-                              m.window > Bytes(0) ? fmt::format(" (buffers of plan.placement.window and scheduler.experts take {})", Human(m.window)) : ""));
+                  r->config.plan.placement.policy == "auto"
+                      ? fmt::format("the other memories are full: give the engine {} more, with hardware.host_memory, cxl or nvme, or use more GPUs",
+                                    Human((needed - m.usable) * r->plan.gpus_per_engine()))
+                      : fmt::format("keep {} less there{}", Human(needed - m.usable),
+                                    m.window > Bytes(0) ? fmt::format(" (buffers of plan.placement.window and scheduler.experts take {})", Human(m.window)) : ""));
   }
   for (const TierPlan& t : m.tiers) {
     const Bytes kv = t.kv_block * static_cast<double>(m.kv_blocks);
@@ -131,6 +135,84 @@ void CheckPlacedFit(const YamlNode& root, ResolvedScenario* r, Problems* problem
   if (m.kv_blocks == 0 && needed <= m.usable && problems->empty()) {
     problems->Add(where, "plan.placement", fmt::format("leaves no room for the KV cache on the gpu: {} of {} are taken", Human(needed), Human(m.usable)),
                   "place fewer weights there, or the KV cache elsewhere");
+  }
+}
+
+// Rules that the user wrote, as a list or below `rules`; those of a policy or an engine profile have the place of the placement.
+PlaceOfRule PlacesOfRules(const YamlNode& root) {
+  return [&root](size_t rule, std::string_view setting) {
+    const YamlNode* rules = root.Get("plan.placement.rules");
+    if (rules == nullptr) rules = root.Get("plan.placement");
+    if (rules == nullptr || !rules->IsSequence() || rule >= rules->items().size()) return PlaceOf(root, "plan.placement");
+    const YamlNode& node = rules->items()[rule];
+    const YamlNode* at = node.Find(setting);
+    return (at != nullptr ? at : &node)->location();
+  };
+}
+
+// Settings of a placement that contradict one another or the machine.
+void CheckPlacementSettings(const YamlNode& root, const ResolvedScenario& r, Problems* problems) {
+  const PlacementConfig& given = r.config.plan.placement;
+  const std::string path = "plan.placement";
+  if (!given.rules.empty() && given.policy != "engine") {
+    problems->Add(PlaceOf(root, path + ".policy"), path + ".policy", fmt::format("\"{}\" and rules are two placements", given.policy), "use one of the two");
+  }
+  if (given.objective != PlacementConfig().objective && given.policy != "optimize") {
+    problems->Add(PlaceOf(root, path + ".objective"), path + ".objective", "only a search has one", "set plan.placement.policy: optimize, or leave it out");
+  }
+  if (r.placement.resident) return;
+  if (r.machine.cpu_only) {
+    problems->Add(PlaceOf(root, path), path, "the CPU is the device: all tensors lie in its memory", "leave it out, or use hardware.gpu");
+    return;
+  }
+  // The tensors of a stage cross from one host's memory.
+  MemorySystemOptions memory;
+  memory.gpus = r.plan.tp * r.plan.dp;
+  for (int stage = 0; memory.gpus > 1 && stage < r.plan.replicas * r.plan.pp; ++stage, memory.first_gpu += memory.gpus) {
+    FlowNetwork network;
+    if (const auto system = MemorySystem::Create(r.machine, memory, &network); !system.ok()) {
+      problems->Add(PlaceOf(root, path), path, MessageOf(system.status()));
+      return;
+    }
+  }
+}
+
+// What runs the experts that tokens choose outside GPU memory.
+void ChooseExpertPolicy(const YamlNode& root, ResolvedScenario* r, Problems* problems) {
+  const std::string path = "scheduler.experts";
+  bool computed = false, cached = false;
+  for (const LayerPlacement& l : r->placement.layers) {
+    computed = computed || ShareOf(l.routed_experts, TensorUse::kCompute) > 0;
+    cached = cached || ShareOf(l.routed_experts, TensorUse::kCache) > 0;
+  }
+  ExpertsConfig& e = r->config.scheduler.experts;
+  if (!e.policy && cached && !computed) e.policy = "stream";
+  if (!e.policy) {
+    if (cached) {
+      problems->Add(PlaceOf(root, path), path, "some experts are computed where they lie, others are cached: nothing says how a layer is shared",
+                    "set scheduler.experts.policy: stream, and all cross when they are chosen, or use compute for all");
+    }
+    const ExpertsConfig usual;
+    for (const auto& [setting, chosen] : {std::pair("cache", e.cache != usual.cache), std::pair("score_rate", e.score_rate != usual.score_rate),
+                                          std::pair("prefetch", e.prefetch != usual.prefetch),
+                                          std::pair("prefetch_layers", e.prefetch_layers != usual.prefetch_layers),
+                                          std::pair("prefetch_buffer", e.prefetch_buffer.has_value()),
+                                          std::pair("predictor_accuracy", e.predictor_accuracy != usual.predictor_accuracy),
+                                          std::pair("residents", e.residents != usual.residents)}) {
+      if (!chosen) continue;
+      const std::string at = path + "." + setting;
+      problems->Add(PlaceOf(root, at), at, "experts are not followed one by one", "set scheduler.experts.policy");
+    }
+    return;
+  }
+  if (!r->model.moe) {
+    problems->Add(PlaceOf(root, path), path, fmt::format("{} has no experts", r->model.name), "leave it out");
+  } else if (!computed && !cached) {
+    problems->Add(PlaceOf(root, path), path, "all experts lie in GPU memory or are streamed whole",
+                  "place some with plan.placement: [{tensors: routed_experts, share: 0.75, tier: dram, use: compute}]");
+  } else if (const auto policy = BuiltInExpertPolicies().Find(*e.policy); cached && policy.ok() && (*policy)()->computes()) {
+    problems->Add(PlaceOf(root, path + ".policy"), path + ".policy", fmt::format("\"{}\" runs experts on the CPU, plan.placement only caches them", *e.policy),
+                  "set stream, or use: compute in the placement");
   }
 }
 
@@ -183,8 +265,9 @@ void CheckFit(const YamlNode& root, ResolvedScenario* r, Problems* problems) {
   }
   problems->Add(where, "plan",
                 fmt::format("does not fit: each GPU needs {} for weights, {} for activations and {} for the runtime, and the "
-                            "engine may use {} of {}",
-                            Human(m.weights), Human(m.activations), Human(m.reserve), Human(m.usable), Human(m.gpu)),
+                            "engine may use {} of {}{}",
+                            Human(m.weights), Human(m.activations), Human(m.reserve), Human(m.usable), Human(m.gpu),
+                            needed > m.usable ? fmt::format(", {} too little", Human(needed - m.usable)) : ": nothing is left for the KV cache"),
                 hint);
 }
 
@@ -198,6 +281,7 @@ void PlanMemoryOf(ResolvedScenario* r) {
     return;
   }
   r->placement.expert_buffers = ExpertBuffers(r->config.scheduler.experts, r->model);
+  r->placement.experts_move = ExpertsMove(r->config.scheduler.experts);
   r->memory = PlanPlacedMemory(r->model, r->plan, r->machine, r->engine, p.limits, p.max_model_len, fixed, r->placement, r->engines_per_host);
 }
 
@@ -371,20 +455,11 @@ ResolvedScenario Resolve(const ScenarioConfig& config, const YamlNode& root, con
     if (problems->size() > before) return r;
     placement.rules = r.placement_choice->rules;
   }
-  r.placement = ResolvePlacement(placement, placement.rules, r.model, plan, r.machine, "plan.placement",
-                                 PlaceOf(root, "plan.placement"), problems);
+  r.placement = ResolvePlacement(placement, placement.rules, r.model, plan, r.machine, "plan.placement", PlacesOfRules(root), problems);
+  CheckPlacementSettings(root, r, problems);
   if (!problems->empty()) return r;
+  ChooseExpertPolicy(root, &r, problems);
   PlanMemoryOf(&r);
-  if (const ExpertsConfig& e = config.scheduler.experts; e.policy) {
-    bool away = false;
-    for (const LayerPlacement& l : r.placement.layers) away = away || ShareOf(l.routed_experts, TensorUse::kCompute) > 0;
-    if (!r.model.moe) {
-      problems->Add(PlaceOf(root, "scheduler.experts"), "scheduler.experts", fmt::format("{} has no experts", r.model.name), "leave it out");
-    } else if (r.placement.resident || !away) {
-      problems->Add(PlaceOf(root, "scheduler.experts"), "scheduler.experts", "all experts lie in GPU memory or are streamed whole",
-                    "place some with plan.placement: [{tensors: routed_experts, share: 0.75, tier: dram, use: compute}]");
-    }
-  }
   CheckFit(root, &r, problems);
   p.kv_blocks = r.memory.kv_blocks;
   p.limits.watermark_blocks = static_cast<int64_t>(std::ceil(s.watermark.value_or(r.engine.watermark) * static_cast<double>(p.kv_blocks)));

@@ -1,6 +1,7 @@
 #include "sim/routed_experts.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <numeric>
 #include <utility>
@@ -12,6 +13,8 @@
 
 namespace simrun {
 namespace {
+
+using TierShares = std::array<double, kNumTiers>;
 
 class RoutedExperts final : public ExpertStage {
  public:
@@ -38,6 +41,7 @@ class RoutedExperts final : public ExpertStage {
     const std::vector<std::vector<double>> popularity = o.routing->Popularity(o.seed);
     moe_index_.assign(static_cast<size_t>(model.layers), -1);
     double dealt = 0, due = 0;
+    TierShares mean_away{};
     for (int l = 0; l < model.layers; ++l) {
       if (!model.IsMoeLayer(l)) continue;
       const size_t index = params_.places.size();
@@ -45,11 +49,12 @@ class RoutedExperts final : public ExpertStage {
       if (l < o.layers.first) first_ = static_cast<int>(index) + 1;
       if (l < o.layers.first + o.layers.count) params_.end = static_cast<int>(index) + 1;
       double on_gpu = 0;
+      TierShares away{};
       for (const TensorPart& part : o.placement->layers[static_cast<size_t>(l)].routed_experts) {
-        if (part.use != TensorUse::kCompute) {
-          on_gpu += part.share;
+        if (LeavesExpertsToPolicy(part)) {
+          away[static_cast<size_t>(part.tier)] += part.share;
         } else {
-          tier_ = part.tier;
+          on_gpu += part.share;
         }
       }
       // Whole experts: what is missing to one is made up in a later layer, so that the model has as many as its share.
@@ -57,16 +62,30 @@ class RoutedExperts final : public ExpertStage {
       const double places = std::clamp(std::floor(due - dealt + 1e-6), 0.0, std::ceil(on_gpu * experts - 1e-6));
       dealt += places;
       params_.places.push_back(static_cast<int>(places));
+      std::vector<int32_t> order(static_cast<size_t>(model.moe->experts));
+      std::iota(order.begin(), order.end(), 0);
       if (c.residents == "popular") {
-        std::vector<int32_t> order(static_cast<size_t>(model.moe->experts));
-        std::iota(order.begin(), order.end(), 0);
         const std::vector<double>& share = popularity[index];
         std::stable_sort(order.begin(), order.end(), [&](int32_t a, int32_t b) { return share[static_cast<size_t>(a)] > share[static_cast<size_t>(b)]; });
-        params_.residents.push_back(std::move(order));
+        params_.residents.push_back(order);
       }
+      homes_.push_back(HomesOf(o.placement->layers[static_cast<size_t>(l)].routed_experts, order, static_cast<size_t>(places)));
+      const double sum = std::accumulate(away.begin(), away.end(), 0.0);
+      for (size_t t = 0; t < away.size(); ++t) {
+        if (sum > 0) away[t] /= sum;
+        mean_away[t] += away[t];
+      }
+      away_.push_back(away);
+    }
+    // A layer that has all its experts brings some ahead for others.
+    const double layers = std::accumulate(mean_away.begin(), mean_away.end(), 0.0);
+    for (double& share : mean_away) share /= std::max(1.0, layers);
+    for (TierShares& away : away_) {
+      if (std::accumulate(away.begin(), away.end(), 0.0) <= 0) away = mean_away;
     }
     PriceGpu(static_cast<double>(model.moe->experts));
-    PriceHost(*o.host, o.link_rate);
+    units_.assign(away_.size(), unit_);
+    HostChanged(*o.host, o.to_gpu);
     times_ = !prefetch_->idle() || ranking_->admits();
     routing_ = *o.routing;
     seed_ = o.seed;
@@ -91,12 +110,12 @@ class RoutedExperts final : public ExpertStage {
     if (times_ && last_index_ >= 0 && view.now >= last_start_) {
       intervals_[static_cast<size_t>(last_index_)] = std::max(0.0, view.now - last_start_ - last_makespan_);
     }
-    const ExpertSchedule& s = execution.Layer(index, unit_, view.gpu_ready, 0, 0, intervals_[static_cast<size_t>(index)]);
+    const ExpertSchedule& s = execution.Layer(index, units_[static_cast<size_t>(index)], view.gpu_ready, 0, 0, intervals_[static_cast<size_t>(index)]);
     last_index_ = index;
     last_start_ = view.now;
     last_makespan_ = s.makespan;
 
-    const double rows_cpu = static_cast<double>(s.cpu_tokens), rows_fetched = static_cast<double>(s.fetched_tokens);
+    const double rows_fetched = static_cast<double>(s.fetched_tokens);
     const double rows_gpu = static_cast<double>(s.gpu_tokens - s.fetched_tokens);
     const double fetched = static_cast<double>(s.fetched.size());
     const double resident = static_cast<double>(s.on_gpu.size()) - fetched, cpu = static_cast<double>(s.on_cpu.size());
@@ -104,13 +123,13 @@ class RoutedExperts final : public ExpertStage {
     if (fetched > 0) work->fetched = Price(rows_fetched, fetched);
     work->fetch_bytes = fetched * bytes_per_gpu_;
     work->ahead_bytes = execution.ahead() * bytes_per_gpu_;
-    work->fetch_tier = tier_;
-    ExpertWork::Cpu& place = tier_ == TierKind::kCxl ? work->cxl : work->dram;
-    place.bytes = cpu * bytes_;
-    place.flops = rows_cpu * flops_per_row_;
+    work->cpu_bytes = cpu * bytes_;
+    Deal(static_cast<size_t>(index), execution.Loads(index), s, work);
   }
   bool needs_times() const override { return times_; }
-  void HostChanged(const HostCosts& host, double link_rate) override { PriceHost(host, link_rate); }
+  void HostChanged(const HostCosts& host, const TierRates& to_gpu) override {
+    for (size_t l = 0; l < units_.size(); ++l) PriceHost(host, to_gpu, away_[l], &units_[l]);
+  }
   const ExpertTotals* totals() const override {
     totals_ = ExpertTotals();
     for (const auto& e : executions_) totals_.Add(e->totals());
@@ -130,11 +149,60 @@ class RoutedExperts final : public ExpertStage {
     unit_.gpu_base = std::max(0.0, (costs_->Experts(many, many, many).seconds - costs_->Experts(few, few, few).seconds) / (many - few));
     unit_.gpu_per_token = std::max(0.0, (costs_->Experts(8192, 1, 1).seconds - costs_->Experts(4096, 1, 1).seconds) / 4096);
   }
-  void PriceHost(const HostCosts& host, double link_rate) {
-    unit_.cpu_first = host.fixed();
-    unit_.cpu_base = bytes_ / host.Cap(tier_, bytes_, 0);
-    unit_.cpu_per_token = host.ComputeSeconds(flops_per_row_);
-    unit_.transfer = link_rate > 0 ? bytes_per_gpu_ / link_rate : 0;
+  // Of a layer whose experts lie on several tiers the mean.
+  void PriceHost(const HostCosts& host, const TierRates& to_gpu, const TierShares& away, ExpertCosts* unit) const {
+    unit->cpu_first = host.fixed();
+    unit->cpu_per_token = host.ComputeSeconds(flops_per_row_);
+    unit->cpu_base = unit->transfer = 0;
+    for (size_t t = 0; t < away.size(); ++t) {
+      if (away[t] <= 0) continue;
+      unit->cpu_base += away[t] * bytes_ / host.Cap(static_cast<TierKind>(t), bytes_, 0);
+      if (to_gpu[t] > 0) unit->transfer += away[t] * bytes_per_gpu_ / to_gpu[t];
+    }
+  }
+
+  // The tier that each expert of a layer is read from, when it is not in GPU memory; empty where it is the same for all. Behind
+  // those that start in GPU memory, `order` is dealt to the parts in the order of the rules; the former have a copy with the first.
+  static std::vector<TierKind> HomesOf(const TensorParts& parts, const std::vector<int32_t>& order, size_t residents) {
+    double away = 0;
+    for (const TensorPart& part : parts) away += LeavesExpertsToPolicy(part) ? part.share : 0;
+    std::vector<TierKind> homes(order.size(), TierKind::kGpu);
+    double due = 0;
+    size_t dealt = 0;
+    for (const TensorPart& part : parts) {
+      if (!LeavesExpertsToPolicy(part)) continue;
+      due += part.share / away * static_cast<double>(order.size() - residents);
+      const size_t end = std::min(order.size(), residents + static_cast<size_t>(std::llround(due)));
+      for (size_t i = dealt == 0 ? 0 : dealt; i < end; ++i) homes[static_cast<size_t>(order[i])] = part.tier;
+      dealt = end;
+    }
+    return homes;
+  }
+
+  // Gives what a layer fetches and computes to the tiers where its experts lie.
+  void Deal(size_t layer, std::span<const ExpertLoad> loads, const ExpertSchedule& s, ExpertWork* work) {
+    const TierShares& away = away_[layer];
+    for (size_t t = 0; t < away.size(); ++t) {
+      if (away[t] <= 0) continue;
+      // Those brought ahead are of this layer or of the next ones: by the shares.
+      work->tiers[t].ahead_bytes = away[t] * work->ahead_bytes;
+      if (away[t] == 1) {
+        work->tiers[t].fetch_bytes = work->fetch_bytes;
+        work->tiers[t].cpu_bytes = work->cpu_bytes;
+        work->tiers[t].flops = static_cast<double>(s.cpu_tokens) * flops_per_row_;
+        return;
+      }
+    }
+    const std::vector<TierKind>& homes = homes_[layer];
+    const auto tier_of = [&](int32_t expert) -> ExpertWork::Tier& { return work->tiers[static_cast<size_t>(homes[static_cast<size_t>(expert)])]; };
+    for (const int32_t e : s.fetched) tier_of(e).fetch_bytes += bytes_per_gpu_;
+    rows_.resize(homes.size());
+    for (const ExpertLoad& e : loads) rows_[static_cast<size_t>(e.expert)] = e.tokens;
+    for (const int32_t e : s.on_cpu) {
+      ExpertWork::Tier& tier = tier_of(e);
+      tier.cpu_bytes += bytes_;
+      tier.flops += flops_per_row_ * rows_[static_cast<size_t>(e)];
+    }
   }
 
   // Experts on the GPU, each with rows. The same few numbers come again and again.
@@ -160,8 +228,11 @@ class RoutedExperts final : public ExpertStage {
   uint64_t seed_ = 1, engine_ = 0;
   int64_t experts_ = 0;  // of a layer
   double bytes_ = 0, bytes_per_gpu_ = 0, flops_per_row_ = 0;
-  TierKind tier_ = TierKind::kDram;
-  ExpertCosts unit_;
+  std::vector<std::vector<TierKind>> homes_;  // of the layers with experts
+  std::vector<TierShares> away_;              // of what lies outside GPU memory, likewise
+  ExpertCosts unit_;                          // the GPU's part of `units_`
+  std::vector<ExpertCosts> units_;            // of the layers
+  std::vector<int32_t> rows_;                 // of the active experts of one layer
   bool times_ = false;
   std::vector<int> moe_index_;
   int first_ = 0;  // of the layers with experts that this stage runs
@@ -184,6 +255,11 @@ int ExpertBuffers(const ExpertsConfig& config, const ModelSpec& model) {
   const absl::StatusOr<ExpertPrefetchFactory> prefetch = BuiltInExpertPrefetches().Find(config.prefetch);
   if (!policy.ok() || !prefetch.ok()) return 0;
   return ((*policy)()->fetches() ? 2 : 0) + ((*prefetch)()->idle() ? 0 : PrefetchBuffer(config, model));
+}
+
+bool ExpertsMove(const ExpertsConfig& config) {
+  const absl::StatusOr<ExpertRankingFactory> ranking = BuiltInExpertRankings().Find(config.cache);
+  return config.policy && ranking.ok() && (*ranking)({.score_rate = config.score_rate})->admits();
 }
 
 absl::StatusOr<std::unique_ptr<ExpertStage>> MakeRoutedExperts(const ModelSpec& model, const ParallelPlan& plan,

@@ -22,7 +22,7 @@ struct RoutedExpertsOptions {
   const Placement* placement = nullptr;    // likewise
   StageLayers layers;                      // that this stage runs
   const HostCosts* host = nullptr;         // likewise
-  double link_rate = 0;                    // bytes per second from where the experts lie to each GPU
+  TierRates to_gpu{};                      // bytes per second from the tiers to each GPU
 };
 
 // Experts that may be brought ahead at a time (scheduler.experts.prefetch_buffer).
@@ -30,6 +30,9 @@ int PrefetchBuffer(const ExpertsConfig& config, const ModelSpec& model);
 // Experts that GPU memory needs room for beside the residents: two where the policy fetches, one arriving while one
 // computes, and those brought ahead. 0 without a policy.
 int ExpertBuffers(const ExpertsConfig& config, const ModelSpec& model);
+
+// True: experts take the place of others in GPU memory.
+bool ExpertsMove(const ExpertsConfig& config);
 
 // NotFound for an unknown policy, cache or prefetch.
 absl::StatusOr<std::unique_ptr<ExpertStage>> MakeRoutedExperts(const ModelSpec& model, const ParallelPlan& plan,

@@ -8,6 +8,7 @@ class StreamedExperts final : public ExpertPolicy {
     SplitByPlace(layer.active, schedule);
     TimeExperts(layer, schedule->resident, schedule->remote, {}, schedule);
   }
+  bool computes() const override { return false; }
 };
 }  // namespace
 

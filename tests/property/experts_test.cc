@@ -137,6 +137,30 @@ TEST(Experts, TheSearchedPlacementIsNeverWorseThanTheBuiltInOnes) {
   }
 }
 
+// What the search calls energy and cost is what reports call so, with the CPU and what moves bytes: the placement for an objective
+// serves it best.
+TEST(Experts, EachObjectiveIsServedBestByItsPlacement) {
+  const auto base = Scenario::FromYaml(R"(
+model: mixtral-8x7b
+hardware: {gpu: rtx-4090, host: xeon-8480c}
+plan: {weights: int4, placement: auto}
+workload: {concurrency: 4, requests: 16, input_tokens: 512, output_tokens: 64}
+)");
+  ASSERT_TRUE(base.ok()) << base.status();
+  const auto placed = [&](const char* objective, const char* price, const char* electricity) {
+    auto s = base->With("hardware.price", price);
+    s = s->With("hardware.electricity_usd_per_kwh", electricity);
+    return ReportOf(s->With("plan.placement", fmt::format("{{policy: optimize, objective: {}}}", objective)));
+  };
+  const Report fast = placed("throughput", "1 USD/h", "0"), frugal = placed("energy", "1 USD/h", "0");
+  // The CPU draws 700 W while it computes experts, the GPU hardly more when it has more of them.
+  EXPECT_LT(frugal.energy.per_output_token.value(), 0.95 * fast.energy.per_output_token.value());
+  EXPECT_GT(fast.throughput.output_tokens_per_s, frugal.throughput.output_tokens_per_s);
+  // Where the machine is paid for by the hour the cheapest is the fastest, where its electricity is, the most frugal.
+  EXPECT_EQ(placed("cost", "1 USD/h", "0").placement.rules, fast.placement.rules);
+  EXPECT_EQ(placed("cost", "0.0001 USD/h", "10").placement.rules, frugal.placement.rules);
+}
+
 // Weights that do not fit on GPU and host lie on another node, 10 times as fast as the one drive, and on the drive.
 TEST(Experts, TheSearchedPlacementSaysWhatEachMemoryIsWorth) {
   const auto scenario = Scenario::FromYaml(R"(
