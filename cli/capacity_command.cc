@@ -179,6 +179,7 @@ int CapacityCommand(const CapacityCommandOptions& options, Terminal terminal) {
 
   absl::StatusOr<planner::CapacityResult> result;
   std::vector<planner::Change> changes;
+  const bool as_it_is = options.what_if && !find_rate && scenario->resolved().closed_loop;
   {
     const InterruptGuard guard;
     capacity.find = find_rate ? planner::Find::kRate : planner::Find::kReplicas;
@@ -186,12 +187,18 @@ int CapacityCommand(const CapacityCommandOptions& options, Terminal terminal) {
     capacity.on_probe = [&](const planner::Probe& p) {
       if (!options.quiet) terminal.err << fmt::format("simrun: {} {:.4g}: {}", options.find, p.x, ProbeText(p, capacity)) << std::endl;
     };
-    result = planner::FindCapacity(*scenario, capacity);
+    // Clients who wait for their answers ask for no rate that a fleet must meet: only what would have to change.
+    if (as_it_is) {
+      result = planner::CapacityResult();
+    } else {
+      result = planner::FindCapacity(*scenario, capacity);
+    }
     capacity.on_probe = nullptr;
     if (result.ok() && (options.what_if || !result->found)) {
       absl::StatusOr<std::vector<planner::Change>> found = planner::WhatWouldHaveToChange(*scenario, capacity);
       if (!found.ok()) return Fail(found.status(), terminal.err);
       changes = *std::move(found);
+      if (as_it_is) result->found = changes.empty();
     }
   }
   if (!result.ok()) return Fail(result.status(), terminal.err);
@@ -201,7 +208,9 @@ int CapacityCommand(const CapacityCommandOptions& options, Terminal terminal) {
     return kDone;
   }
   const std::string limits = LimitsText(capacity);
-  if (r.found) {
+  if (as_it_is) {
+    terminal.out << fmt::format("{} with {}: {}\n", limits, Plural(scenario->resolved().plan.replicas, "replica"), r.found ? "met" : "missed");
+  } else if (r.found) {
     if (!find_rate) {
       terminal.out << fmt::format("{} ({}) for {}", Plural(r.x, "replica"), Plural(r.gpus, "GPU"), limits);
     } else {
@@ -229,7 +238,7 @@ int CapacityCommand(const CapacityCommandOptions& options, Terminal terminal) {
       terminal.out << table.ToText("  ");
     }
   }
-  return r.found ? kDone : kRunFailed;
+  return r.found || as_it_is ? kDone : kRunFailed;
 }
 
 }  // namespace simrun

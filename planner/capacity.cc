@@ -179,7 +179,7 @@ std::string Missed(const Probe& p, const CapacityOptions& options) {
 absl::StatusOr<CapacityResult> FindFleet(const Scenario& scenario, const CapacityOptions& options) {
   SIMRUN_RETURN_IF_ERROR(CheckOptions(options));
   if (scenario.resolved().closed_loop) {
-    return absl::InvalidArgumentError("workload: a closed loop has no rate that a fleet must meet; give arrivals or a trace");
+    return absl::InvalidArgumentError("workload: a closed loop has no rate that a fleet must meet; give arrivals or a trace, or ask --what-if");
   }
   CapacityResult result;
   Prober prober(scenario, options);

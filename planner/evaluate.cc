@@ -485,6 +485,7 @@ std::vector<LaunchCommand> LaunchCommands(const Scenario& scenario) {
     if (!moe && p.separate_ffn() && p.dp == 1) {
       c.not_expressed.push_back(fmt::format("MLP split over {} of the {} GPUs of attention", p.ffn_tp, p.tp));
     }
+    if (!r.placement.resident) c.not_expressed.push_back("tensors outside GPU memory (plan.placement)");
     if (other_weights) c.not_expressed.push_back(weights_note);
     if (!copies.empty()) c.not_expressed.push_back(copies);
     if (r.machine.power_limit) c.not_expressed.push_back(fmt::format("power limit: nvidia-smi -pl {:.0f}", r.machine.power_limit->value()));

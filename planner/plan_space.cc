@@ -73,6 +73,8 @@ absl::Status Apply(const std::vector<std::pair<std::string, std::string>>& setti
       SIMRUN_ASSIGN_OR_RETURN(value, ParseYaml(text, path));
     }
     SIMRUN_RETURN_IF_ERROR(root->Set(path, std::move(value)));
+    // What a search for a placement looks for means nothing to other policies.
+    if (path == "plan.placement.policy" && text != "optimize") Erase(Section(Section(root, "plan"), "placement"), "objective");
   }
   return absl::OkStatus();
 }

@@ -7,6 +7,8 @@
 #include <set>
 #include <utility>
 
+#include <absl/strings/str_join.h>
+#include <absl/strings/str_split.h>
 #include <boost/random/sobol.hpp>
 #include <fmt/format.h>
 
@@ -363,8 +365,25 @@ class SweepReader {
     }
   }
 
+  // "plan.placement.rules.0.share" is an item's plan.placement.rules[].share; so is "plan.placement.0.share", where the base has
+  // the list alone. What is not there is found when values are put in.
+  bool InList(const std::string& path) const {
+    const std::vector<std::string> parts = absl::StrSplit(path, '.');
+    for (size_t i = 1; i < parts.size(); ++i) {
+      if (parts[i].empty() || parts[i].find_first_not_of("0123456789") != std::string::npos) continue;
+      const std::string list = absl::StrJoin(parts.begin(), parts.begin() + static_cast<std::ptrdiff_t>(i), "."),
+                        rest = "[]." + absl::StrJoin(parts.begin() + static_cast<std::ptrdiff_t>(i) + 1, parts.end(), ".");
+      return std::any_of(paths_.begin(), paths_.end(), [&](const std::string& known) {
+        if (known == list + rest) return true;
+        return known.rfind(list + ".", 0) == 0 && known.size() > list.size() + 1 + rest.size() && known.ends_with(rest) &&
+               known.find('.', list.size() + 1) == known.size() - rest.size() + 2;
+      });
+    }
+    return false;
+  }
+
   bool CheckPath(const std::string& path, const SourceLocation& at, const std::string& where) {
-    if (std::find(paths_.begin(), paths_.end(), path) != paths_.end()) return true;
+    if (std::find(paths_.begin(), paths_.end(), path) != paths_.end() || InList(path)) return true;
     problems_.Add(at, where, fmt::format("unknown setting \"{}\"", path), NameHint(path, paths_));
     return false;
   }

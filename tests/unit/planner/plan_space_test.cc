@@ -380,6 +380,7 @@ TEST(Evaluate, ClocksAndPowerLimitsAreAxes) {
 TEST(PlanSpace, PlacementsHelpWhereTheModelDoesNotFit) {
   const auto config = [](int gpus) {
     return Config("llama-3.1-70b", fmt::format("{{gpu: h100-sxm-80gb, count: {}}}", gpus),
+                  "plan: {placement: {policy: optimize, objective: tpot}}\n"
                   "workload: {static_batch: 2, requests: 2, input_tokens: 100, output_tokens: 4}\nsearch: {placements: [gpu, auto]}");
   };
   const PlanSpace one = Space(config(1));
@@ -392,6 +393,7 @@ TEST(PlanSpace, PlacementsHelpWhereTheModelDoesNotFit) {
   const Evaluation e = *Evaluate(one, options);
   ASSERT_EQ(e.ranked.size(), 1u);
   EXPECT_GT(e.ranked[0].objective, 0);
+  for (const LaunchCommand& c : LaunchCommands(*one.candidates[1].scenario)) EXPECT_THAT(c.not_expressed, ::testing::Contains(HasSubstr("outside GPU memory")));
   for (const Candidate& c : Space(config(4)).candidates) {
     if (c.tp != 4) continue;
     EXPECT_THAT(c.settings, ::testing::Contains(Pair("plan.placement.policy", "gpu")));

@@ -14,6 +14,7 @@
 #include <set>
 #include <sstream>
 
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -302,6 +303,23 @@ TEST(Sweep, AFileOfAnotherSweepIsLeftAlone) {
   ASSERT_FALSE(text.ok());
   EXPECT_THAT(std::string(text.status().message()), HasSubstr("is not a results file"));
   EXPECT_THAT(FileText(dir / "notes.txt"), HasSubstr("not a database"));
+}
+
+TEST(Sweep, ItemsOfListsCanBeVaried) {
+  const auto text = [&](const char* placement, const char* item, const char* field) {
+    return fmt::format("set: {{plan.placement: {}}}\naxes: [{{path: plan.placement.{}.{}, values: [0.25, 0.5]}}]", placement, item, field);
+  };
+  const char* rules = "[{tensors: attention, tier: dram}]";
+  std::vector<double> tpot;
+  SweepOptions options;
+  options.on_point = [&](const PointResult& p) { tpot.push_back(p.status == PointStatus::kDone ? p.report.tpot.mean.value() : 0); };
+  EXPECT_EQ(RunSweep(Spec(text(rules, "0", "share")), options).progress.done, 2);
+  EXPECT_EQ(RunSweep(Spec(text("{rules: [{tensors: attention, tier: dram}]}", "rules.0", "share")), options).progress.done, 2);
+  ASSERT_EQ(tpot.size(), 4u);
+  EXPECT_GT(tpot[1], 1.5 * tpot[0]);  // twice as much crosses the link
+  EXPECT_EQ(tpot[2], tpot[0]);
+  EXPECT_THAT(Errors(text(rules, "0", "shar")), HasSubstr("unknown setting \"plan.placement.0.shar\""));
+  EXPECT_THAT(Errors(text(rules, "1", "share")), HasSubstr("\"1\" is not one of its positions"));
 }
 
 TEST(Sweep, ImpossiblePointsAreKeptWithTheirReason) {
