@@ -7,6 +7,7 @@
 #include <tuple>
 #include <utility>
 
+#include "hw/host_work.h"
 #include "models/lowering.h"
 
 namespace simrun {
@@ -168,14 +169,12 @@ class Compiled final : public CompiledStepCost {
   void StageCost(int s, std::span<const StepWork> ranks, Entry* out);
   bool UsesGraph(const StepWork& work) const;
   int64_t Padded(const StepWork& work) const;
-  // Preparation is the first stage's, the work afterwards the last one's; every stage launches its kernels.
-  struct Host {
-    double prepare = 0, post = 0;
-    bool graph = false, eager = false;   // some rank replays a graph, launches kernel by kernel
-  };
-  Host HostOf(std::span<const StepWork> ranks) const;
-  double IssueSeconds(const Host& host, int s) const;
-  HostSpan SpanOf(const Host& host, int s) const;
+  HostWork HostOf(std::span<const StepWork> ranks) const {
+    return HostWork::Of(profile_, ranks, [this](const StepWork& work) { return UsesGraph(work); });
+  }
+  HostSpan SpanOf(const HostWork& host, int s) const {
+    return host.SpanOf(profile_, s == 0, s + 1 == stages(), stages_[static_cast<size_t>(s)].launches);
+  }
   // Seconds of a step of stage s; steps of one stage follow one another, and the host may be ahead.
   double SecondsOf(const HostSpan& span, double gpu, StepCost* cost) const {
     return (overlap_ ? span.StartedEarly(cost, gpu) : span).Around(gpu);
@@ -197,8 +196,7 @@ class Compiled final : public CompiledStepCost {
   std::vector<AttentionSplit> attention_;  // scratch: of each rank on the stage before
   std::vector<int32_t> graph_tokens_;  // by tokens, up to the largest graph
   // Host terms as plain seconds.
-  double step_host_ = 0, sequence_host_ = 0, token_host_ = 0, launch_ = 0, graph_launch_ = 0, post_step_ = 0,
-         post_sequence_ = 0, factor_ = 1;
+  double factor_ = 1;
   double active_watts_ = 0;  // of all GPUs of a stage
   struct Noted {
     ProvenanceNote note;
@@ -213,13 +211,6 @@ class Compiled final : public CompiledStepCost {
 
 void Compiled::Build(const Machine& machine, const StepCostOptions& options) {
   memo_ = options.memo;
-  step_host_ = profile_.step_host.value();
-  sequence_host_ = profile_.sequence_host.value();
-  token_host_ = profile_.token_host.value();
-  launch_ = profile_.launch.value();
-  graph_launch_ = profile_.graph_launch.value();
-  post_step_ = profile_.post_step.value();
-  post_sequence_ = profile_.post_sequence.value();
   factor_ = profile_.gpu_time_factor;
   active_watts_ = costs_.power().active_watts() * plan_.tp * plan_.dp;
   graph_tokens_.clear();
@@ -505,30 +496,6 @@ void Compiled::StageCost(int s, std::span<const StepWork> ranks, Entry* out) {
   out->joules = joules * plan_.tp;
 }
 
-Compiled::Host Compiled::HostOf(std::span<const StepWork> ranks) const {
-  Host host;
-  // Each rank has its own host process; the busiest one is waited for. Those with no tokens all do the same.
-  bool idle = false;
-  for (const StepWork& work : ranks) {
-    if (work.tokens == 0 && std::exchange(idle, true)) continue;
-    const double sequences = static_cast<double>(work.decode_seqs) + static_cast<double>(work.chunks.size());
-    host.prepare = std::max(host.prepare, step_host_ + sequence_host_ * sequences + token_host_ * static_cast<double>(work.tokens));
-    (UsesGraph(work) ? host.graph : host.eager) = true;
-    host.post = std::max(host.post, post_step_ + post_sequence_ * static_cast<double>(work.logits_rows));
-  }
-  return host;
-}
-
-double Compiled::IssueSeconds(const Host& host, int s) const {
-  return std::max(host.graph ? graph_launch_ : 0.0, host.eager ? launch_ * stages_[static_cast<size_t>(s)].launches : 0.0);
-}
-
-HostSpan Compiled::SpanOf(const Host& host, int s) const {
-  const double prepare = s == 0 ? host.prepare : 0, post = s + 1 == stages() ? host.post : 0, issue = IssueSeconds(host, s);
-  if (profile_.overlap) return {0, prepare + issue, post};
-  return {prepare, issue, post};
-}
-
 // The step that most of a run consists of: one rank, one stage, decode alone.
 [[gnu::noinline]] bool Compiled::PredictDecode(const StepWork& work, StepCost* cost) {
   Stage& stage = stages_.front();
@@ -562,7 +529,7 @@ void Compiled::Predict(std::span<const StepWork> ranks, StepCost* cost) {
       seen_prefill_kv_ = std::max(seen_prefill_kv_, chunk.past + chunk.tokens);
     }
   }
-  const Host host = HostOf(ranks);
+  const HostWork host = HostOf(ranks);
   const bool single = ranks.size() == 1 && ranks[0].tokens > 0;
   if (attention_.size() < ranks.size()) attention_.resize(ranks.size());
   double all_joules = 0;
@@ -712,7 +679,7 @@ std::vector<StepOperator> Compiled::Explain(std::span<const StepWork> ranks) {
         add(op.name, ShapeText(op), op.count, op.kernels, costs_.Cost(op, PathOf(stage, op)), op.count * factor_);
       }
     }
-    const Host host = HostOf(ranks);
+    const HostWork host = HostOf(ranks);
     const double seconds = SpanOf(host, s).Around(listed);
     OpTime rest;
     rest.seconds = seconds - listed;
@@ -721,7 +688,7 @@ std::vector<StepOperator> Compiled::Explain(std::span<const StepWork> ranks) {
     if (rest.seconds > 0) {
       add("host",
           fmt::format("{} of preparation, {} of launches, {} afterwards; what the GPU does not hide",
-                      Human(Seconds(s == 0 ? host.prepare : 0)), Human(Seconds(IssueSeconds(host, s))),
+                      Human(Seconds(s == 0 ? host.prepare : 0)), Human(Seconds(host.IssueSeconds(profile_, stage.launches))),
                       Human(Seconds(s + 1 == stages() ? host.post : 0))),
           1, 0, rest, 1);
     }
