@@ -127,7 +127,9 @@ class LawRouter final : public ExpertRouter {
     const double decay = 1 - law.memory * (1 - law.repeat);
     const double first = law.repeat * (law.memory + (1 - law.memory) * law.repeat);
     spread_ = 1 + 2 * (decay < 1 ? first / (1 - decay) : 0);
-    const std::vector<std::vector<double>> weights = FreshWeights(law);
+    std::vector<std::vector<double>> solved;
+    if (law.fresh.empty()) solved = FreshWeights(law);
+    const std::vector<std::vector<double>>& weights = law.fresh.empty() ? solved : law.fresh;
     for (const std::vector<double>& shares : law.popularity) {
       LayerLaw layer;
       layer.alias = MakeAlias(weights[layers_.size()]);

@@ -50,6 +50,7 @@ struct RoutingLaw {
   double repeat = 0;
   double memory = 1;
   double affinity = 0;
+  std::vector<std::vector<double>> fresh = {};  // FreshWeights of all this; empty: routers work it out, each anew
 };
 // Counts of more than kDrawnChoices choices per expert are not drawn token by token: each is Poisson or normal with the
 // law's mean and variance, and they are made to add up.

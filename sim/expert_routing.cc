@@ -93,6 +93,7 @@ absl::StatusOr<ExpertRouting> ExpertRouting::Make(const RoutingConfig* config, c
 }
 
 std::vector<std::vector<double>> ExpertRouting::Popularity(uint64_t seed) const {
+  if (prepared_ != nullptr && prepared_->seed == seed) return prepared_->law.popularity;
   const Rng rng(seed, "expert popularity");
   switch (kind_) {
     case Kind::kGamma:
@@ -110,7 +111,16 @@ std::vector<std::vector<double>> ExpertRouting::Popularity(uint64_t seed) const 
 std::unique_ptr<ExpertRouter> ExpertRouting::MakeRouter(uint64_t seed, uint64_t engine) const {
   Rng rng(seed, "expert routing", engine);
   if (kind_ == Kind::kRecorded) return MakeRecordedRouter(recording_, rng);
-  return MakeLawRouter({top_k_, Popularity(seed), repeat_, memory_, affinity_}, rng);
+  return MakeLawRouter(prepared_ != nullptr && prepared_->seed == seed ? prepared_->law : LawOf(seed), rng);
+}
+
+RoutingLaw ExpertRouting::LawOf(uint64_t seed) const { return {top_k_, Popularity(seed), repeat_, memory_, affinity_}; }
+
+void ExpertRouting::Prepare(uint64_t seed) {
+  if (kind_ == Kind::kRecorded || (prepared_ != nullptr && prepared_->seed == seed)) return;
+  auto prepared = std::make_shared<Prepared>(Prepared{seed, LawOf(seed)});
+  prepared->law.fresh = FreshWeights(prepared->law);
+  prepared_ = std::move(prepared);
 }
 
 }  // namespace simrun

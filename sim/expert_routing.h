@@ -27,18 +27,26 @@ class ExpertRouting {
   const std::string& provenance() const { return provenance_; }
   const std::string& detail() const { return detail_; }
 
+  // Works out once what all engines of a run with this seed have in common; copies share it.
+  void Prepare(uint64_t seed);
   // Popularity of every expert of every layer, as `seed` draws it. What a placement of experts is chosen by.
   std::vector<std::vector<double>> Popularity(uint64_t seed) const;
   // The choices of one engine.
   std::unique_ptr<ExpertRouter> MakeRouter(uint64_t seed, uint64_t engine) const;
 
  private:
+  RoutingLaw LawOf(uint64_t seed) const;
   enum class Kind { kGamma, kZipf, kTable, kRecorded };
   Kind kind_ = Kind::kGamma;
   int layers_ = 0, experts_ = 0, top_k_ = 0;
   double cv_ = 0, exponent_ = 0, repeat_ = 0, memory_ = 1, affinity_ = 0;
   std::vector<std::vector<double>> table_;
   std::shared_ptr<const ExpertRecording> recording_;
+  struct Prepared {
+    uint64_t seed;
+    RoutingLaw law;
+  };
+  std::shared_ptr<const Prepared> prepared_;
   std::string provenance_, detail_;
 };
 

@@ -1,6 +1,5 @@
 #include "sim/placed_step.h"
 
-#include <optional>
 #include <utility>
 #include <vector>
 
@@ -18,13 +17,7 @@ absl::StatusOr<std::unique_ptr<CompiledStepCost>> StepCostOf(const ResolvedScena
   placed.stages_per_host = r.stages_per_host;
   placed.engines_per_host = r.EnginesPerHost();
   placed.experts = r.config.scheduler.experts;
-  std::optional<ExpertRouting> own;
-  if (placed.experts.policy && r.model.moe) {
-    if (!r.routing) {
-      SIMRUN_ASSIGN_OR_RETURN(own, ExpertRouting::Make(nullptr, r.model, ""));
-    }
-    placed.routing = r.routing ? &*r.routing : &*own;
-  }
+  if (r.routing) placed.routing = &*r.routing;
   placed.seed = static_cast<uint64_t>(r.config.seed);
   placed.engine = replica;
   return MakePlacedStepCost(r.model, r.plan, r.machine, r.engine, r.placement, catalog, placed);

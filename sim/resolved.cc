@@ -177,6 +177,13 @@ void CheckPlacementSettings(const YamlNode& root, const ResolvedScenario& r, Pro
   }
 }
 
+// For experts that are followed one by one.
+void PrepareRouting(ResolvedScenario* r) {
+  if (!r->model.moe) return;
+  if (!r->routing) r->routing = *ExpertRouting::Make(nullptr, r->model, "");  // reads nothing
+  r->routing->Prepare(static_cast<uint64_t>(r->config.seed));
+}
+
 // What runs the experts that tokens choose outside GPU memory.
 void ChooseExpertPolicy(const YamlNode& root, ResolvedScenario* r, Problems* problems) {
   const std::string path = "scheduler.experts";
@@ -186,7 +193,10 @@ void ChooseExpertPolicy(const YamlNode& root, ResolvedScenario* r, Problems* pro
     cached = cached || ShareOf(l.routed_experts, TensorUse::kCache) > 0;
   }
   ExpertsConfig& e = r->config.scheduler.experts;
-  if (!e.policy && cached && !computed) e.policy = "stream";
+  if (!e.policy && cached && !computed) {
+    e.policy = "stream";
+    PrepareRouting(r);
+  }
   if (!e.policy) {
     if (cached) {
       problems->Add(PlaceOf(root, path), path, "some experts are computed where they lie, others are cached: nothing says how a layer is shared",
@@ -373,6 +383,7 @@ ResolvedScenario Resolve(const ScenarioConfig& config, const YamlNode& root, con
     }
   }
   if (!profile.ok() || !model_ok || !machine_ok) return r;
+  if (config.scheduler.experts.policy && problems->empty()) PrepareRouting(&r);
 
   const std::string& vendor = r.machine.gpu.vendor;
   if (!vendor.empty() && !profile->vendors.empty() &&

@@ -46,7 +46,7 @@ struct ResolvedScenario {
   MemoryPlan memory;
   SimTime front_end, front_end_token;
   std::optional<PlacementChoice> placement_choice;  // plan.placement: optimize
-  std::optional<ExpertRouting> routing;   // where workload.routing is given
+  std::optional<ExpertRouting> routing;   // where workload.routing is given, or experts are followed one by one
   bool closed_loop = false;          // arrivals answer to completions
   std::vector<std::string> warnings;
 };
