@@ -217,6 +217,9 @@ void ChooseExpertPolicy(const YamlNode& root, ResolvedScenario* r, Problems* pro
   }
   if (!r->model.moe) {
     problems->Add(PlaceOf(root, path), path, fmt::format("{} has no experts", r->model.name), "leave it out");
+  } else if (!computed && !cached && (r->config.plan.placement.policy == "auto" || r->config.plan.placement.policy == "optimize")) {
+    e.policy.reset();
+    r->warnings.push_back("plan.placement leaves no expert that tokens choose outside GPU memory: scheduler.experts has nothing to do");
   } else if (!computed && !cached) {
     problems->Add(PlaceOf(root, path), path, "all experts lie in GPU memory or are streamed whole",
                   "place some with plan.placement: [{tensors: routed_experts, share: 0.75, tier: dram, use: compute}]");

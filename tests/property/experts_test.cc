@@ -1,5 +1,6 @@
 // Experts outside GPU memory, followed one by one: every use is accounted for, and the searched placement is never worse
 // than the built-in ones.
+#include <algorithm>
 #include <cmath>
 #include <map>
 #include <string>
@@ -91,6 +92,13 @@ TEST(Experts, AskedForWhereThereAreNone) {
   const auto resident = Scenario::FromYaml("model: mixtral-8x7b\nhardware: {gpu: h200-sxm-141gb}\nscheduler: {experts: hybrid}\nworkload: {requests: 1, arrivals: all_at_once, input_tokens: 1, output_tokens: 1}\n");
   ASSERT_FALSE(resident.ok());
   EXPECT_NE(std::string(resident.status().message()).find("all experts lie in GPU memory"), std::string::npos) << resident.status();
+  // A placement that simrun finds may leave nothing outside; then there is nothing to follow.
+  for (const char* placement : {"auto", "optimize"}) {
+    const Report r = ReportOf(ScenarioOf(fmt::format("model: mixtral-8x7b\nhardware: {{gpu: h200-sxm-141gb}}\nplan: {{placement: {}}}\nscheduler: {{experts: hybrid}}\n"
+                                                     "workload: {{requests: 1, arrivals: all_at_once, input_tokens: 1, output_tokens: 2}}\n", placement)));
+    EXPECT_TRUE(r.experts.policy.empty());
+    EXPECT_TRUE(std::any_of(r.warnings.begin(), r.warnings.end(), [](const std::string& w) { return w.find("scheduler.experts has nothing to do") != std::string::npos; }));
+  }
 }
 
 // The objective as simulated, against every built-in placement that fits. The search prices steps, the run also queues
