@@ -15,17 +15,18 @@ namespace {
 
 TEST(Placement, LawsOfRandomPlacements) {
   Rng rng(5, "placements");
-  const std::vector<std::string> weights = {"weights", "attention", "routed_experts", "embedding", "lm_head"};
+  const std::vector<std::string> weights = {"weights", "attention", "routed_experts", "embedding", "lm_head", "activations"};
   const std::vector<std::string> tiers = {"dram", "cxl", "nvme", "remote"};
   int ran = 0;
-  for (int round = 0; round < 40; ++round) {
+  for (int round = 0; round < 60; ++round) {
     std::string rules;
     for (int i = 0; i < 3; ++i) {
       const bool kv = rng.Uniform() < 0.3;
       const std::string tensors = kv ? "kv" : weights[rng.Below(weights.size())], tier = tiers[rng.Below(tiers.size())];
-      const bool compute = (tier == "dram" || tier == "cxl") && tensors != "embedding" && rng.Uniform() < 0.5;
+      const bool compute = (tier == "dram" || tier == "cxl") && tensors != "embedding" && tensors != "activations" && rng.Uniform() < 0.5;
+      const bool cache = tensors == "routed_experts" && rng.Uniform() < 0.4;
       rules += fmt::format("{}{{tensors: {}, tier: {}, share: {:.3f}, use: {}}}", i > 0 ? ", " : "", tensors, tier, 0.05 + 0.45 * rng.Uniform(),
-                           compute ? "compute" : "stream");
+                           cache ? "cache" : compute ? "compute" : "stream");
     }
     const uint64_t tp = 1 + rng.Below(2), dp = 1 + rng.Below(2);
     const auto s = Scenario::FromYaml(fmt::format(R"(
