@@ -48,13 +48,14 @@ class RoutedExperts final : public ExpertStage {
       moe_index_[static_cast<size_t>(l)] = static_cast<int>(index);
       if (l < o.layers.first) first_ = static_cast<int>(index) + 1;
       if (l < o.layers.first + o.layers.count) params_.end = static_cast<int>(index) + 1;
-      double on_gpu = 0;
+      double on_gpu = 0, streamed = 0;
       TierShares away{};
       for (const TensorPart& part : o.placement->layers[static_cast<size_t>(l)].routed_experts) {
         if (LeavesExpertsToPolicy(part)) {
           away[static_cast<size_t>(part.tier)] += part.share;
         } else {
           on_gpu += part.share;
+          streamed += part.use == TensorUse::kStream ? part.share : 0;
         }
       }
       // Whole experts: what is missing to one is made up in a later layer, so that the model has as many as its share.
@@ -62,6 +63,7 @@ class RoutedExperts final : public ExpertStage {
       const double places = std::clamp(std::floor(due - dealt + 1e-6), 0.0, std::ceil(on_gpu * experts - 1e-6));
       dealt += places;
       params_.places.push_back(static_cast<int>(places));
+      pinned_.push_back(std::llround(places * (on_gpu > 0 ? 1 - streamed / on_gpu : 1)));
       std::vector<int32_t> order(static_cast<size_t>(model.moe->experts));
       std::iota(order.begin(), order.end(), 0);
       if (c.residents == "popular") {
@@ -134,7 +136,7 @@ class RoutedExperts final : public ExpertStage {
     totals_ = ExpertTotals();
     for (const auto& e : executions_) totals_.Add(e->totals());
     const int end = std::min(params_.end, static_cast<int>(params_.places.size()));
-    for (int l = first_; l < end; ++l) totals_.places += params_.places[static_cast<size_t>(l)];
+    for (int l = first_; l < end; ++l) totals_.places += pinned_[static_cast<size_t>(l)];
     totals_.experts = std::max(0, end - first_) * experts_;
     totals_.bytes_fetched = static_cast<double>(totals_.fetched) * bytes_per_gpu_;
     totals_.bytes_ahead = static_cast<double>(totals_.transfers_ahead) * bytes_per_gpu_;
@@ -228,6 +230,7 @@ class RoutedExperts final : public ExpertStage {
   uint64_t seed_ = 1, engine_ = 0;
   int64_t experts_ = 0;  // of a layer
   double bytes_ = 0, bytes_per_gpu_ = 0, flops_per_row_ = 0;
+  std::vector<int64_t> pinned_;               // of the places of each layer, those whose experts do not stream through
   std::vector<std::vector<TierKind>> homes_;  // of the layers with experts
   std::vector<TierShares> away_;              // of what lies outside GPU memory, likewise
   ExpertCosts unit_;                          // the GPU's part of `units_`

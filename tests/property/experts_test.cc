@@ -56,6 +56,14 @@ TEST(Experts, SharesThatAreNotWholeExpertsEvenOutOverTheLayers) {
   }
 }
 
+// Experts that stream are on the GPU when their layer needs them, and nowhere near between.
+TEST(Experts, StreamedOnesAreNotResident) {
+  const Report r = ReportOf(ScenarioOf(kHalf, {{"plan.placement", "[{tensors: routed_experts, layers: 0-15, tier: dram, use: compute}, "
+                                                                  "{tensors: routed_experts, layers: 16-31, share: 0.5, tier: dram, use: stream}]"}}));
+  EXPECT_DOUBLE_EQ(r.experts.resident_share, 0.25);
+  EXPECT_NEAR(r.experts.hit_rate, 0.5, 0.01);
+}
+
 // Uniform choices, half of the experts on the GPU: the steps drawn one by one take as long on average as the step in
 // expectation. 180 steps of 64 uses; the CPU's share has a standard error of 0.5 %.
 TEST(Experts, DrawnStepsAverageToTheExpectedStep) {
