@@ -174,6 +174,7 @@ void CheckPlacementSettings(const YamlNode& root, const ResolvedScenario& r, Pro
       problems->Add(PlaceOf(root, path), path, MessageOf(system.status()));
       return;
     }
+    if ((memory.first_gpu + memory.gpus) % r.machine.gpus_per_node == 0) return;  // the next node is like this one
   }
 }
 
