@@ -80,7 +80,9 @@ TEST(ExpertRouterTest, PopularExpertsAreChosenAsOftenAsTheLawSays) {
       for (size_t e = 0; e < kExperts; ++e) {
         squares += (got[l][e] - popularity[l][e]) * (got[l][e] - popularity[l][e]);
         all += popularity[l][e] * popularity[l][e];
-        if (popularity[l][e] > 0.3) EXPECT_NEAR(got[l][e], popularity[l][e], 0.05 * popularity[l][e]) << l;
+        if (popularity[l][e] > 0.3) {
+          EXPECT_NEAR(got[l][e], popularity[l][e], 0.05 * popularity[l][e]) << l;
+        }
       }
     }
     EXPECT_LT(std::sqrt(squares / all), 0.025);  // weights of -ln(1 - pi): 0.06 to 0.07
