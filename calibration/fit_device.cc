@@ -446,6 +446,7 @@ class FamilyFit {
       loan.entries[i].trees.clear(), loan.entries[i].residuals.clear();
       loan.entries[i].learned.clear(), loan.entries[i].note.clear();
       loan.entries[i].measured_bandwidth = BytesPerSecond(0);
+      loan.entries[i].measured_ridge = 0;
       priors.push_back(std::move(prior));
     }
     // Twice: what the trees say depends on the formula through the shares of its terms.

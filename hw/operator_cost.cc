@@ -528,10 +528,17 @@ OperatorCosts::Term OperatorCosts::MoeTerm(const Operator& op, const OperatorPar
   term.q = p.q;
   term.t0 = (p.t0 + (op.ep > 1 ? p.t0_ep : Seconds(0))).value();
   term.peak = Peak(compute);
+  // Kernels are tuned to their GPU: one that multiplies less for what it reads takes lower tiles, down to 16 rows, rather than
+  // spend on rows that nobody asked for more than on the weights.
+  constexpr double kLeastRounding = 15, kAlike = 0.95;   // datasheets round
+  double rounding = p.bm;
+  if (const double ridge = term.peak / bandwidth_; ridge < kAlike * p.measured_ridge && rounding > kLeastRounding) {
+    rounding = std::max(kLeastRounding, rounding * ridge / (kAlike * p.measured_ridge));
+  }
   term.narrow = BitsPerElement(compute) <= 8;
   term.lasting = p.lasting;
   term.flops = 2 * matrices * h * inner * rows;
-  term.compute = 2 * matrices * h * inner * (rows * imbalance + active * p.bm) * (1 + p.kh / inner) /
+  term.compute = 2 * matrices * h * inner * (rows * imbalance + active * rounding) * (1 + p.kh / inner) /
                  (term.peak * Capped(p.ec) * efficiency);
   term.bytes = active * matrices * h * inner * weight_bytes;
   term.memory = term.bytes / (bandwidth_ * Capped(p.em) * efficiency);

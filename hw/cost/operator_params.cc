@@ -206,6 +206,10 @@ absl::StatusOr<OperatorParamSet> LoadOperatorParams(std::string_view name, const
     for (OperatorParams& p : file.operators) {
       p.device = EntryName(canonical);
       p.measured_bandwidth = file.reference.memory_bandwidth;
+      const absl::StatusOr<DType> dtype = ParseDType(p.dtype);
+      const bool narrow = dtype.ok() && BitsPerElement(*dtype) <= 8 && file.reference.peak_fp8.value() > 0;
+      const double peak = (narrow ? file.reference.peak_fp8 : file.reference.peak_bf16).value();
+      if (p.measured_bandwidth.value() > 0) p.measured_ridge = peak / p.measured_bandwidth.value();
       p.label = ParseProvenance(p.provenance);
       if (depth > 0) p.label = std::max(p.label, Provenance::kTransferred);
       set.entries.push_back(std::move(p));
@@ -217,7 +221,7 @@ absl::StatusOr<OperatorParamSet> LoadOperatorParams(std::string_view name, const
 
 std::string OperatorEntryFor(const GpuSpec& gpu) {
   if (!gpu.operators.empty()) return gpu.operators;
-  constexpr std::array<std::pair<std::string_view, std::string_view>, 9> kByArchitecture = {{{"volta", "v100"},
+  constexpr std::array<std::pair<std::string_view, std::string_view>, 10> kByArchitecture = {{{"volta", "v100"},
                                                                                              {"turing", "v100"},
                                                                                              {"ampere", "a100"},
                                                                                              {"ada", "l40s"},
@@ -225,6 +229,7 @@ std::string OperatorEntryFor(const GpuSpec& gpu) {
                                                                                              {"blackwell", "b200"},
                                                                                              {"cdna2", "generic-amd"},
                                                                                              {"cdna3", "generic-amd"},
+                                                                                             {"cdna4", "generic-amd"},
                                                                                              {"rdna3", "generic-amd"}}};
   for (const auto& [architecture, entry] : kByArchitecture) {
     if (gpu.architecture == architecture) return std::string(entry);

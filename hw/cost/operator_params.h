@@ -92,6 +92,7 @@ struct OperatorParams {
   Provenance label = Provenance::kAssumed;
   std::string device;  // catalogue entry it comes from
   BytesPerSecond measured_bandwidth{0};  // datasheet rate of the memory it was measured with; 0: not stated
+  double measured_ridge = 0;  // FLOPs per byte of memory, by the datasheet of the board it was measured on; 0: not stated
   std::vector<ResidualTrees> trees;  // of `residuals`
 
   template <class Visitor>

@@ -651,6 +651,17 @@ TEST(OperatorCostTest, CorrectionsSeeHowWidthsAreAligned) {
   }
 }
 
+// Rows that fill tiles up cost no more time than the weights they wait for, on a GPU that multiplies little for what it reads too:
+// its kernels take lower tiles. An H20 has an H200's memory and 0.15 of its FLOP/s.
+TEST(OperatorCostTest, LowTilesWhereArithmeticIsShort) {
+  Operator op = Moe(32);
+  op.hidden = 7168, op.inter = 2048, op.experts = 256, op.topk = 8, op.tp = 8, op.ep = 1;
+  op.weights = op.activations = DType::kFp8;
+  const auto seconds = [&](const char* gpu) { return Costs(TestMachine(gpu), {}, TestCatalog()).Cost(op).seconds; };
+  EXPECT_GT(seconds("h20-3e-141gb"), seconds("h200-sxm-141gb"));
+  EXPECT_LT(seconds("h20-3e-141gb"), 2 * seconds("h200-sxm-141gb"));
+}
+
 TEST(OperatorCostTest, MoeMatchesTheFormula) {
   const Machine machine = TestMachine("h100-sxm-80gb");
   const OperatorCosts costs = Costs(machine);
