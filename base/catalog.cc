@@ -1,6 +1,8 @@
 #include "base/catalog.h"
 
+#include <cctype>
 #include <filesystem>
+#include <set>
 #include <system_error>
 #include <utility>
 
@@ -36,6 +38,21 @@ std::shared_ptr<const void> Catalog::Memory::Find(const Key& key) const {
 void Catalog::Memory::Add(Key key, std::shared_ptr<const void> thing) {
   const std::lock_guard<std::mutex> lock(mutex_);
   things_.emplace(std::move(key), std::move(thing));
+}
+
+std::vector<std::string> NameWords(std::string_view text) {
+  std::vector<std::string> words(1);
+  for (size_t i = 0; i < text.size(); ++i) {
+    const auto c = static_cast<unsigned char>(text[i]);
+    const bool number = c == '.' && i + 1 < text.size() && std::isdigit(static_cast<unsigned char>(text[i + 1])) != 0;
+    if (std::isalnum(c) != 0 || number) {
+      words.back() += static_cast<char>(std::tolower(c));
+    } else if (!words.back().empty()) {
+      words.emplace_back();
+    }
+  }
+  if (words.back().empty()) words.pop_back();
+  return words;
 }
 
 void Catalog::AddEmbedded(const std::vector<EmbeddedFile>& files) {
@@ -100,14 +117,25 @@ absl::StatusOr<YamlNode> Catalog::Parsed(std::string_view section, std::string_v
   return node;
 }
 
-absl::StatusOr<std::string> Catalog::Resolve(std::string_view section, std::string_view name) const {
+std::string PlainSpelling(std::string_view name) {
+  std::string plain;
+  for (const char c : name) {
+    if (c != ' ' && c != '-' && c != '_') plain += static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
+  }
+  return plain;
+}
+
+absl::StatusOr<std::string> Catalog::Resolve(std::string_view section, std::string_view name, Spelling spelling) const {
   if (IsEntryFile(name)) return std::string(name);
   std::vector<std::string> candidates;
   std::string unread;
+  const std::string spelled = spelling(name);
+  std::set<std::string> alike;  // entries with a name that is spelled so
   if (const auto it = sections_.find(section); it != sections_.end()) {
     if (it->second.find(name) != it->second.end()) return std::string(name);
     for (const auto& [canonical, source] : it->second) {
       candidates.push_back(canonical);
+      if (spelling(canonical) == spelled) alike.insert(canonical);
       const absl::StatusOr<std::string> text = Text(source);
       if (text.ok() && text->find("aliases") == std::string::npos) continue;
       const absl::StatusOr<YamlNode> node = text.ok() ? Parsed(section, canonical, source) : text.status();
@@ -120,9 +148,11 @@ absl::StatusOr<std::string> Catalog::Resolve(std::string_view section, std::stri
       for (const YamlNode& alias : aliases->items()) {
         if (alias.text() == name) return canonical;
         candidates.push_back(alias.text());
+        if (spelling(alias.text()) == spelled) alike.insert(canonical);
       }
     }
   }
+  if (alike.size() == 1 && !spelled.empty()) return *alike.begin();
   const std::string hint = NameHint(name, candidates);
   return absl::NotFoundError(fmt::format("unknown {} \"{}\"{}{}{}", Singular(section), name, hint.empty() ? "" : "; ",
                                          hint, unread));

@@ -23,6 +23,13 @@ struct EmbeddedFile {
   std::string_view text;
 };
 
+// What of a name tells it from others.
+using Spelling = std::string (*)(std::string_view);
+// Letters without case, spaces, hyphens and underscores: "RTX 4090" is "rtx-4090".
+std::string PlainSpelling(std::string_view name);
+// Lower-case words of a name; a dot parts them unless it stands before a digit ("3.1-70b", "quantized.w8a8").
+std::vector<std::string> NameWords(std::string_view name);
+
 class Catalog {
  public:
   Catalog() = default;
@@ -33,11 +40,12 @@ class Catalog {
 
   // Names in a section, sorted.
   std::vector<std::string> Names(std::string_view section) const;
-  // Parsed entry by name, by one of the names in its `aliases:` list, or by the path of a file of its own ("gpu.yaml").
-  // NotFound with the nearest valid name, InvalidArgument when the file is no strict YAML.
+  // Parsed entry by name, by one of the names in its `aliases:` list, however they are spelled, or by the path of a file of its own
+  // ("gpu.yaml"). NotFound with the nearest valid name, InvalidArgument when the file is no strict YAML.
   absl::StatusOr<YamlNode> Load(std::string_view section, std::string_view name) const;
-  // The canonical name for a name or alias, a path as it is; NotFound as Load.
-  absl::StatusOr<std::string> Resolve(std::string_view section, std::string_view name) const;
+  // The canonical name for a name or alias, a path as it is; NotFound as Load. Where none is written so, the one entry that has a
+  // name with the same `spelling`.
+  absl::StatusOr<std::string> Resolve(std::string_view section, std::string_view name, Spelling spelling = PlainSpelling) const;
 
   // What was made of entries before, such as the parameters of one device, for the next who asks: Kept returns what Keep was
   // given under that name, null when nothing was. Copies share it until files are added to one of them.

@@ -6,11 +6,13 @@
 #include <fmt/format.h>
 
 #include "absl/strings/ascii.h"
+#include "absl/strings/str_replace.h"
 #include "base/quantity_text.h"
 #include "base/status.h"
 #include "hw/engine_profile.h"
 #include "models/dtype.h"
 #include "models/lowering.h"
+#include "models/model_names.h"
 #include "models/model_spec.h"
 #include "sim/resolved.h"
 
@@ -94,6 +96,8 @@ TaskLengths LengthsOfTask(const std::string& task) {
   // 1.6 of a lognormal, and the 99th percentile 34 medians (1.5). Most steps then have hardly more to compute
   // for a prompt that begins, and few have much.
   if (task == "lm-arena-chat") return {.prompts = 1.6};
+  // Conversations with a chat bot, whole ones among the prompts.
+  if (task == "sharegpt") return {.prompts = 1.2, .answers = 1.0};
   // Multiple-choice questions, each with reasoning of its own: with the spread of chats 59 sequences of Qwen3-14B, which were
   // seen running, would not have fitted in the KV cache. Fitted to these runs.
   if (task == "gpqa") return {.answers = 0.4};
@@ -125,13 +129,46 @@ bool Covers(std::string_view prefix, std::string_view version) {
   return version.size() == prefix.size() || !absl::ascii_isdigit(prefix.back()) || !absl::ascii_isdigit(version[prefix.size()]);
 }
 
+// The case in the catalogue's names for what it knows by other names or spellings too.
+absl::StatusOr<MeasuredCase> WithCatalogNames(MeasuredCase c, const Catalog& catalog) {
+  if (const absl::StatusOr<std::string> gpu = ResolveGpu(c.gpu, catalog); gpu.ok()) {
+    c.gpu = *gpu;
+  } else if (const absl::StatusOr<std::string> cpu = catalog.Resolve("cpus", c.gpu); cpu.ok()) {
+    c.gpu = *cpu;
+  }
+  c.engine = EngineOf(c.engine, catalog);
+  if (c.weights_dtype == "auto") c.weights_dtype.clear();
+  if (const absl::StatusOr<std::string> name = ResolveModel(c.model, catalog); name.ok() && *name != c.model) {
+    SIMRUN_ASSIGN_OR_RETURN(const ModelSpec model, LoadModel(c.model, catalog));
+    if (c.weights_dtype.empty()) c.weights_dtype = DTypeName(model.expert_dtype.value_or(model.native_dtype));
+    c.model = *name;
+  }
+  for (std::string* dtype : {&c.weights_dtype, &c.kv_dtype}) {
+    if (dtype->empty() || *dtype == "auto") continue;
+    const std::optional<DType> format = FormatIn(*dtype);
+    if (!format) return absl::UnimplementedError(fmt::format("number format {} is not modelled", *dtype));
+    *dtype = DTypeName(*format);
+  }
+  return c;
+}
+
 }  // namespace
+
+std::string EngineOf(std::string_view name, const Catalog& catalog) {
+  for (const std::string& entry : catalog.Names("engines")) {
+    const absl::StatusOr<EngineProfile> profile = LoadEngineProfile(entry, catalog);
+    if (profile.ok() && PlainSpelling(profile->engine) == PlainSpelling(name)) return profile->engine;
+  }
+  const absl::StatusOr<std::string> entry = catalog.Resolve("engines", name);
+  const absl::StatusOr<EngineProfile> profile = entry.ok() ? LoadEngineProfile(*entry, catalog) : entry.status();
+  return profile.ok() && !profile->engine.empty() ? profile->engine : std::string(name);
+}
 
 absl::StatusOr<std::string> EngineProfileFor(std::string_view engine, std::string_view version, const Catalog& catalog,
                                              std::string* nearest) {
   if (version.size() > 1 && version[0] == 'v' && absl::ascii_isdigit(version[1])) version.remove_prefix(1);
   const std::optional<double> number = VersionNumber(version);
-  std::string best, closest;
+  std::string best, closest, unstated;
   size_t best_length = 0;
   double distance = 0;
   std::vector<std::string> engines;
@@ -145,6 +182,7 @@ absl::StatusOr<std::string> EngineProfileFor(std::string_view engine, std::strin
         best = name;
         best_length = prefix.size();
       }
+      if (prefix.empty()) unstated = name;
       const std::optional<double> listed = VersionNumber(prefix);
       if (number && listed && (closest.empty() || std::abs(*listed - *number) < distance)) {
         closest = name;
@@ -153,8 +191,9 @@ absl::StatusOr<std::string> EngineProfileFor(std::string_view engine, std::strin
     }
   }
   if (!best.empty()) return best;
+  if (closest.empty()) closest = unstated;   // "b4000" has no number to compare
   if (!closest.empty()) {
-    if (nearest != nullptr) *nearest = fmt::format("no engine profile for {} {}: the nearest version's, {}", engine, version, closest);
+    if (nearest != nullptr) *nearest = fmt::format("no engine profile for {} {}: the nearest one's, {}", engine, version, closest);
     return closest;
   }
   std::sort(engines.begin(), engines.end());
@@ -163,8 +202,9 @@ absl::StatusOr<std::string> EngineProfileFor(std::string_view engine, std::strin
                                               version.empty() ? "without a version" : version, fmt::join(engines, ", ")));
 }
 
-absl::StatusOr<CaseScenario> ScenarioOfCase(const MeasuredCase& c, const std::string& traces_dir,
+absl::StatusOr<CaseScenario> ScenarioOfCase(const MeasuredCase& given, const std::string& traces_dir,
                                             const std::shared_ptr<const Catalog>& catalog, const std::string& given_profile) {
+  SIMRUN_ASSIGN_OR_RETURN(const MeasuredCase c, WithCatalogNames(given, *catalog));
   std::vector<std::string> assumptions;
   YamlNode root = YamlNode::Map();
   const auto set = [&](std::string_view path, YamlNode value) { SIM_CHECK(root.Set(path, std::move(value)).ok()); };
@@ -180,14 +220,8 @@ absl::StatusOr<CaseScenario> ScenarioOfCase(const MeasuredCase& c, const std::st
   // Without expert parallelism, attention replicas of a dense model are replicas of the engine.
   set(model.moe ? "plan.dp" : "plan.replicas", Number(c.dp));
   set("plan.ep", Number(c.ep));
-  const auto dtype = [&](const char* path, const std::string& name) -> absl::Status {
-    if (name.empty()) return absl::OkStatus();
-    if (!ParseDType(name).ok()) return absl::UnimplementedError(fmt::format("number format {} is not modelled", name));
-    set(path, Text(name));
-    return absl::OkStatus();
-  };
-  SIMRUN_RETURN_IF_ERROR(dtype("plan.weights", c.weights_dtype));
-  std::string kv_dtype = c.kv_dtype;
+  if (!c.weights_dtype.empty()) set("plan.weights", Text(c.weights_dtype));
+  std::string kv_dtype = c.kv_dtype;   // "auto": the engine's default
   const std::string gemm = c.Note("gemm_quant").value_or(c.weights_dtype);
   if (kv_dtype.empty() && c.engine == "trtllm" && (gemm == "fp8" || gemm == "nvfp4")) {
     // Per-tensor FP8 and NVFP4 checkpoints are made by NVIDIA ModelOpt, whose configuration asks for an FP8 KV cache, and
@@ -195,7 +229,7 @@ absl::StatusOr<CaseScenario> ScenarioOfCase(const MeasuredCase& c, const std::st
     kv_dtype = "fp8";
     assumptions.push_back("KV cache format not stated: fp8, as ModelOpt checkpoints ask for");
   }
-  SIMRUN_RETURN_IF_ERROR(dtype("plan.kv_cache", kv_dtype));
+  if (!kv_dtype.empty() && kv_dtype != "auto") set("plan.kv_cache", Text(kv_dtype));
 
   std::string profile = given_profile;
   if (profile.empty()) {
@@ -226,8 +260,10 @@ absl::StatusOr<CaseScenario> ScenarioOfCase(const MeasuredCase& c, const std::st
   copy("block_size", "scheduler.block_size");
   copy("kv_block_size", "scheduler.block_size");
   copy("graph_max_tokens", "engine.graph_max_tokens");
+  if (const auto sizes = c.Note("graph_sizes")) set("engine.graph_sizes", *ParseYaml("[" + absl::StrReplaceAll(*sizes, {{" ", ", "}}) + "]", ""));
   copy("hash_block", "workload.hash_block");
   if (const std::string kernels = c.Note("moe_backend").value_or(benchmark.moe_backend); !kernels.empty()) set("engine.moe_backend", Text(kernels));
+  if (const auto chunked = c.Note("chunked_prefill"); chunked && c.engine == "vllm") set("scheduler.policy", Text(*chunked == "1" ? "chunked-prefill" : "prefill-first"));
   if (const auto caching = c.Note("prefix_cache")) set("scheduler.prefix_caching", YamlNode::Scalar(*caching == "1" ? "true" : "false"));
   // Offloading engines: the host, and what is kept where.
   if (const auto host = c.Note("host")) {
@@ -270,6 +306,30 @@ absl::StatusOr<CaseScenario> ScenarioOfCase(const MeasuredCase& c, const std::st
     set("workload.output_tokens", Number(*c.osl));
     return absl::OkStatus();
   };
+  // Where only the mean lengths of a task's texts are known, they vary.
+  const std::string task = c.Note("task").value_or(c.Note("dataset").value_or(""));
+  const TaskLengths spread = LengthsOfTask(task);
+  const bool means = c.Note("osl_kind") == "mean" || (!task.empty() && c.Note("dataset") == task && spread.prompts > 0);
+  const auto vary = [&](double fallback_input) {
+    const double input = c.isl.value_or(fallback_input), positions = static_cast<double>(model.max_positions);
+    const auto lognormal = [&](const char* path, double mean, double sigma, double longest) {
+      YamlNode law = YamlNode::Map();
+      SIM_CHECK(law.Set("lognormal.mean", Number(mean)).ok());
+      SIM_CHECK(law.Set("lognormal.sigma", YamlNode::Scalar(fmt::format("{}", sigma))).ok());
+      SIM_CHECK(law.Set("lognormal.max", Number(longest)).ok());
+      set(path, std::move(law));
+    };
+    if (means) {
+      // Answers of a task differ in length: the long ones stay in the batch longer, so the running sequences are longer
+      // than half the mean.
+      assumptions.push_back(fmt::format("lengths of answers vary with sigma {}", spread.answers));
+      lognormal("workload.output_tokens", *c.osl, spread.answers, std::min(*c.osl * 10, positions - input));
+    }
+    if ((means || !c.isl) && spread.prompts > 0) {
+      assumptions.push_back(fmt::format("lengths of prompts vary with sigma {}", spread.prompts));
+      lognormal("workload.input_tokens", input, spread.prompts, std::min(input * 40, positions / 2));
+    }
+  };
   if (c.load_kind == "static_batch") {
     SIMRUN_RETURN_IF_ERROR(lengths(0));
     set("workload.static_batch", Number(c.load_value));
@@ -281,7 +341,9 @@ absl::StatusOr<CaseScenario> ScenarioOfCase(const MeasuredCase& c, const std::st
     SIMRUN_RETURN_IF_ERROR(lengths(0));
     set("workload.concurrency", Number(c.load_value));
     set("workload.requests", Number(ClosedLoopRequests(c, c.load_value, benchmark.rounds)));
-    if (benchmark.shortest < 1) {
+    if (means) {
+      vary(0);
+    } else if (benchmark.shortest < 1) {
       const auto range = [&](const char* path, double longest) {
         YamlNode uniform = YamlNode::Map();
         SIM_CHECK(uniform.Set("uniform.min", Number(std::max(1.0, std::floor(longest * benchmark.shortest)))).ok());
@@ -315,35 +377,19 @@ absl::StatusOr<CaseScenario> ScenarioOfCase(const MeasuredCase& c, const std::st
     // The mean running batch was measured: as many clients keep it full.
     set("workload.concurrency", Number(c.load_value));
     set("workload.requests", Number(ClosedLoopRequests(c, c.load_value, 20)));
-    const TaskLengths spread = LengthsOfTask(c.Note("task").value_or(""));
-    const double input = c.isl.value_or(kAssumedPrompt), positions = static_cast<double>(model.max_positions);
-    const auto lognormal = [&](const char* path, double mean, double sigma, double longest) {
-      YamlNode law = YamlNode::Map();
-      SIM_CHECK(law.Set("lognormal.mean", Number(mean)).ok());
-      SIM_CHECK(law.Set("lognormal.sigma", YamlNode::Scalar(fmt::format("{}", sigma))).ok());
-      SIM_CHECK(law.Set("lognormal.max", Number(longest)).ok());
-      set(path, std::move(law));
-    };
-    if (c.Note("osl_kind") == "mean") {
-      // Answers of a task differ in length: the long ones stay in the batch longer, so the running sequences are longer
-      // than half the mean.
-      assumptions.push_back(fmt::format("lengths of answers vary with sigma {}", spread.answers));
-      lognormal("workload.output_tokens", *c.osl, spread.answers, std::min(*c.osl * 10, positions - input));
-    }
-    if (!c.isl && spread.prompts > 0) {
-      assumptions.push_back(fmt::format("lengths of prompts vary with sigma {}", spread.prompts));
-      lognormal("workload.input_tokens", input, spread.prompts, std::min(input * 40, positions / 2));
-    }
+    vary(kAssumedPrompt);
   } else if (c.load_kind == "offline_max_inflight") {
     SIMRUN_RETURN_IF_ERROR(lengths(0));
     set("workload.arrivals", Text("all_at_once"));
     set("workload.requests", Number(c.num_requests.value_or(c.load_value)));
     const bool capped = !c.num_requests || c.load_value < *c.num_requests;
     if (capped && !c.Note("max_num_seqs")) set("scheduler.max_num_seqs", Number(c.load_value));
+    if (means) vary(0);
   } else if (c.load_kind == "poisson_rate") {
     SIMRUN_RETURN_IF_ERROR(lengths(0));
     set("workload.arrivals.poisson.rate", YamlNode::Scalar(fmt::format("{} /s", c.load_value)));
     set("workload.requests", Number(c.num_requests.value_or(1000)));
+    if (means) vary(0);
   } else if (c.load_kind == "trace") {
     set("workload.trace", Text(traces_dir + "/" + c.trace));
   } else {
@@ -382,7 +428,7 @@ absl::StatusOr<CaseScenario> ScenarioOfCase(const MeasuredCase& c, const std::st
     scenario = scenario->With("engine.gpu_memory_utilization", fmt::format("{:.6f}", std::min(1.0, free_share + (1 - free_share) * taken)));
     if (!scenario.ok()) return scenario.status();
   }
-  return CaseScenario{*std::move(scenario), std::move(assumptions)};
+  return CaseScenario{*std::move(scenario), c, std::move(assumptions)};
 }
 
 // The A100 table of TensorRT-LLM 0.6 gives the throughput of one GPU: the rows it shares with 0.5 and 0.7 are an exact

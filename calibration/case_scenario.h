@@ -15,6 +15,7 @@ namespace simrun {
 
 struct CaseScenario {
   Scenario scenario;
+  MeasuredCase measured;                 // the case in the catalogue's names
   std::vector<std::string> assumptions;  // what the case does not state and what was taken instead
 };
 
@@ -23,6 +24,9 @@ struct CaseScenario {
 // Unimplemented with the reason when the case cannot be expressed; NotFound when a name or its trace is not known.
 absl::StatusOr<CaseScenario> ScenarioOfCase(const MeasuredCase& c, const std::string& traces_dir,
                                             const std::shared_ptr<const Catalog>& catalog, const std::string& profile = "");
+
+// What profiles call the engine of that name: spelled otherwise, or the name or alias of a profile; `name` itself when none does.
+std::string EngineOf(std::string_view name, const Catalog& catalog);
 
 // The engine profile whose `engine` and `versions` fit best: the longest listed prefix of the version. Of a version that no
 // profile lists, the one with the nearest number, and `nearest` (may be null) says so. Unimplemented for another engine.

@@ -116,10 +116,10 @@ std::vector<LedgerRow> RunCase(const MeasuredCase& c, const std::shared_ptr<cons
     row.engine_profile = resolved.engine.name;
     row.engine_family = resolved.engine.engine;
     row.load = LoadKindOf(resolved);
-    row.fitted = FittedOn(resolved.engine, c, c.values[i]);
-    row.predicted = PredictedValue(c, c.values[i], *report);
+    row.fitted = FittedOn(resolved.engine, scenario->measured, c.values[i]);
+    row.predicted = PredictedValue(scenario->measured, c.values[i], *report);
     const bool is_energy = IsEnergyMetric(row.metric);
-    if (baseline && !is_energy) row.baseline = PredictedValue(c, c.values[i], *baseline);
+    if (baseline && !is_energy) row.baseline = PredictedValue(scenario->measured, c.values[i], *baseline);
     row.provenance = LeastSure(*report);
     row.warnings = OneLine(fmt::format("{}", fmt::join(warnings, "; ")));
     if (!row.predicted && row.warnings.empty()) row.warnings = "the report has no such value";

@@ -9,6 +9,7 @@
 
 #include "base/paths.h"
 #include "base/yaml.h"
+#include "models/model_names.h"
 
 namespace simrun {
 
@@ -116,7 +117,7 @@ std::string EffectiveConfig(const Scenario& scenario, const ScenarioInput& input
   MakeAbsolute("workload.trace", scenario.base_dir(), &root);
   MakeAbsolute("workload.input_tokens.empirical.file", scenario.base_dir(), &root);
   MakeAbsolute("workload.output_tokens.empirical.file", scenario.base_dir(), &root);
-  if (!scenario.catalog()->Resolve("models", scenario.config().model).ok()) MakeAbsolute("model", scenario.base_dir(), &root);
+  if (IsModelPath(scenario.config().model, scenario.base_dir(), *scenario.catalog())) MakeAbsolute("model", scenario.base_dir(), &root);
   DropEmptyNames(&root);
   std::string text = fmt::format("# simrun {}: the settings of the run whose results stand beside this file.\n", SIMRUN_VERSION);
   for (const std::string& directory : input.catalogs) text += fmt::format("# with --catalog {}\n", Absolute(directory));

@@ -72,7 +72,7 @@ absl::StatusOr<EngineProfile> Load(std::string_view name, const Catalog& catalog
     base = profile.name;
     sources = std::exchange(profile.sources, {});
     variants = std::exchange(profile.variants, {});
-    profile.description.clear(), profile.versions.clear(), profile.fitted_on.clear();
+    profile.aliases.clear(), profile.description.clear(), profile.versions.clear(), profile.fitted_on.clear();
   }
   ReadParams(node, "", &problems, &profile);
   if (!problems.empty()) return problems.ToStatus();
@@ -137,6 +137,11 @@ EngineProfile ApplyEngineConfig(EngineProfile profile, const EngineConfig& confi
   profile.share_given = config.gpu_memory_utilization.has_value();
   Replace(config.runtime_reserve, &profile.runtime_reserve);
   Replace(config.cuda_graphs, &profile.cuda_graphs);
+  if (!config.graph_sizes.empty()) profile.graph_sizes = config.graph_sizes;
+  if (!profile.graph_sizes.empty()) {
+    std::sort(profile.graph_sizes.begin(), profile.graph_sizes.end());
+    profile.graph_max_tokens = profile.graph_sizes.back();
+  }
   Replace(config.graph_max_tokens, &profile.graph_max_tokens);
   Replace(config.overlap, &profile.overlap);
   Replace(config.custom_all_reduce, &profile.custom_all_reduce);
@@ -159,6 +164,10 @@ EngineProfile ApplyEngineConfig(EngineProfile profile, const EngineConfig& confi
 }
 
 int64_t GraphTokens(const EngineProfile& profile, int64_t tokens) {
+  if (!profile.graph_sizes.empty()) {
+    const auto size = std::lower_bound(profile.graph_sizes.begin(), profile.graph_sizes.end(), tokens);
+    return size == profile.graph_sizes.end() || *size > profile.graph_max_tokens ? tokens : *size;
+  }
   if (profile.graph_step <= 0 || tokens > profile.graph_max_tokens) return tokens;
   int64_t padded = tokens;
   if (tokens <= 2) {

@@ -108,6 +108,7 @@ struct EngineFit {
 // hw/catalog/engines/<name>.yaml
 struct EngineProfile {
   std::string name;
+  std::vector<std::string> aliases;   // other names of the profile, and of its engine
   std::string like;                   // in a file: the profile whose values hold where this one states none
   std::string description;
   std::string backend = "vllm";       // kernels preferred in the operator catalogue
@@ -136,6 +137,7 @@ struct EngineProfile {
   bool cuda_graphs = true;             // decode steps replay graphs
   bool piecewise_graphs = true;        // steps with prompt chunks too, up to graph_max_tokens
   int64_t graph_max_tokens = 512;      // larger steps are launched kernel by kernel
+  std::vector<int64_t> graph_sizes;    // captured sizes; empty: those of graph_step
   int64_t graph_step = 8;              // captured sizes: 1, 2, 4, then multiples; tokens are padded up. 0: no padding
   bool overlap = true;                 // preparation of the next step runs beside the GPU
   bool holds_tokens = false;           // the first token of a sequence leaves after the launch of the next step
@@ -200,6 +202,7 @@ struct EngineConfig {
   bool server = true;
   std::optional<bool> cuda_graphs;
   std::optional<int64_t> graph_max_tokens;
+  std::vector<int64_t> graph_sizes;
   std::optional<bool> overlap;
   std::optional<bool> custom_all_reduce;
   std::optional<std::string> moe_backend;
@@ -225,7 +228,8 @@ int64_t GraphTokens(const EngineProfile& profile, int64_t tokens);
 
 template <class Visitor>
 void EngineProfile::Describe(Visitor& v) {
-  v.Field("like", like, {.help = "another profile, whose values hold where this one states none; not its description, versions and fitted_on"});
+  v.Field("aliases", aliases, {.help = "other names of the profile and its engine"});
+  v.Field("like", like, {.help = "another profile, whose values hold where this one states none; not its aliases, description, versions and fitted_on"});
   v.Field("description", description, {.help = "engine, version and what was measured"});
   v.Field("backend", backend, {.help = "kernels preferred in the operator catalogue; those of its family (trtllm of trtllm-engine) come next"});
   v.Field("engine", engine, {.help = "the serving software"});
@@ -246,6 +250,7 @@ void EngineProfile::Describe(Visitor& v) {
   v.Field("cuda_graphs", cuda_graphs, {.help = "decode steps replay CUDA graphs"});
   v.Field("piecewise_graphs", piecewise_graphs, {.help = "so do steps with prompt chunks"});
   v.Field("graph_max_tokens", graph_max_tokens, {.help = "largest captured graph", .min = 0});
+  v.Field("graph_sizes", graph_sizes, {.help = "captured sizes; none: those of graph_step", .min = 1});
   v.Field("graph_step", graph_step, {.help = "spacing of captured sizes above 4; 0: no padding", .min = 0});
   v.Field("overlap", overlap, {.help = "the host prepares the next step while the GPU works"});
   v.Field("holds_tokens", holds_tokens, {.help = "answers to a step are sent after the next step has been launched; acts with overlap"});
@@ -313,6 +318,10 @@ void EngineConfig::Describe(Visitor& v) {
   v.Field("server", server, {.help = "requests come through a server; false: a program calls the engine as a library, without front-end and server time, and nobody waits for each token"});
   v.Field("cuda_graphs", cuda_graphs, {.help = "decode steps replay CUDA graphs; false: eager mode"});
   v.Field("graph_max_tokens", graph_max_tokens, {.help = "new tokens of the largest captured graph; larger steps are launched kernel by kernel", .min = 0, .max = 65536});
+  v.Field("graph_sizes", graph_sizes,
+          {.help = "captured sizes that steps are padded up to (TensorRT-LLM's cuda_graph_config.batch_sizes, vLLM's cudagraph_capture_sizes); auto: the "
+                   "profile's",
+           .min = 1, .max = 65536});
   v.Field("overlap", overlap, {.help = "the host prepares the next step while the GPU works"});
   v.Field("custom_all_reduce", custom_all_reduce, {.help = "one-shot all-reduce kernel for small messages"});
   v.Field("moe_backend", moe_backend,

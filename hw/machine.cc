@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <iterator>
 #include <utility>
 
 #include <fmt/format.h>
@@ -354,12 +355,29 @@ std::string_view ScaleUpTopologyName(ScaleUpTopology t) {
   return "pcie";
 }
 
+std::string GpuSpelling(std::string_view name) {
+  constexpr std::string_view kSilent[] = {"nvidia", "amd", "intel", "geforce", "tesla", "instinct", "radeon", "gpu", "graphics", "oam", "rtx",
+                                          "blackwell", "server", "edition", "generation", "hbm2", "hbm2e", "hbm3", "hbm3e", "tensor", "core"};
+  std::vector<std::string> words;
+  for (std::string word : NameWords(name)) {
+    if (word.size() > 3 && word.rfind("rtx", 0) == 0) word.erase(0, 3);
+    if (word.size() == 4 && word.rfind("sxm", 0) == 0) word.resize(3);
+    if (std::find(std::begin(kSilent), std::end(kSilent), word) == std::end(kSilent)) words.push_back(std::move(word));
+  }
+  std::sort(words.begin(), words.end());
+  std::string spelling;
+  for (const std::string& word : words) spelling += word + " ";
+  return spelling;
+}
+
+absl::StatusOr<std::string> ResolveGpu(std::string_view name, const Catalog& catalog) { return catalog.Resolve("gpus", name, GpuSpelling); }
+
 absl::StatusOr<GpuSpec> LoadGpu(std::string_view name, const Catalog& catalog) {
   GpuSpec gpu;
-  SIMRUN_ASSIGN_OR_RETURN(const std::string canonical, catalog.Resolve("gpus", name));
+  SIMRUN_ASSIGN_OR_RETURN(const std::string canonical, ResolveGpu(name, catalog));
   gpu.name = EntryName(canonical);
   SIMRUN_ASSIGN_OR_RETURN(const GpuEntry entry,
-                          LoadEntry<GpuEntry>("gpus", name, catalog, [](const GpuEntry& e, auto fail) {
+                          LoadEntry<GpuEntry>("gpus", canonical, catalog, [](const GpuEntry& e, auto fail) {
                             if (!(e.memory.value > Bytes(0))) fail("memory", "must be greater than 0");
                             if (!(e.memory_bandwidth.value > BytesPerSecond(0)))
                               fail("memory_bandwidth", "must be greater than 0");

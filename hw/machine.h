@@ -58,7 +58,7 @@ struct PowerSpec {
 struct GpuSpec {
   std::string name;          // canonical, also when found by an alias
   std::string vendor;        // nvidia, amd, intel, google
-  std::string architecture;  // volta, turing, ampere, ada, hopper, blackwell, cdna2, cdna3, rdna3, xe, gaudi, tpu
+  std::string architecture;  // volta, turing, ampere, ada, hopper, blackwell, cdna2, cdna3, cdna4, rdna3, xe, gaudi, tpu
   std::array<FlopsPerSecond, kNumDTypes> peak{};  // dense; 0: the format is not supported in hardware
   Bytes memory;                                   // what programs can use (the device total the runtime reports)
   Bytes nominal_memory;                           // the number on the datasheet, as printed; it may be GiB called GB
@@ -250,6 +250,9 @@ Machine BuildMachine(const HardwareConfig& config, const Catalog& catalog, const
 
 // Catalogue entries by name or alias. NotFound with the nearest name, InvalidArgument with every problem of the entry.
 // A number in an entry is a map {value, source, confidence} or, in a user's own file, the bare value.
+// GPUs are known by any order of the words that tell them apart, the maker's own names among them: "NVIDIA A100 80GB PCIe".
+std::string GpuSpelling(std::string_view name);
+absl::StatusOr<std::string> ResolveGpu(std::string_view name, const Catalog& catalog);
 absl::StatusOr<GpuSpec> LoadGpu(std::string_view name, const Catalog& catalog);
 absl::StatusOr<CpuSpec> LoadCpu(std::string_view name, const Catalog& catalog);
 // The power entry of this name, scaled from the board it was fitted on to `gpu`, whose limits, rates and clock are read:

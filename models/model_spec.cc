@@ -7,6 +7,7 @@
 
 #include "base/paths.h"
 #include "models/hf_import.h"
+#include "models/model_names.h"
 #include "models/tensors.h"
 
 namespace simrun {
@@ -151,23 +152,23 @@ absl::StatusOr<ModelSpec> ReadModel(const YamlNode& node, std::string name) {
 
 absl::StatusOr<ModelSpec> LoadModel(std::string_view name_or_path, const Catalog& catalog, const std::string& base_dir) {
   const std::string given(name_or_path);
-  const bool json = EndsWith(given, ".json");
-  // A catalogue name may hold a slash: "meta-llama/Llama-3.1-70B".
-  if (!json && !IsEntryFile(given)) {
-    const absl::StatusOr<std::string> name = catalog.Resolve("models", given);
-    std::error_code ignored;
-    const std::string path = ResolvePath(base_dir, given);
-    if (!name.ok() && std::filesystem::is_directory(path, ignored)) {
-      return ReadHuggingFaceFile((std::filesystem::path(path) / "config.json").string());
-    }
-    if (!name.ok()) return name.status();
-    SIMRUN_ASSIGN_OR_RETURN(const YamlNode node, catalog.Load("models", *name));
-    return ReadModel(node, *name);
-  }
   const std::string path = ResolvePath(base_dir, given);
-  if (json) return ReadHuggingFaceFile(path);
-  SIMRUN_ASSIGN_OR_RETURN(const YamlNode node, ReadYamlFile(path));
-  return ReadModel(node, EntryName(path));
+  if (EndsWith(given, ".json")) return ReadHuggingFaceFile(path);
+  if (IsEntryFile(given)) {
+    SIMRUN_ASSIGN_OR_RETURN(const YamlNode node, ReadYamlFile(path));
+    return ReadModel(node, EntryName(path));
+  }
+  if (IsModelPath(given, base_dir, catalog)) return ReadHuggingFaceFile((std::filesystem::path(path) / "config.json").string());
+  SIMRUN_ASSIGN_OR_RETURN(const std::string name, ResolveModel(given, catalog));
+  SIMRUN_ASSIGN_OR_RETURN(const YamlNode node, catalog.Load("models", name));
+  absl::StatusOr<ModelSpec> model = ReadModel(node, name);
+  if (!model.ok() || given == name) return model;
+  // A checkpoint that is called "...-FP8" is in that format, whatever its model was released in. Experts alone may be.
+  if (const std::optional<DType> format = FormatIn(given); format && model->expert_dtype != format) {
+    model->native_dtype = *format;
+    model->dtype = DTypeName(*format);
+  }
+  return model;
 }
 
 std::vector<std::string> ExpertDTypeNames() {

@@ -151,9 +151,9 @@ struct ModelSpec {
   void Describe(Visitor& v);
 };
 
-// A catalogue name or alias; or the path of a model in this format (*.yaml), of a Hugging Face config.json (*.json), or
-// of a directory that holds one; relative paths are taken from `base_dir`. NotFound with the nearest catalogue name;
-// InvalidArgument with every problem of a file.
+// A catalogue name or alias, or the name of a checkpoint of such a model (models/model_names.h); or the path of a model in this
+// format (*.yaml), of a Hugging Face config.json (*.json), or of a directory that holds one; relative paths are taken from
+// `base_dir`. NotFound with the nearest catalogue name; InvalidArgument with every problem of a file.
 absl::StatusOr<ModelSpec> LoadModel(std::string_view name_or_path, const Catalog& catalog, const std::string& base_dir = "");
 // Reads and checks a spec in this format.
 absl::StatusOr<ModelSpec> ReadModel(const YamlNode& node, std::string name);

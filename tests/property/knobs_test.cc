@@ -225,6 +225,7 @@ std::vector<Knob> Knobs() {
       // A small model: its kernels are shorter than their launches.
       {"engine.cuda_graphs", "false", "true", M(Tpot), -1, "one", {{"model", "llama-3.2-1b"}}},
       {"engine.graph_max_tokens", "0", "512", M(Tpot), -1, "one", {{"model", "llama-3.2-1b"}}},
+      {"engine.graph_sizes", "[1, 8, 16, 32]", "[1, 512]", M(Tpot), +1, "one"},
       {"engine.overlap", "false", "true", M(Tpot), -1, "one", {{"engine", "{step_host: 2 ms}"}}},
       {"engine.custom_all_reduce", "false", "true", M(Tpot), -1, "pair"},
       {"engine.moe_backend", "triton", "marlin", M(Ttft), +1, "mxfp4_experts"},

@@ -48,6 +48,18 @@ TEST_F(CatalogTest, LoadsEmbeddedEntriesByNameAndAlias) {
   EXPECT_EQ(catalog_.Load("models", "llama-3.1-8b")->location().file, "<built-in>/models/llama-3.1-8b.yaml");
 }
 
+TEST_F(CatalogTest, NamesMayBeSpelledOtherwise) {
+  EXPECT_EQ(*catalog_.Resolve("gpus", "H100 SXM 80GB"), "h100-sxm-80gb");
+  EXPECT_EQ(*catalog_.Resolve("gpus", "h100_sxm"), "h100-sxm-80gb");
+  EXPECT_EQ(*catalog_.Resolve("models", "Llama 3.1 8B"), "llama-3.1-8b");
+  EXPECT_FALSE(catalog_.Resolve("models", "llama-31-8b").ok()) << "a dot is no spelling: 2-57b is not 2.5-7b";
+  // What two entries could mean is unknown.
+  Write("gpus/H100-SXM_80GB.yaml", "memory: 1 GB\n");
+  ASSERT_TRUE(catalog_.AddDirectory(dir_).ok());
+  EXPECT_EQ(*catalog_.Resolve("gpus", "h100-sxm-80gb"), "h100-sxm-80gb");
+  EXPECT_FALSE(catalog_.Resolve("gpus", "H100 SXM 80GB").ok());
+}
+
 TEST_F(CatalogTest, UnknownNamesGetAHint) {
   EXPECT_EQ(Error("gpus", "h100-sxm-80g", absl::StatusCode::kNotFound),
             "unknown gpu \"h100-sxm-80g\"; did you mean \"h100-sxm-80gb\"?");

@@ -94,8 +94,17 @@ TEST(EngineProfileFor, TakesTheLongestListedPrefix) {
   std::string nearest;
   EXPECT_EQ(*EngineProfileFor("vllm", "v0.19.1", *catalog, &nearest), "vllm-0.19") << "a leading v is spelling";
   EXPECT_EQ(nearest, "");
-  EXPECT_EQ(*EngineProfileFor("vllm", "0.4.2", *catalog, &nearest), "vllm-0.6") << "0.5 is the nearest listed version";
+  EXPECT_EQ(*EngineProfileFor("trtllm", "0.3.0", *catalog, &nearest), "trt-llm-0.6") << "0.5 is the nearest listed version";
   EXPECT_NE(nearest, "");
+  nearest.clear();
+  EXPECT_EQ(*EngineProfileFor("llama.cpp", "b4000", *catalog, &nearest), "cpu") << "no number to compare: the one for unstated versions";
+  EXPECT_NE(nearest, "");
+  EXPECT_EQ(*EngineProfileFor("vllm", "0.2.1", *catalog), "eager-2023");
+  EXPECT_EQ(*EngineProfileFor("vllm", "0.2.7", *catalog), "vllm-0.6") << "CUDA graphs";
+  EXPECT_EQ(*EngineProfileFor("vllm", "0.20.1", *catalog), "vllm-0.19");
+  EXPECT_EQ(*EngineProfileFor("trtllm", "0.18.2", *catalog), "trt-llm-0.15");
+  EXPECT_EQ(*EngineProfileFor("trtllm", "0.20.0", *catalog), "trt-llm") << "the PyTorch loop";
+  EXPECT_EQ(*EngineProfileFor("tgi", "1.4", *catalog), "tgi-1");
   EXPECT_EQ(*EngineProfileFor("vllm", "1.2.0", *catalog, &nearest), "vllm-0.19");
   EXPECT_EQ(EngineProfileFor("no-such-engine", "1", *catalog).status().code(), absl::StatusCode::kUnimplemented);
 }
@@ -121,6 +130,52 @@ TEST(ScenarioOfCase, DescribesLoadsSettingsAndLibraryCalls) {
   EXPECT_THAT(saturated->assumptions, testing::ElementsAre(HasSubstr("input length")));
   c.load_kind = "something";
   EXPECT_EQ(ScenarioOfCase(c, "", BuiltIn()).status().code(), absl::StatusCode::kUnimplemented);
+}
+
+// Somebody else's spelling of everything.
+TEST(ScenarioOfCase, KnowsGpusModelsEnginesAndFormatsByTheirOtherNames) {
+  MeasuredCase c = StaticBatchCase("RedHatAI/Meta-Llama-3.1-8B-Instruct-FP8-dynamic", "", 8, 100, 10);
+  c.engine = "TensorRT-LLM";
+  c.engine_version = "v1.0";
+  c.gpu = "NVIDIA H100 80GB HBM3";
+  c.kv_dtype = "fp8_e4m3";
+  auto read = ScenarioOfCase(c, "", BuiltIn());
+  ASSERT_TRUE(read.ok()) << read.status();
+  EXPECT_EQ(read->measured.model, "llama-3.1-8b");
+  EXPECT_EQ(read->measured.gpu, "h100-sxm-80gb");
+  EXPECT_EQ(read->measured.engine, "trtllm");
+  const ResolvedScenario& r = read->scenario.resolved();
+  EXPECT_EQ(r.engine.name, "trt-llm");
+  EXPECT_EQ(r.plan.weights, DType::kFp8) << "the checkpoint's name says so";
+  EXPECT_EQ(r.plan.kv_cache, DType::kFp8);
+  c.weights_dtype = "bfloat16";
+  c.kv_dtype = "auto";
+  EXPECT_EQ(ScenarioOfCase(c, "", BuiltIn())->scenario.resolved().plan.weights, DType::kBf16) << "a column goes before a name";
+  EXPECT_EQ(ScenarioOfCase(c, "", BuiltIn())->scenario.resolved().plan.kv_cache, DType::kBf16);
+  c.weights_dtype = "int3";
+  EXPECT_EQ(ScenarioOfCase(c, "", BuiltIn()).status().code(), absl::StatusCode::kUnimplemented);
+}
+
+TEST(ScenarioOfCase, NotesSayHowPromptsAreCutWhatIsCapturedAndHowLengthsVary) {
+  MeasuredCase c = StaticBatchCase("llama-3.1-8b", "bf16", 8, 200, 100);
+  c.engine = "vllm";
+  c.engine_version = "0.6.0";
+  c.load_kind = "poisson_rate";
+  c.load_value = 2;
+  const auto noted = [&](std::map<std::string, std::string> notes) {
+    MeasuredCase n = c;
+    n.values.assign(1, {"ttft", "mean", "ms", "online-rate", 1.0, std::move(notes)});
+    auto read = ScenarioOfCase(n, "", BuiltIn());
+    EXPECT_TRUE(read.ok()) << read.status();
+    return read->scenario;
+  };
+  EXPECT_EQ(noted({}).resolved().policy, "prefill-first");
+  EXPECT_EQ(noted({{"chunked_prefill", "1"}}).resolved().policy, "chunked-prefill");
+  EXPECT_EQ(noted({{"graph_sizes", "1 2 64"}}).resolved().engine.graph_sizes, (std::vector<int64_t>{1, 2, 64}));
+  EXPECT_FALSE(noted({}).config().workload.input_tokens->lognormal.has_value());
+  const Scenario chats = noted({{"dataset", "sharegpt"}});
+  EXPECT_NEAR(chats.config().workload.input_tokens->lognormal->mean.value_or(0), 200, 1e-9);
+  EXPECT_GT(chats.config().workload.output_tokens->lognormal->sigma.value_or(0), 0.5);
 }
 
 // The three ways published closed loops differ: lengths, prompts per step, format of the KV cache.

@@ -62,7 +62,7 @@ std::vector<std::map<std::string, std::string>> ReadCsv(const std::string& path)
 double GiB(Bytes b) { return b.value() / 1073741824.0; }
 
 TEST(HardwareCatalogTest, HoldsEveryAccelerator) {
-  EXPECT_EQ(HardwareCatalog().Names("gpus").size(), 49u);
+  EXPECT_EQ(HardwareCatalog().Names("gpus").size(), 59u);
   EXPECT_EQ(HardwareCatalog().Names("nodes").size(), 22u);
 }
 
@@ -81,6 +81,33 @@ TEST(HardwareCatalogTest, EveryGpuOfTheNameTableLoadsByNameAndAlias) {
       ASSERT_TRUE(found.ok()) << std::string(found.status().message());
       EXPECT_EQ(*found, name) << alias;
     }
+  }
+}
+
+// As drivers, clouds and papers write them.
+TEST(HardwareCatalogTest, GpusAreFoundByTheirUsualNames) {
+  const std::pair<const char*, const char*> names[] = {
+      {"NVIDIA H100 80GB HBM3", "h100-sxm-80gb"}, {"NVIDIA A100-SXM4-40GB", "a100-sxm-40gb"}, {"NVIDIA A100 80GB PCIe", "a100-pcie-80gb"},
+      {"NVIDIA GeForce RTX 4090", "rtx-4090"},    {"RTX4090", "rtx-4090"},                    {"RTX A6000", "rtx-a6000-48gb"},
+      {"Tesla V100-SXM2-16GB", "v100-sxm2-16gb"}, {"Tesla T4", "t4-16gb"},                    {"NVIDIA L40S", "l40s-48gb"},
+      {"NVIDIA L40", "l40-48gb"},                 {"NVIDIA A10G", "a10g-24gb"},               {"AMD Instinct MI300X OAM", "mi300x-192gb"},
+      {"H100 SXM5", "h100-sxm-80gb"},             {"H100 NVL", "h100-nvl-94gb"},              {"NVIDIA GH200 480GB", "gh200-96gb"},
+      {"RTX 6000 Ada", "rtx-6000-ada-48gb"},      {"NVIDIA RTX PRO 6000 Blackwell Server Edition", "rtx-pro-6000-96gb"}};
+  for (const auto& [name, entry] : names) {
+    const auto found = ResolveGpu(name, HardwareCatalog());
+    ASSERT_TRUE(found.ok()) << name << ": " << found.status();
+    EXPECT_EQ(*found, entry) << name;
+  }
+  EXPECT_FALSE(ResolveGpu("RTX", HardwareCatalog()).ok());
+  EXPECT_FALSE(ResolveGpu("NVIDIA", HardwareCatalog()).ok());
+  // No spelling stands for two cards.
+  std::map<std::string, std::string> spelled;
+  for (const std::string& name : HardwareCatalog().Names("gpus")) {
+    std::vector<std::string> all = {name};
+    if (const YamlNode node = *HardwareCatalog().Load("gpus", name); const YamlNode* aliases = node.Find("aliases")) {
+      for (const YamlNode& alias : aliases->items()) all.push_back(alias.text());
+    }
+    for (const std::string& alias : all) EXPECT_EQ(spelled.emplace(GpuSpelling(alias), name).first->second, name) << alias;
   }
 }
 

@@ -259,6 +259,23 @@ TEST(EngineProfileTest, GraphsPadToCapturedSizes) {
        std::vector<std::array<int64_t, 2>>{{0, 0}, {1, 1}, {2, 2}, {3, 4}, {5, 8}, {9, 16}, {97, 100}, {101, 101}}) {
     EXPECT_EQ(GraphTokens(p, tokens), padded) << tokens;
   }
+  EngineConfig listed;
+  listed.graph_sizes = {256, 1, 64};
+  p = ApplyEngineConfig(Load("vllm-0.19"), listed, TestMachine("h100-sxm-80gb"));
+  EXPECT_EQ(p.graph_max_tokens, 256) << "the largest one listed";
+  for (auto [tokens, padded] : std::vector<std::array<int64_t, 2>>{{1, 1}, {2, 64}, {65, 256}, {256, 256}, {257, 257}}) {
+    EXPECT_EQ(GraphTokens(p, tokens), padded) << tokens;
+  }
+  listed.graph_max_tokens = 100;
+  p = ApplyEngineConfig(Load("vllm-0.19"), listed, TestMachine("h100-sxm-80gb"));
+  EXPECT_EQ(GraphTokens(p, 65), 65) << "too many for a graph";
+}
+
+TEST(EngineProfileTest, OtherNamesOfAProfileAreNotThoseOfProfilesLikeIt) {
+  EXPECT_EQ(Load("TensorRT-LLM").name, "trt-llm");
+  EXPECT_EQ(Load("text-generation-inference").name, "tgi");
+  EXPECT_TRUE(Load("tgi-3").aliases.empty());
+  EXPECT_EQ(Load("tgi-3").engine, "tgi");
 }
 
 }  // namespace
