@@ -92,13 +92,19 @@ std::string Absolute(const std::string& path) {
   return error ? path : absolute.lexically_normal().string();
 }
 
-void MakeAbsolute(std::string_view path, const std::string& base_dir, YamlNode* root) {
-  const YamlNode* node = root->Get(path);
-  if (node == nullptr || !node->IsScalar() || node->text().empty()) return;
-  YamlNode value = YamlNode::Scalar(Absolute(ResolvePath(base_dir, node->text())));
-  value.set_quoted(true);
-  // The path exists, so setting it cannot fail.
-  root->Set(path, std::move(value)).IgnoreError();
+void MakeAbsolute(const std::string& base_dir, YamlNode* node) {
+  if (!node->IsScalar() || node->text().empty()) return;
+  *node = YamlNode::Scalar(Absolute(ResolvePath(base_dir, node->text())));
+  node->set_quoted(true);
+}
+
+// Files that settings name: recordings and tables, and parts of one's own.
+void MakeFilesAbsolute(const std::string& base_dir, YamlNode* node) {
+  for (YamlNode& item : node->items()) MakeFilesAbsolute(base_dir, &item);
+  for (YamlNode::Entry& e : node->entries()) {
+    if (e.key == "file" || e.key == "trace" || (e.value.IsScalar() && IsEntryFile(e.value.text()))) MakeAbsolute(base_dir, &e.value);
+    MakeFilesAbsolute(base_dir, &e.value);
+  }
 }
 
 // An empty name says no more than leaving the setting out.
@@ -114,10 +120,11 @@ void DropEmptyNames(YamlNode* node) {
 
 std::string EffectiveConfig(const Scenario& scenario, const ScenarioInput& input) {
   YamlNode root = WriteParams(scenario.config());
-  MakeAbsolute("workload.trace", scenario.base_dir(), &root);
-  MakeAbsolute("workload.input_tokens.empirical.file", scenario.base_dir(), &root);
-  MakeAbsolute("workload.output_tokens.empirical.file", scenario.base_dir(), &root);
-  if (IsModelPath(scenario.config().model, scenario.base_dir(), *scenario.catalog())) MakeAbsolute("model", scenario.base_dir(), &root);
+  for (YamlNode::Entry& e : root.entries()) {
+    const bool model = e.key == "model" && IsModelPath(scenario.config().model, scenario.base_dir(), *scenario.catalog());
+    if (model) MakeAbsolute(scenario.base_dir(), &e.value);
+  }
+  MakeFilesAbsolute(scenario.base_dir(), &root);
   DropEmptyNames(&root);
   std::string text = fmt::format("# simrun {}: the settings of the run whose results stand beside this file.\n", SIMRUN_VERSION);
   for (const std::string& directory : input.catalogs) text += fmt::format("# with --catalog {}\n", Absolute(directory));

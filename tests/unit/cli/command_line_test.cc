@@ -105,8 +105,9 @@ TEST_F(CommandLine, TextOnStandardOutputIsTheSummaryFile) {
 
 TEST_F(CommandLine, TheEffectiveConfigurationRepeatsTheRunFromAnywhere) {
   place_.Write("in/t.csv", "arrival_s,input_tokens,output_tokens\n0,7,5\n1,9,5\n");
+  place_.Write("in/engine.yaml", "like: vllm-0.19\ndescription: mine\nmax_num_seqs: 3\n");
   place_.Write("in/config.yaml", ScenarioText().Set("workload", "{trace: t.csv}").text());
-  ASSERT_EQ(Call({File("in/config.yaml"), "--set", "plan.replicas=2", "--out", File("first")}).code, 0);
+  ASSERT_EQ(Call({File("in/config.yaml"), "--set", "plan.replicas=2", "--set", "engine.profile=engine.yaml", "--out", File("first")}).code, 0);
   const ProgramResult again = Call({File("first/config.yaml"), "--out", File("second")});
   ASSERT_EQ(again.code, 0) << again.err;
   EXPECT_EQ(place_.Read("first/config.yaml"), place_.Read("second/config.yaml"));
