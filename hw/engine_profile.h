@@ -132,6 +132,7 @@ struct EngineProfile {
   // by itself what this leaves, else the user's.
   std::optional<WorkingMemory> working_memory;
   bool share_given = false;  // by the user
+  int64_t expert_chunk = 0;  // tokens of all attention ranks that kernels of experts have room for; 0: all of a step
 
   // Host work.
   bool cuda_graphs = true;             // decode steps replay graphs
@@ -247,6 +248,7 @@ void EngineProfile::Describe(Visitor& v) {
   v.Field("runtime_reserve", runtime_reserve, {.help = "memory per GPU for context, graphs and buffers", .min = 0});
   v.Field("working_memory", working_memory,
           {.help = "memory kept free of weights and KV cache by the engine's sizes; gpu_memory_utilization is then the share of these two alone"});
+  v.Field("expert_chunk", expert_chunk, {.help = "tokens, of all attention ranks, that kernels of experts have room for at once; 0: all of a step", .min = 0});
   v.Field("cuda_graphs", cuda_graphs, {.help = "decode steps replay CUDA graphs"});
   v.Field("piecewise_graphs", piecewise_graphs, {.help = "so do steps with prompt chunks"});
   v.Field("graph_max_tokens", graph_max_tokens, {.help = "largest captured graph", .min = 0});

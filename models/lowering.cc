@@ -481,7 +481,7 @@ KvBytes KvBytesPerGpu(const ModelSpec& model, const ParallelPlan& plan, int stag
   return kv;
 }
 
-Bytes ActivationBytesPerGpu(const ModelSpec& model, const ParallelPlan& plan, int64_t tokens, int64_t rows) {
+Bytes ActivationBytesPerGpu(const ModelSpec& model, const ParallelPlan& plan, int64_t tokens, int64_t rows, int64_t expert_chunk) {
   const double t = static_cast<double>(tokens), e = BytesPerElement(StreamDType(plan)),
                h = static_cast<double>(model.hidden);
   const int up = model.mlp.gated ? 2 : 1;
@@ -498,10 +498,12 @@ Bytes ActivationBytesPerGpu(const ModelSpec& model, const ParallelPlan& plan, in
     const MoeSpec& m = *model.moe;
     const bool exchange = plan.ep > 1 && plan.dp > 1;
     const double all = exchange ? t * plan.dp : t;
-    // Kernels of experts have room for every choice, also of experts on other ranks.
-    const double chosen = all * static_cast<double>(m.top_k);
+    const double piece = expert_chunk > 0 ? std::min(all, static_cast<double>(expert_chunk)) : all;
+    // Kernels of experts have room for every choice, also of experts on other ranks; what was gathered and what is given back
+    // lies beside the pieces.
+    const double chosen = piece * static_cast<double>(m.top_k);
     const double width = static_cast<double>(m.ffn) / ExpertTensorRanks(plan);
-    peak = std::max(peak, chosen * (2 * h + (up + 1) * width) * e);
+    peak = std::max(peak, (chosen * (2 * h + (up + 1) * width) + (piece < all ? 2 * all * h : 0)) * e);
   }
   if (!model.is_encoder())
     peak = std::max(peak, static_cast<double>(rows) * static_cast<double>(model.vocab) * (e + 4));

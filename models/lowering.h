@@ -91,8 +91,9 @@ struct KvBytes {
 };
 KvBytes KvBytesPerGpu(const ModelSpec& model, const ParallelPlan& plan, int stage);
 // Peak activation bytes per GPU of a step with `tokens` new tokens per attention rank and `rows` logits rows: hidden
-// state and residual, plus the largest of attention, MLP or MoE intermediates, and the logits (16-bit and fp32).
-Bytes ActivationBytesPerGpu(const ModelSpec& model, const ParallelPlan& plan, int64_t tokens, int64_t rows);
+// state and residual, plus the largest of attention, MLP or MoE intermediates, and the logits (16-bit and fp32). Kernels of
+// experts take the tokens in pieces of `expert_chunk`; 0: all at once.
+Bytes ActivationBytesPerGpu(const ModelSpec& model, const ParallelPlan& plan, int64_t tokens, int64_t rows, int64_t expert_chunk = 0);
 
 // What is wrong with a plan for a model (does not divide, too many stages, dp without ...): problems with paths below
 // "plan", at `where`.

@@ -12,7 +12,7 @@ MemoryPlan BesideModel(const ModelSpec& model, const ParallelPlan& plan, const M
                        const BatchLimits& limits) {
   MemoryPlan m;
   m.gpu = m.usable = machine.gpu.memory;
-  m.activations = ActivationBytesPerGpu(model, plan, limits.max_num_batched_tokens, limits.max_num_seqs);
+  m.activations = ActivationBytesPerGpu(model, plan, limits.max_num_batched_tokens, limits.max_num_seqs, engine.expert_chunk);
   m.reserve = engine.runtime_reserve;
   if (!engine.working_memory) {
     m.usable = m.gpu * engine.gpu_memory_utilization;

@@ -451,6 +451,9 @@ TEST(Activations, ExpertsHaveRoomForEveryChoice) {
   const auto bytes = [](double tokens, double ranks) { return 2 * tokens * (2 * 4096 + ranks * 8 * (2 * 4096 + 3 * 1536)); };
   EXPECT_DOUBLE_EQ(ActivationBytesPerGpu(m, Plan(1, 1, 8, 8), 1024, 1).value(), bytes(1024, 8));
   EXPECT_DOUBLE_EQ(ActivationBytesPerGpu(m, Plan(8, 1, 1, 8), 1024, 1).value(), bytes(1024, 1));
+  // In pieces of 2048 tokens: the rooms of a quarter, beside the tokens of all ranks, gathered and given back.
+  EXPECT_DOUBLE_EQ(ActivationBytesPerGpu(m, Plan(1, 1, 8, 8), 1024, 1, 2048).value(), bytes(1024, 2) + 2.0 * 8192 * 2 * 4096);
+  EXPECT_DOUBLE_EQ(ActivationBytesPerGpu(m, Plan(8, 1, 1, 8), 1024, 1, 2048).value(), bytes(1024, 1));
 }
 
 // ---- attention ----
