@@ -129,10 +129,11 @@ absl::StatusOr<std::string> Catalog::Resolve(std::string_view section, std::stri
   if (IsEntryFile(name)) return std::string(name);
   std::vector<std::string> candidates;
   std::string unread;
-  const std::string spelled = spelling(name);
+  std::string spelled;
   std::set<std::string> alike;  // entries with a name that is spelled so
   if (const auto it = sections_.find(section); it != sections_.end()) {
     if (it->second.find(name) != it->second.end()) return std::string(name);
+    spelled = spelling(name);
     for (const auto& [canonical, source] : it->second) {
       candidates.push_back(canonical);
       if (spelling(canonical) == spelled) alike.insert(canonical);

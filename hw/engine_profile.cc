@@ -1,6 +1,7 @@
 #include "hw/engine_profile.h"
 
 #include <algorithm>
+#include <memory>
 #include <utility>
 
 #include <absl/strings/str_join.h>
@@ -89,7 +90,13 @@ absl::StatusOr<EngineProfile> Load(std::string_view name, const Catalog& catalog
 
 }  // namespace
 
-absl::StatusOr<EngineProfile> LoadEngineProfile(std::string_view name, const Catalog& catalog) { return Load(name, catalog, {}); }
+absl::StatusOr<EngineProfile> LoadEngineProfile(std::string_view name, const Catalog& catalog) {
+  const std::string kept_as(name);
+  if (const auto kept = catalog.Kept<EngineProfile>(kept_as)) return *kept;
+  SIMRUN_ASSIGN_OR_RETURN(EngineProfile profile, Load(name, catalog, {}));
+  catalog.Keep(kept_as, std::make_shared<const EngineProfile>(profile));
+  return profile;
+}
 
 Bytes WorkingMemory::Of(int64_t tokens, int64_t graph_tokens, int64_t gpus, int64_t ranks) const {
   const double graph = static_cast<double>(graph_tokens);

@@ -15,6 +15,8 @@
 #include "base/params.h"
 #include "base/paths.h"
 #include "base/rng.h"
+#include "hw/machine.h"
+#include "models/model_names.h"
 #include "planner/deal.h"
 #include "planner/metrics.h"
 #include "planner/pool.h"
@@ -92,6 +94,13 @@ const char* CatalogSectionOf(const std::string& path) {
   if (path == "hardware.link" || path == "hardware.network") return "links";
   if (path == "engine.profile") return "engines";
   return nullptr;
+}
+
+// As scenarios find it: of models and GPUs by more spellings than of other entries.
+absl::StatusOr<std::string> Named(std::string_view section, const std::string& name, const Catalog& catalog) {
+  if (section == "models") return ResolveModel(name, catalog);
+  if (section == "gpus") return ResolveGpu(name, catalog);
+  return catalog.Resolve(section, name);
 }
 
 }  // namespace
@@ -425,7 +434,7 @@ class SweepReader {
               value.text().find(".json") != std::string::npos || value.text().find(".yaml") != std::string::npos) {
             continue;
           }
-          if (const auto name = spec_.catalog_->Resolve(section, value.text()); !name.ok()) {
+          if (const auto name = Named(section, value.text(), *spec_.catalog_); !name.ok()) {
             problems_.Add(value.location(), axis.paths[p], std::string(name.status().message()));
           }
         }

@@ -175,7 +175,7 @@ class RoutedExperts final : public ExpertStage {
       if (!LeavesExpertsToPolicy(part)) continue;
       due += part.share / away * static_cast<double>(order.size() - residents);
       const size_t end = std::min(order.size(), residents + static_cast<size_t>(std::llround(due)));
-      for (size_t i = dealt == 0 ? 0 : dealt; i < end; ++i) homes[static_cast<size_t>(order[i])] = part.tier;
+      for (size_t i = dealt; i < end; ++i) homes[static_cast<size_t>(order[i])] = part.tier;
       dealt = end;
     }
     return homes;

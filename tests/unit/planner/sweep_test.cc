@@ -201,6 +201,13 @@ repeets: 2
               HasSubstr("a sweep has at most 10000000"));
 }
 
+TEST(SweepSpec, NamesAreThoseThatScenariosKnow) {
+  const auto spelled = Parse("axes:\n  - {path: hardware.gpu, values: [NVIDIA H100 80GB HBM3, RTX4090]}\n"
+                             "  - {path: model, values: [Llama-3.1-8B-Instruct-FP8, meta-llama/Llama-3.1-8B]}\n");
+  EXPECT_TRUE(spelled.ok()) << spelled.status();
+  EXPECT_FALSE(Parse("axes:\n  - {path: hardware.gpu, values: [NVIDIA H101 80GB]}\n").ok());
+}
+
 TEST(Sweep, ResultsDoNotDependOnThreadsOrShards) {
   const SweepSpec spec = Spec(kAxes);
   TemporaryDirectory dir;
