@@ -603,6 +603,14 @@ absl::StatusOr<NodeSpec> LoadNode(std::string_view name, const Catalog& catalog)
   return node;
 }
 
+Watts Machine::HostIdlePower(double gpus) const {
+  return host.idle_power * (static_cast<double>(host.sockets) / std::max(1, gpus_per_node)) * gpus;
+}
+
+Watts Machine::BusyCorePower(double gpus) const {
+  return host.cores > 0 ? (host.tdp - host.idle_power) / static_cast<double>(host.cores) * 2.0 * gpus : Watts(0);
+}
+
 HardwareConfig LocateFiles(HardwareConfig config, const std::string& base_dir) {
   for (std::string* name : {&config.node, &config.gpu, &config.cpu, &config.host, &config.link, &config.network, &config.host_link, &config.region}) {
     *name = LocateEntry(base_dir, *name);

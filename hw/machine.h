@@ -234,6 +234,10 @@ struct Machine {
   // kDatasheet, or kAssumed when a main figure of the GPU is an estimate or was overridden.
   Provenance provenance = Provenance::kDatasheet;
   std::vector<std::string> assumptions;  // parts that were not given, one sentence each
+
+  // Of the host: its idle power, shared by the GPUs of a node, and above that two busy cores (engine and worker) per GPU at work.
+  Watts HostIdlePower(double gpus) const;
+  Watts BusyCorePower(double gpus) const;
 };
 
 // Parts given as files of their own ("gpu: mine/gpu.yaml") are taken from `base_dir` where they are relative.

@@ -104,11 +104,9 @@ class Search {
     }
     const double cycle = output_ * decode.seconds + batch * prompt.seconds, tokens = batch * output_ * r_.plan.dp;
     if (config_.objective == "tpot") return decode.seconds + prompt.seconds * batch / output_;
-    // As reports count them (sim/run.cc).
     const Machine& machine = r_.machine;
     const double gpus = r_.plan.gpus_per_engine(), of_node = gpus / std::max(1, machine.gpus_per_node);
-    const double core = machine.host.cores > 0 ? (machine.host.tdp - machine.host.idle_power).value() / machine.host.cores : 0;
-    const double idle = machine.gpu.idle_power.value() * gpus + machine.host.idle_power.value() * machine.host.sockets * of_node + 2 * core * gpus;
+    const double idle = machine.gpu.idle_power.value() * gpus + (machine.HostIdlePower(gpus) + machine.BusyCorePower(gpus)).value();
     const double joules = (output_ * decode.joules + batch * prompt.joules + idle * cycle) / tokens;
     if (config_.objective == "energy") return joules;
     if (config_.objective == "cost") {

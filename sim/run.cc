@@ -225,12 +225,7 @@ void Run::FillEnergyAndCost(SimTime span, Report* report) const {
     busy += replica->totals().busy.seconds().value();
   }
   const double idle = machine.gpu.idle_power.value() * seconds * gpus;
-  // Host: its idle power, shared by the GPUs of a node, and two busy cores (engine and worker) per GPU at work.
-  const double sockets_per_gpu = static_cast<double>(machine.host.sockets) / std::max(1, machine.gpus_per_node);
-  const double core_watts = machine.host.cores > 0
-                                ? (machine.host.tdp - machine.host.idle_power).value() / machine.host.cores : 0;
-  double host = machine.host.idle_power.value() * sockets_per_gpu * gpus * seconds +
-                      2 * core_watts * busy * r.plan.gpus_per_engine();
+  double host = machine.HostIdlePower(gpus).value() * seconds + machine.BusyCorePower(r.plan.gpus_per_engine()).value() * busy;
   // Of plans that keep tensors outside GPU memory: cores that compute, and what moves bytes.
   double compute = 0, moves = 0;
   for (const auto& compiled : compiled_) {
