@@ -105,6 +105,7 @@ std::string Entry(const OperatorParams& p) {
   number("max_size", p.max_size, 0);
   if (p.provenance != normal.provenance) add("provenance", p.provenance);
   if (p.lasting) add("lasting", "true");
+  if (p.exclusive) add("exclusive", "true");
   if (p.hold) add("hold", "true");
   add("source", Quoted(p.source));
   if (p.confidence != normal.confidence) add("confidence", p.confidence);

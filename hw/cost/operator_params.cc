@@ -172,6 +172,7 @@ const OperatorParams* OperatorParamSet::Find(std::string_view op, std::string_vi
   std::tuple<bool, bool, size_t> best_rank;
   for (const OperatorParams& p : entries) {
     if (p.op != op || (!p.dtype.empty() && p.dtype != dtype)) continue;
+    if (p.exclusive && BackendKinship(p.backend, backend) == 0) continue;
     // Own entries of another backend still beat a fallback's: the device matters more than the software.
     const std::tuple rank(p.device == name, p.dtype == dtype, BackendKinship(p.backend, backend));
     if (best == nullptr || rank > best_rank) {

@@ -76,6 +76,7 @@ struct OperatorParams {
   double max_size = 0;            // largest m, kv length or bytes measured; 0: not stated
   std::string provenance = "calibrated";
   bool lasting = false;           // rates of long work, not of bursts: the board's power limit is in them already
+  bool exclusive = false;         // engines of other families run other kernels: they do without this entry
   bool hold = false;              // set by hand, for the reason in `note`: a calibration leaves it as it is
   std::string source;
   std::string confidence = "A";                  // A read in a source, B vendor figure from prior knowledge, C estimate
@@ -195,6 +196,7 @@ void OperatorParams::Describe(Visitor& v) {
   v.Field("max_size", max_size, {.help = "largest m, kv length or bytes measured", .min = 0});
   v.Field("provenance", provenance, {.help = "how the numbers were found", .choices = ProvenanceNames});
   v.Field("lasting", lasting, {.help = "rates of long work, not of bursts: the board's power limit is in them already"});
+  v.Field("exclusive", exclusive, {.help = "engines of other families do without this entry: their kernels are not alike"});
   v.Field("hold", hold, {.help = "set by hand, for the reason in note: simrun calibrate leaves it as it is"});
   v.Field("source", source, {.help = "origin", .required = true});
   v.Field("confidence", confidence, {.help = "A read in a source, B vendor figure from prior knowledge, C estimate"});

@@ -552,6 +552,28 @@ TEST(OperatorCostTest, ExpertsWithWidenedWeightsHaveTheirOwnKernel) {
   EXPECT_LT(made->Cost(op).seconds, 0.95 * expected);
 }
 
+// FlashInfer's NVFP4 experts are vLLM's; TensorRT-LLM takes other kernels, for which those of FP8 stand.
+TEST(OperatorCostTest, ExclusiveKernelsServeTheirFamilyAlone) {
+  const Machine machine = TestMachine("b200-sxm-180gb");
+  OperatorParamSet set = *LoadOperatorParams(OperatorEntryFor(machine.gpu), TestCatalog());
+  Operator op = Moe(64);
+  op.weights = DType::kNvfp4;
+  op.activations = DType::kNvfp4;
+  const auto origin = [&](const char* backend) {
+    OperatorCostOptions options;
+    options.backend = backend;
+    const auto costs = OperatorCosts::Create(machine, std::make_shared<const OperatorParamSet>(set), options);
+    EXPECT_TRUE(costs.ok()) << costs.status();
+    return std::pair(costs->Cost(op).seconds, costs->OriginOf(op).note.detail);
+  };
+  const auto vllm = origin("vllm"), trtllm = origin("trtllm-engine-1.0");
+  EXPECT_LT(vllm.first, 0.8 * trtllm.first);
+  EXPECT_NE(trtllm.second.find("efficiencies of fp8"), std::string::npos) << trtllm.second;
+  for (OperatorParams& p : set.entries) p.exclusive = false;
+  EXPECT_EQ(origin("trtllm-engine-1.0").first, vllm.first);
+  EXPECT_EQ(origin("vllm").first, vllm.first);
+}
+
 // OpenAI's Triton kernels take MXFP4 alone, filled up to 64 inner dimensions; ranks pass over the rows of their own experts.
 TEST(OperatorCostTest, ExpertsInMxfp4RunInTheKernelsThatTheEngineTakes) {
   const Machine machine = TestMachine("h100-sxm-80gb");
