@@ -21,12 +21,22 @@ class Roofline final : public StepCostModel {
     for (int stage = 0; stage < plan.pp; ++stage) {
       weight_seconds_ = std::max(weight_seconds_, WeightBytesPerGpu(model, plan, stage).value() / bandwidth_);
       const KvBytes kv = KvBytesPerGpu(model, plan, stage);
-      kv_seconds_ = std::max(kv_seconds_, kv.per_token.value() / bandwidth_);
+      double per_token = kv.per_token.value();
       windowed_seconds_ = std::max(windowed_seconds_, kv.per_token_windowed.value() / bandwidth_);
+      double state = 2 * StateBytesPerGpu(model, plan, stage).value();
       double layers = 0;
       for (const AttentionShape& s : AttentionShapes(model, plan, stage)) {
-        layers += s.layers * PrefillAttentionFlops(s, 1, 0);
+        if (s.top_k > 0) {
+          // The chosen part of the cache, as much for every token.
+          const double cache = s.layers * static_cast<double>(s.mla_latent + s.mla_rope) * BytesPerElement(plan.kv_cache);
+          per_token -= cache;
+          state += cache * static_cast<double>(s.top_k);
+        } else if (!s.linear) {
+          layers += s.layers * PrefillAttentionFlops(s, 1, 0);
+        }
       }
+      kv_seconds_ = std::max(kv_seconds_, per_token / bandwidth_);
+      state_seconds_ = std::max(state_seconds_, state / bandwidth_);
       pair_seconds_ = std::max(pair_seconds_, layers / peak);
     }
     if (model.moe) {
@@ -47,7 +57,8 @@ class Roofline final : public StepCostModel {
     if (experts_ > 0) weights *= 1 - expert_share_ * std::pow(1 - top_k_ / experts_, tokens);
     for (const StepWork& w : ranks) {
       double compute = flops_per_token_ * static_cast<double>(w.tokens);
-      double kv = kv_seconds_ * static_cast<double>(w.decode_kv_sum) + windowed_seconds_ * static_cast<double>(w.decode_kv_sum_windowed);
+      double kv = kv_seconds_ * static_cast<double>(w.decode_kv_sum) + windowed_seconds_ * static_cast<double>(w.decode_kv_sum_windowed) +
+                  state_seconds_ * static_cast<double>(w.decode_seqs + static_cast<int64_t>(w.chunks.size()));
       for (const PrefillChunk& c : w.chunks) {
         const double q = static_cast<double>(c.tokens), past = static_cast<double>(c.past);
         compute += pair_seconds_ * (q * past + q * q / 2);
@@ -63,7 +74,7 @@ class Roofline final : public StepCostModel {
 
  private:
   int stages_;
-  double bandwidth_ = 0, flops_per_token_ = 0, weight_seconds_ = 0, kv_seconds_ = 0, windowed_seconds_ = 0, pair_seconds_ = 0;
+  double bandwidth_ = 0, flops_per_token_ = 0, weight_seconds_ = 0, kv_seconds_ = 0, windowed_seconds_ = 0, state_seconds_ = 0, pair_seconds_ = 0;
   double experts_ = 0, top_k_ = 0, expert_share_ = 0;
 };
 

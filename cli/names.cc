@@ -118,7 +118,11 @@ absl::StatusOr<std::string> ExplainModel(const std::string& name, const Catalog&
   add("layers", fmt::format("{} x hidden {}", m.layers, m.hidden));
   add("attention", fmt::format("{} query heads, {} key-value heads, head width {}{}", m.attention.heads, m.attention.kv_heads,
                                m.attention.head_dim, m.has_mla() ? ", multi-head latent attention" : ""));
-  if (m.attention.pattern != "full") {
+  if (m.has_linear()) {
+    const LinearAttentionSpec& l = *m.attention.linear;
+    add("", fmt::format("but linear attention in all but every layer number {}: {} value and {} key heads, states of {} x {}", m.attention.full_every,
+                        l.value_heads, l.key_heads, l.key_dim, l.value_dim));
+  } else if (m.attention.pattern != "full") {
     add("", fmt::format("{} attention over {} tokens{}", m.attention.pattern, m.attention.window,
                         m.attention.full_every > 0 ? fmt::format(", full in every layer number {}", m.attention.full_every) : ""));
   }
@@ -137,6 +141,7 @@ absl::StatusOr<std::string> ExplainModel(const std::string& name, const Catalog&
     if (kv.window > 0) text += fmt::format(", and {} for each of the last {} tokens", Human(kv.per_token_windowed), kv.window);
     add(fmt::format("KV cache {}", DTypeName(dtype)), text);
   }
+  if (m.has_linear()) add("states", fmt::format("{} per sequence ({})", Human(StateBytesPerGpu(m, ParallelPlan(), 0)), m.attention.linear->state_dtype));
   std::vector<DType> formats = {DType::kBf16, DType::kFp8, DType::kInt4};
   for (const DType released : {m.native_dtype, m.expert_dtype.value_or(m.native_dtype)}) {
     if (std::find(formats.begin(), formats.end(), released) == formats.end()) formats.push_back(released);

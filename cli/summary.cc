@@ -210,6 +210,11 @@ std::string SummaryText(const Scenario& scenario, const Report& r) {
                                     Human(r.memory.weights), Human(r.memory.activations), Human(r.memory.reserve),
                                     Human(r.memory.gpu), NumberText(r.memory.kv_capacity_tokens),
                                     PercentText(r.memory.kv_peak_fraction)));
+  if (r.memory.state > Bytes(0)) {
+    out += Line("", fmt::format("states of linear attention: {} for each sequence and GPU, {}", Human(r.memory.state),
+                                r.memory.state_sequences > 0 ? fmt::format("with room for {} sequences", NumberText(r.memory.state_sequences))
+                                                             : "out of the KV cache"));
+  }
   for (const Report::Memory::Tier& t : r.memory.tiers) {
     const std::string prefixes = t.prefix_capacity > Bytes(0) ? fmt::format(", {} of {} for prefixes", Human(t.prefix_peak), Human(t.prefix_capacity)) : "";
     out += Line("", fmt::format("{}: {} weights and at most {} KV cache{} of {} per engine", t.name, Human(t.weights), Human(t.kv_peak), prefixes, Human(t.capacity)));

@@ -76,6 +76,19 @@ struct WorkingMemory {
   Bytes Of(int64_t tokens, int64_t graph_tokens, int64_t gpus, int64_t ranks) const;
 };
 
+// Memory that an engine sets aside for the states of linear attention. Engines without it keep them in KV blocks.
+struct StatePool {
+  double ratio = 1;          // its size over that of the KV cache
+  int64_t per_sequence = 1;  // states that each sequence may need, those kept for others' prefixes included
+  std::string dtype;         // format of the states; empty: as the model says
+  template <class Visitor>
+  void Describe(Visitor& v) {
+    v.Field("ratio", ratio, {.help = "memory of the states over memory of the KV cache", .min = 0, .max = 1000, .above_min = true});
+    v.Field("per_sequence", per_sequence, {.help = "states that each running sequence may need", .min = 1, .max = 1000});
+    v.Field("dtype", dtype, {.help = "format of the states: bf16, fp16 or fp32; empty: as the model says"});
+  }
+};
+
 // Where one of the numbers comes from.
 struct EngineSource {
   std::string of;  // name of the field
@@ -131,6 +144,7 @@ struct EngineProfile {
   // Where given, gpu_memory_utilization is the share of weights and KV cache alone (of the memory without runtime_reserve):
   // by itself what this leaves, else the user's.
   std::optional<WorkingMemory> working_memory;
+  std::optional<StatePool> state_pool;
   bool share_given = false;  // by the user
   int64_t expert_chunk = 0;  // tokens of all attention ranks that kernels of experts have room for; 0: all of a step
 
@@ -248,6 +262,7 @@ void EngineProfile::Describe(Visitor& v) {
   v.Field("runtime_reserve", runtime_reserve, {.help = "memory per GPU for context, graphs and buffers", .min = 0});
   v.Field("working_memory", working_memory,
           {.help = "memory kept free of weights and KV cache by the engine's sizes; gpu_memory_utilization is then the share of these two alone"});
+  v.Field("state_pool", state_pool, {.help = "memory set aside for the states of linear attention; none: they take KV blocks"});
   v.Field("expert_chunk", expert_chunk, {.help = "tokens, of all attention ranks, that kernels of experts have room for at once; 0: all of a step", .min = 0});
   v.Field("cuda_graphs", cuda_graphs, {.help = "decode steps replay CUDA graphs"});
   v.Field("piecewise_graphs", piecewise_graphs, {.help = "so do steps with prompt chunks"});

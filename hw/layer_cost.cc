@@ -50,6 +50,7 @@ void LayerCosts::Visit(int64_t rank_tokens, int64_t engine_tokens, const Each& e
       continue;
     }
     if (part == Index(LayerPart::kEmbedding) && (starts("attn_norm") || starts("layer_norm"))) part = Index(LayerPart::kAttentionIn);
+    if (name == "linear_in_proj") part = Index(LayerPart::kAttentionIn);   // of other layers, after those that attend fully
     if (name == "o_proj") part = Index(LayerPart::kAttentionOut);
     if (name == "up_proj") part = Index(LayerPart::kDenseFfn);
     if (name == "router") part = Index(LayerPart::kRouter);
@@ -78,10 +79,9 @@ absl::StatusOr<std::unique_ptr<LayerCosts>> LayerCosts::Create(const ModelSpec& 
   c.heads_.resize(static_cast<size_t>(options.max_rows) + 1);
   c.shapes_ = AttentionShapes(model, plan, 0);
   for (const AttentionShape& shape : c.shapes_) {
-    Attention& a = c.attention_[shape.window > 0 ? 1 : 0];
-    a.present = true;
+    Attention& a = c.attention_[shape.window > 0 || shape.linear ? 1 : 0];
     a.layers = shape.layers;
-    a.cost = c.costs_.Attention(shape);
+    a.costs.push_back(c.costs_.Attention(shape));
   }
   const double dense = c.layers_ - c.moe_layers_;
   c.Visit(1, plan.dp, [&](size_t part, const Operator& op) {
@@ -161,19 +161,19 @@ PartCost LayerCosts::Experts(double rows, double experts, double active) const {
   return Of(op, costs_.Cost(op), 1);
 }
 
-PartCost LayerCosts::DecodeAttention(bool windowed, double seqs, double kv_sum, double kv_max) const {
-  const Attention& a = attention_[windowed ? 1 : 0];
-  if (!a.present || seqs <= 0) return {};
+PartCost LayerCosts::DecodeAttention(bool limited, double seqs, double kv_sum, double kv_max) const {
+  const Attention& a = attention_[limited ? 1 : 0];
+  if (seqs <= 0) return {};
   AttentionSplit split;
-  a.cost.AddDecode(seqs, kv_sum, kv_max, &split);
+  for (const AttentionCost& cost : a.costs) cost.AddDecode(seqs, kv_sum, kv_max, &split);
   return Of(split, a.layers);
 }
 
-PartCost LayerCosts::PrefillAttention(bool windowed, std::span<const PrefillChunk> chunks) const {
-  const Attention& a = attention_[windowed ? 1 : 0];
-  if (!a.present || chunks.empty()) return {};
+PartCost LayerCosts::PrefillAttention(bool limited, std::span<const PrefillChunk> chunks) const {
+  const Attention& a = attention_[limited ? 1 : 0];
+  if (chunks.empty()) return {};
   AttentionSplit split;
-  a.cost.AddPrefill(chunks, &split);
+  for (const AttentionCost& cost : a.costs) cost.AddPrefill(chunks, &split);
   return Of(split, a.layers);
 }
 

@@ -48,9 +48,9 @@ class LayerCosts {
   // Routed experts of one layer that the GPUs compute, of all ranks: `rows` rows (tokens x experts each) over `experts`
   // experts, of which `active` get any.
   PartCost Experts(double rows, double experts, double active) const;
-  // Attention cores of one layer of a kind (windowed or not).
-  PartCost DecodeAttention(bool windowed, double seqs, double kv_sum, double kv_max) const;
-  PartCost PrefillAttention(bool windowed, std::span<const PrefillChunk> chunks) const;
+  // Attention cores of one layer of a kind (limited: windowed, chunked or linear; or full).
+  PartCost DecodeAttention(bool limited, double seqs, double kv_sum, double kv_max) const;
+  PartCost PrefillAttention(bool limited, std::span<const PrefillChunk> chunks) const;
 
   // The hand-over to the next stage, whose operators models/lowering.h lists, over `path`.
   PartCost StageSend(std::span<const Operator> operators, const CommPath& path) const;
@@ -94,11 +94,10 @@ class LayerCosts {
   std::vector<HeadRow> heads_;
   HeadRow beyond_head_;
   struct Attention {
-    bool present = false;
     double layers = 1;
-    AttentionCost cost;
+    std::vector<AttentionCost> costs;   // two of sparse attention; none: no such layers
   };
-  std::array<Attention, 2> attention_;  // full, windowed
+  std::array<Attention, 2> attention_;  // full, limited
   std::vector<AttentionShape> shapes_;
   Operator expert_op_;
   double launches_dense_ = 0, launches_moe_ = 0, launches_ends_ = 0;

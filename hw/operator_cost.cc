@@ -44,6 +44,9 @@ double PartialBytes(const OperatorParams& p, const GpuSpec& gpu, double seqs, do
 // Padding of the last tile is at most this many times the rows there are: fits at q = 1 are off by up to 15 times
 // without it, others do not change.
 constexpr double kRowsPerPadding = 8;
+// Vectors as wide as a head that the kernels of linear attention move for every token of a prompt: queries, keys, values and what
+// they leave for one another. Only its product with the fitted efficiency counts.
+constexpr double kLinearPasses = 14;
 
 // Rows of queries that one thread block of a fused kernel takes.
 constexpr double kQueryTile = 64;
@@ -186,6 +189,17 @@ double D(int64_t x) { return static_cast<double>(x); }
 }  // namespace
 
 void AttentionCost::AddPrefill(std::span<const PrefillChunk> chunks, AttentionSplit* out) const {
+  if (linear_) {
+    double tokens = 0, pieces = 0, longest = 0;
+    for (const PrefillChunk& chunk : chunks) {
+      const double q = static_cast<double>(chunk.tokens);
+      tokens += q;
+      pieces += std::ceil(q / static_cast<double>(kLinearChunk));
+      longest = std::max(longest, q);
+    }
+    Combine(prefill_, prefill_.c_key * tokens, prefill_.m_key * (tokens + kappa_ * pieces), prefill_.d * longest, 1, out);
+    return;
+  }
   double pairs = 0, exact_pairs = 0, keys = 0, queries = 0, past_sum = 0, longest = 0;
   const double w = static_cast<double>(window_);
   for (const PrefillChunk& chunk : chunks) {
@@ -398,6 +412,26 @@ OperatorCosts::Choice OperatorCosts::ChooseFor(const Operator& op) const {
     default:
       return Choose(ElementwiseEntry(op.kind), op.activations);
   }
+}
+
+OperatorCosts::Choice OperatorCosts::ChooseLinear(const AttentionShape& shape, bool prefill) const {
+  Choice choice = Choose(prefill ? "linear_prefill" : "linear_decode", shape.compute);
+  if (choice.params == nullptr) {
+    choice = Choose("elementwise", shape.compute);
+    choice.label = Provenance::kAssumed;
+    choice.why = "taken to stream as element-wise kernels do";
+  }
+  return choice;
+}
+
+OperatorCosts::Choice OperatorCosts::ChooseSparse(const AttentionShape& shape, bool prefill) const {
+  Choice choice = Choose(prefill ? "sparse_prefill" : "sparse_decode", shape.kv);
+  if (choice.params == nullptr) {
+    choice = Choose("mla_decode", shape.kv);
+    choice.label = std::max(choice.label, Provenance::kTransferred);
+    choice.why = "as latent attention to every token";
+  }
+  return choice;
 }
 
 OpTime OperatorCosts::Finish(const Term& term, Provenance label) const {
@@ -721,7 +755,91 @@ OperatorCosts::Sample OperatorCosts::Probe(const AttentionShape& shape, const At
   return sample;
 }
 
+AttentionCost OperatorCosts::LinearAttention(const AttentionShape& shape) const {
+  const OperatorParams& pre = *ChooseLinear(shape, true).params;
+  const OperatorParams& dec = *ChooseLinear(shape, false).params;
+  const double peak = Peak(shape.compute), layers = shape.layers;
+  const double heads = D(shape.heads), widths = D(shape.head_dim + shape.v_head_dim);
+  AttentionCost cost;
+  cost.linear_ = true;
+  cost.kappa_ = pre.kappa;
+  AttentionCost::Terms& p = cost.prefill_;
+  p.q = pre.q;
+  p.ec = Capped(pre.ec), p.em = Capped(pre.em);
+  p.t0 = pre.t0.value() * layers;
+  p.d = pre.d.value() / 1024 * layers;
+  p.c_key = PrefillAttentionFlops(shape, kLinearChunk, 0) / static_cast<double>(kLinearChunk) / (peak * p.ec) * layers;
+  p.m_key = kLinearPasses * heads * widths / 2 * std::max(2.0, BytesPerElement(shape.compute)) / (bandwidth_ * p.em) * layers;
+  AttentionCost::Terms& d = cost.decode_;
+  d.q = dec.q;
+  d.ec = Capped(dec.ec), d.em = Capped(dec.em);
+  d.t0 = dec.t0.value() * layers;
+  d.k0 = 1;
+  d.c_seq = DecodeAttentionFlops(shape, 1) / (peak * d.ec) * layers;
+  d.m_seq = 2 * heads * D(shape.head_dim * shape.v_head_dim) * BytesPerElement(shape.kv) / (bandwidth_ * d.em) * layers;
+  SetPower({&p, &d}, layers, &cost);
+  return cost;
+}
+
+AttentionCost OperatorCosts::SparseAttention(const AttentionShape& shape) const {
+  // Kernels go through all the places of a token's list, taken or not, so that its cost is the same whatever came before.
+  const OperatorParams& pre = *ChooseSparse(shape, true).params;
+  const OperatorParams& dec = *ChooseSparse(shape, false).params;
+  const double tile = MlaHeadTile(machine_.gpu), rows = std::ceil(D(shape.heads) / tile) * tile;
+  const double cache = D(shape.mla_latent + shape.mla_rope), chosen = D(shape.top_k), layers = shape.layers;
+  const double element = std::max(2.0, BytesPerElement(shape.compute));
+  const double flops = 2 * rows * (cache + D(shape.mla_latent)) * chosen;
+  const double bytes = chosen * cache * BytesPerElement(shape.kv) + D(shape.heads) * (cache + D(shape.mla_latent)) * element;
+  AttentionCost cost;
+  cost.linear_ = true;
+  AttentionCost::Terms& p = cost.prefill_;
+  AttentionCost::Terms& d = cost.decode_;
+  const auto fill = [&](const OperatorParams& of, AttentionCost::Terms* terms) {
+    terms->q = of.q;
+    terms->ec = Capped(of.ec), terms->em = Capped(of.em);
+    terms->t0 = of.t0.value() * layers;
+    terms->k0 = 1;
+  };
+  fill(pre, &p);
+  fill(dec, &d);
+  p.c_key = flops / (Peak(shape.compute) * p.ec) * layers;
+  p.m_key = bytes / (bandwidth_ * p.em) * layers;
+  d.c_seq = flops / (Peak(shape.compute) * d.ec) * layers;
+  d.m_seq = bytes / (bandwidth_ * d.em) * layers;
+  SetPower({&p, &d}, layers, &cost);
+  return cost;
+}
+
+AttentionCost OperatorCosts::IndexerAttention(const AttentionShape& shape) const {
+  const OperatorParams& pre = *Choose("prefill", shape.kv).params;
+  const OperatorParams& dec = *Choose("decode", shape.kv).params;
+  const double peak = Peak(Supported(shape.compute)), layers = shape.layers;
+  const double flops = 2 * D(shape.heads * shape.head_dim);
+  // A score of 32 bits per query and key, summed over the heads, is written and read again to find the largest.
+  constexpr double kScore = 8;
+  AttentionCost cost;
+  AttentionCost::Terms& p = cost.prefill_;
+  p.q = pre.q;
+  p.ec = Capped(pre.ec), p.em = Capped(pre.em);
+  p.t0 = pre.t0.value() * layers;
+  p.c_key = (flops / (peak * p.ec) + kScore / (bandwidth_ * p.em)) * layers;
+  p.m_key = D(IndexBytes(shape)) / (bandwidth_ * p.em) * layers;
+  AttentionCost::Terms& d = cost.decode_;
+  d.q = dec.q;
+  d.ec = Capped(pre.ec), d.em = Capped(dec.em);
+  d.t0 = dec.t0.value() * layers;
+  d.d = dec.d.value() * layers;
+  d.k0 = std::max(1.0, dec.k0);
+  d.c_key = flops / (peak * d.ec) * layers;
+  d.m_key = (D(IndexBytes(shape)) + kScore) / (bandwidth_ * d.em) * layers;
+  SetPower({&p, &d}, layers, &cost);
+  return cost;
+}
+
 AttentionCost OperatorCosts::Attention(const AttentionShape& shape) const {
+  if (shape.linear) return LinearAttention(shape);
+  if (shape.indexer) return IndexerAttention(shape);
+  if (shape.top_k > 0) return SparseAttention(shape);
   AttentionCost cost = AttentionFormula(shape);
   for (const bool prefill : {false, true}) {
     const char* name = shape.mla ? (prefill ? "mla_prefill" : "mla_decode") : (prefill ? "prefill" : "decode");
@@ -863,23 +981,28 @@ AttentionCost OperatorCosts::AttentionFormula(const AttentionShape& shape) const
     x.d = m.d.value() / 1024 * (D(shape.head_dim) / 128) * layers;
   }
 
-  cost.power_ = power_;
-  for (AttentionCost::Terms* terms : {&p, &d, &x}) {
+  SetPower({&p, &d, &x}, layers, &cost);
+  return cost;
+}
+
+void OperatorCosts::SetPower(std::initializer_list<AttentionCost::Terms*> of, double layers, AttentionCost* cost) const {
+  cost->power_ = power_;
+  for (AttentionCost::Terms* terms : of) {
+    const bool decode = terms == &cost->decode_;
     terms->launches = layers;
     // Prompts keep the multipliers busy, generated tokens the memory.
     PowerModel::Work usual{1, terms->ec, 0, true};
-    if (terms == &d) usual = {1, d.em * d.flops_per_byte_time, d.em, true};
+    if (decode) usual = {1, terms->em * terms->flops_per_byte_time, terms->em, true};
     terms->power = power_.At(usual);
     const double speed = terms->power.speed;
-    if (terms != &d && !options_.benchmark) terms->settled = power_.SettledSeconds({1, 1, 0, true}) / speed / options_.time_factor;
+    if (!decode && !options_.benchmark) terms->settled = power_.SettledSeconds({1, 1, 0, true}) / speed / options_.time_factor;
     terms->t0 /= speed;
     terms->d /= speed;
     terms->c_key /= speed;
     terms->c_seq /= speed;
     terms->ec *= speed;
-    if (terms == &p) cost.c_past_ /= speed;
+    if (terms == &cost->prefill_) cost->c_past_ /= speed;
   }
-  return cost;
 }
 
 namespace {
@@ -930,6 +1053,22 @@ OperatorCosts::Origin OperatorCosts::OriginOf(const Operator& op, const CommPath
 }
 
 OperatorCosts::Origin OperatorCosts::OriginOf(const AttentionShape& shape, bool prefill) const {
+  if (shape.linear) {
+    const Choice choice = ChooseLinear(shape, prefill);
+    return {{fmt::format("linear attention, {}", prefill ? "prefill" : "decode"), choice.label, FitText(*choice.params, choice.why)},
+            choice.params->max_size};
+  }
+  if (shape.top_k > 0) {
+    const Choice choice = ChooseSparse(shape, prefill);
+    return {{fmt::format("sparse attention, {}", prefill ? "prefill" : "decode"), choice.label, FitText(*choice.params, choice.why)},
+            choice.params->max_size};
+  }
+  if (shape.indexer) {
+    const Choice choice = Choose(prefill ? "prefill" : "decode", shape.kv);
+    return {{fmt::format("sparse attention, indexer, {}", prefill ? "prefill" : "decode"), std::max(choice.label, Provenance::kTransferred),
+             FitText(*choice.params, "rates of attention to every token")},
+            choice.params->max_size};
+  }
   const char* name = shape.mla ? (prefill ? "mla_prefill" : "mla_decode") : (prefill ? "prefill" : "decode");
   const Choice choice = Choose(name, shape.kv);
   Origin origin;

@@ -16,6 +16,7 @@
 #include <bit>
 #include <cmath>
 #include <cstdint>
+#include <initializer_list>
 #include <memory>
 #include <span>
 #include <string>
@@ -131,6 +132,10 @@ class AttentionGrid {
 //            Td = D (kv/1024) (d/128), pairs = q past + q^2/2; kappa at most 8 q
 //   decode:  Tm = [(kv + kappa) G (d + dv) + Q, O] / (BW em), Td = D kv/(kv + K0)
 //   MLA:     the same with the compressed cache in decode, and Tc = 2 max(H,16)(kv + kappa)(2 dc + dr) / (P ec)
+//   linear:  decode Tm = state read and written / (BW em); prefill Tm = (kLinearPasses vectors of every head and token, and of kappa
+//            tokens more for each chunk of kLinearChunk) / (BW em), Tc by PrefillAttentionFlops, Td = D longest/1024
+//   sparse:  latent decode over top_k keys for every token, prompts too; its indexer as decode and prefill without values, its
+//            scores written and read besides
 // Sequences of unequal length: Tc and Tm are sums, Td is the longest one's.
 class AttentionCost {
  public:
@@ -222,6 +227,7 @@ class AttentionCost {
   Terms decode_, prefill_, mixed_;
   PowerModel power_;
   bool fused_ = false;
+  bool linear_ = false;        // no keys, or as many for every token: c_key and m_key of prefill are per token
   double mixed_kappa_ = 0;     // keys that starting a block costs
   std::shared_ptr<const AttentionGrid> decode_grid_, prefill_grid_;
   double kappa_ = 0;           // prefill
@@ -299,6 +305,11 @@ class OperatorCosts {
   Term GemmTerm(const Operator& op, const OperatorParams& p, Features* features) const;
   Term RowTerm(const Operator& op, const OperatorParams& p, Features* features) const;
   AttentionCost AttentionFormula(const AttentionShape& shape) const;
+  AttentionCost LinearAttention(const AttentionShape& shape) const;
+  AttentionCost SparseAttention(const AttentionShape& shape) const;
+  AttentionCost IndexerAttention(const AttentionShape& shape) const;
+  // What the power limit does to the terms, members of `cost` for attention of `layers` layers.
+  void SetPower(std::initializer_list<AttentionCost::Terms*> terms, double layers, AttentionCost* cost) const;
   // Without the factor of the correction.
   Sample ProbeWith(const AttentionCost& cost, const AttentionShape& shape, const AttentionPoint& point, bool prefill) const;
   OpTime Gemm(const Operator& op) const;
@@ -310,6 +321,8 @@ class OperatorCosts {
   Choice ChooseFor(const Operator& op) const;
   Choice ChooseWeightOnly(const Operator& op) const;
   Choice ChooseWidened(const Operator& op) const;
+  Choice ChooseLinear(const AttentionShape& shape, bool prefill) const;
+  Choice ChooseSparse(const AttentionShape& shape, bool prefill) const;
   // Whether `p` was measured with kernels that widen the operator's format to one the device multiplies in.
   bool MeasuredWidening(const Operator& op, const OperatorParams& p) const;
   CommPath PathOf(const Operator& op, const CommPath* path) const;

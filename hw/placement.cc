@@ -90,12 +90,19 @@ ClassBytes WeightBytesByClass(const ModelSpec& model, const ParallelPlan& plan, 
     return std::find(names.begin(), names.end(), std::string_view(t.name)) != names.end();
   };
   ClassBytes out;
-  for (const Tensor& t : LayerTensors(model, false)) {
-    (is(t, {"up_proj", "down_proj", "up_bias", "down_bias"}) ? out.dense_ffn : out.attention) += bytes(t);
+  // Where layers attend in different ways each counts as the mean of them.
+  double linear_layers = 0;
+  for (int64_t l = 0; l < model.layers; ++l) linear_layers += model.IsLinearLayer(l) ? 1 : 0;
+  for (const bool linear : {false, true}) {
+    const double share = linear ? linear_layers / static_cast<double>(model.layers) : 1 - linear_layers / static_cast<double>(model.layers);
+    if (share <= 0) continue;
+    for (const Tensor& t : LayerTensors(model, {false, linear})) {
+      (is(t, {"up_proj", "down_proj", "up_bias", "down_bias"}) ? out.dense_ffn : out.attention) += bytes(t) * share;
+    }
   }
   if (model.moe) {
     double sum = 0;
-    for (const Tensor& t : LayerTensors(model, true)) {
+    for (const Tensor& t : LayerTensors(model, {true, false})) {
       if (t.shard == Shard::kExpert || t.shard == Shard::kExpertBias) {
         out.routed_experts += bytes(t);
       } else if (is(t, {"up_proj", "down_proj", "up_bias", "down_bias", "shared_gate"})) {
@@ -104,7 +111,8 @@ ClassBytes WeightBytesByClass(const ModelSpec& model, const ParallelPlan& plan, 
         sum += bytes(t);
       }
     }
-    out.router = sum - out.attention;
+    for (const Tensor& t : LayerTensors(model, {false, false})) sum -= is(t, {"up_proj", "down_proj", "up_bias", "down_bias"}) ? 0 : bytes(t);
+    out.router = sum;
   }
   for (const Tensor& t : EmbeddingTensors(model)) out.embedding += bytes(t);
   for (const Tensor& t : HeadTensors(model)) out.lm_head += bytes(t);
@@ -289,6 +297,11 @@ Placement ResolvePlacement(const PlacementConfig& config, std::vector<PlacementR
     if ((*tier == TierKind::kGpu) != (part.use == TensorUse::kPin)) {
       fail("use", fmt::format("\"{}\" does not go with tier {}", use, rule.tier),
            *tier == TierKind::kGpu ? "on the gpu tensors are pinned" : "use stream, cache or compute there");
+      continue;
+    }
+    if (rule.tensors == "kv" && *tier != TierKind::kGpu && (model.has_linear() || model.has_sparse())) {
+      fail("tensors", fmt::format("{} has {} attention, whose cache is only modelled on the gpu", model.name, model.has_linear() ? "linear" : "sparse"),
+           "leave kv on the gpu");
       continue;
     }
     if (part.use == TensorUse::kCache && rule.tensors != "routed_experts") {

@@ -106,7 +106,7 @@ struct Stage {
 
 bool SameShapes(const std::vector<AttentionShape>& a, const std::vector<AttentionShape>& b) {
   const auto all = [](const AttentionShape& s) {
-    return std::tuple(s.layers, s.mla, s.heads, s.kv_heads, s.head_dim, s.v_head_dim, s.mla_latent, s.mla_rope, s.window, s.chunked,
+    return std::tuple(s.layers, s.mla, s.linear, s.indexer, s.top_k, s.heads, s.kv_heads, s.head_dim, s.v_head_dim, s.mla_latent, s.mla_rope, s.window, s.chunked,
                       s.causal, s.kv, s.compute);
   };
   return std::equal(a.begin(), a.end(), b.begin(), b.end(), [&](const auto& x, const auto& y) { return all(x) == all(y); });
@@ -261,7 +261,7 @@ bool Compiled::IsLikePrevious(int s) const {
     const StageLayers layers = LayersOfStage(model_, plan_, stage);
     std::array<int, 4> count{};
     for (int l = layers.first; l < layers.first + layers.count; ++l) {
-      ++count[static_cast<size_t>((model_.IsMoeLayer(l) ? 2 : 0) + (model_.IsWindowedLayer(l) ? 1 : 0))];
+      ++count[static_cast<size_t>((model_.IsMoeLayer(l) ? 2 : 0) + (model_.IsWindowedLayer(l) || model_.IsLinearLayer(l) ? 1 : 0))];
     }
     return count;
   };
@@ -628,9 +628,10 @@ std::vector<StepOperator> Compiled::Explain(std::span<const StepWork> ranks) {
       } else {
         AddDecode(attention, work, &a);
         const DecodeKv kv = DecodeKvOf(attention, work);
-        text = fmt::format("{} sequences, {} KV tokens, longest {}", work.decode_seqs, kv.sum, kv.longest);
+        text = fmt::format("{} sequences", work.decode_seqs);
+        if (!shape.linear) text += fmt::format(", {} KV tokens, longest {}", kv.sum, kv.longest);
       }
-      text += fmt::format(", {} heads, {} KV heads, width {}", shape.heads, shape.kv_heads, shape.head_dim);
+      text += fmt::format(", {} heads, {} {} heads, width {}", shape.heads, shape.kv_heads, shape.linear ? "key" : "KV", shape.head_dim);
       Entry entry;
       entry.seconds = 0;
       entry.Add(a);

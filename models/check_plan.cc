@@ -49,6 +49,7 @@ void CheckPlan(const ModelSpec& model, const ParallelPlan& plan, const SourceLoc
     fail("tp", fmt::format("{} ranks cannot share the {} key-value heads of {}", plan.tp, a.kv_heads, model.name),
          "one must be a multiple of the other");
   }
+  if (model.has_linear()) divides_tp(a.linear->key_heads, "key heads of linear attention");
   const bool any_dense = !model.moe.has_value() || model.moe->first_dense_layers > 0 || model.moe->every > 1;
   if (any_dense && plan.ffn_tp == 0) divides_tp(model.mlp.ffn, "columns of the MLP");
   if (plan.ffn_tp != 0) {
@@ -80,6 +81,17 @@ void CheckPlan(const ModelSpec& model, const ParallelPlan& plan, const SourceLoc
   if (plan.pp > model.layers) {
     fail("pp", fmt::format("{} stages for the {} layers of {}", plan.pp, model.layers, model.name),
          fmt::format("at most {}", model.layers));
+  }
+  if (model.has_linear() && problems->empty()) {
+    for (int stage = 0; stage < plan.pp; ++stage) {
+      const StageLayers range = LayersOfStage(model, plan, stage);
+      bool full = false;
+      for (int l = range.first; l < range.first + range.count; ++l) full = full || !model.IsLinearLayer(l);
+      if (full) continue;
+      fail("pp", fmt::format("stage {} would hold linear attention alone: {} attends fully in every layer number {}", stage + 1, model.name, a.full_every),
+           fmt::format("at most {} stages", model.layers / a.full_every));
+      break;
+    }
   }
   if (model.moe.has_value()) {
     const MoeSpec& m = *model.moe;

@@ -224,6 +224,35 @@ void Qwen3Moe(const Config& c, ModelSpec* m) {
   m->attention.qk_norm = "per-head";
 }
 
+// Gated delta rule in all but every n-th layer, and an output gate in those.
+void QwenLinear(const Config& c, ModelSpec* m) {
+  AttentionSpec& a = m->attention;
+  a.qk_norm = "per-head";
+  a.output_gate = c.BoolOr({"attn_output_gate"}, true);
+  a.pattern = "linear";
+  a.full_every = c.IntOr({"full_attention_interval"}, 4);
+  LinearAttentionSpec linear;
+  linear.key_heads = c.Int({"linear_num_key_heads"});
+  linear.value_heads = c.Int({"linear_num_value_heads"});
+  linear.key_dim = c.Int({"linear_key_head_dim"});
+  linear.value_dim = c.Int({"linear_value_head_dim"});
+  linear.conv = c.IntOr({"linear_conv_kernel_dim"}, 4, 0);
+  if (c.TextOr({"mamba_ssm_dtype"}, "") == "float32") linear.state_dtype = "fp32";
+  a.linear = linear;
+}
+
+void Qwen35(const Config& c, ModelSpec* m) {
+  LlamaFields(c, m);
+  m->mlp.ffn = c.Int({"intermediate_size"});
+  QwenLinear(c, m);
+}
+
+void Qwen3Next(const Config& c, ModelSpec* m) {
+  Qwen2Moe(c, m);
+  m->attention.qkv_bias = m->attention.output_bias = c.BoolOr({"attention_bias"}, false);
+  QwenLinear(c, m);
+}
+
 // Routed and shared experts after some dense layers, as DeepSeek names them.
 void DeepSeekMoe(const Config& c, ModelSpec* m) {
   SetMoe(c.Int({"n_routed_experts"}), c.Int({"num_experts_per_tok"}), c.Int({"moe_intermediate_size"}), m);
@@ -251,6 +280,11 @@ void DeepSeekV2(const Config& c, ModelSpec* m) {
 void DeepSeekV3(const Config& c, ModelSpec* m) {
   DeepSeekV2(c, m);
   m->moe->router_bias = true;
+}
+
+void DeepSeekV32(const Config& c, ModelSpec* m) {
+  DeepSeekV3(c, m);
+  m->attention.sparse = SparseAttentionSpec{c.Int({"index_n_heads"}), c.Int({"index_head_dim"}), c.Int({"index_topk"})};
 }
 
 void Glm4Moe(const Config& c, ModelSpec* m) {
@@ -460,11 +494,13 @@ constexpr Architecture kArchitectures[] = {
     {"dbrx", nullptr, Dbrx},
     {"deepseek_v2", nullptr, DeepSeekV2},
     {"deepseek_v3", nullptr, DeepSeekV3},
+    {"deepseek_v32", nullptr, DeepSeekV32},
     {"falcon", nullptr, Falcon},
     {"gemma2", nullptr, Gemma2},
     {"gemma3", "text_config", Gemma3},
     {"gemma3_text", nullptr, Gemma3},
     {"glm4_moe", nullptr, Glm4Moe},
+    {"glm_moe_dsa", nullptr, DeepSeekV32},
     {"gpt2", nullptr, Gpt2},
     {"gpt_neox", nullptr, GptNeoX},
     {"gpt_oss", nullptr, GptOss},
@@ -485,7 +521,12 @@ constexpr Architecture kArchitectures[] = {
     {"qwen2", nullptr, Qwen2},
     {"qwen2_moe", nullptr, Qwen2Moe},
     {"qwen3", nullptr, Qwen3},
+    {"qwen3_5", "text_config", Qwen35},
+    {"qwen3_5_moe", "text_config", Qwen3Next},
+    {"qwen3_5_moe_text", nullptr, Qwen3Next},
+    {"qwen3_5_text", nullptr, Qwen35},
     {"qwen3_moe", nullptr, Qwen3Moe},
+    {"qwen3_next", nullptr, Qwen3Next},
     {"roberta", nullptr, Roberta},
     {"xlm-roberta", nullptr, Roberta},
 };
@@ -628,6 +669,7 @@ absl::StatusOr<ModelSpec> ImportHuggingFaceConfig(std::string_view json_text, st
   if (!problems.empty()) return problems.ToStatus();
   ModelSpec model;
   architecture->read(text, &model);
+  if (architecture->nested != nullptr) model.tie_embeddings = top.BoolOr({"tie_word_embeddings"}, model.tie_embeddings);
   ReadFormats(top, text, &model);
   if (problems.empty()) FinishModel(where, &problems, &model);
   SIMRUN_RETURN_IF_ERROR(problems.ToStatus());

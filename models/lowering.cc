@@ -1,6 +1,7 @@
 #include "models/lowering.h"
 
 #include <algorithm>
+#include <array>
 
 #include "models/expert_load.h"
 #include "models/tensors.h"
@@ -166,9 +167,37 @@ void AddMlaAttention(const ModelSpec& model, const ParallelPlan& plan, double co
   b->Bytes(OpKind::kRope, "rope", count, 2 * t * static_cast<double>((heads + 1) * m.qk_rope) * e);
   b->Bytes(OpKind::kElementwise, "kv_write", count,
            t * static_cast<double>(latent) * (e + BytesPerElement(plan.kv_cache)));
+  if (model.has_sparse()) {
+    const SparseAttentionSpec& i = *model.attention.sparse;
+    b->Gemm("index_q_proj", count, tokens, i.index_heads * i.index_dim, m.q_lora_rank, true);
+    b->Gemm("index_k_proj", count, tokens, i.index_dim, model.hidden, true);
+    b->Gemm("index_weights_proj", count, tokens, i.index_heads, model.hidden, false);
+    b->Bytes(OpKind::kElementwise, "index_narrow", count, t * static_cast<double>((i.index_heads + 1) * i.index_dim) * (e + 1));
+  }
   b->Batched("mla_uk", count, tokens, m.kv_lora_rank, m.qk_nope, heads);
   b->Batched("mla_uv", count, tokens, m.v_head, m.kv_lora_rank, heads);
   b->Gemm("o_proj", count, tokens, model.hidden, heads * m.v_head, true);
+}
+
+void AddLinearAttention(const ModelSpec& model, const ParallelPlan& plan, double count, int64_t tokens, Builder* b) {
+  const LinearAttentionSpec& l = *model.attention.linear;
+  const double t = static_cast<double>(tokens), e = b->element_bytes();
+  const int64_t keys = l.keys() / plan.tp, values = l.values() / plan.tp;
+  b->Gemm("linear_in_proj", count, tokens, 2 * (keys + values), model.hidden, true);
+  if (l.gates > 0) b->Gemm("linear_gate_proj", count, tokens, l.gates * l.value_heads / plan.tp, model.hidden, false);
+  if (l.conv > 0) b->Bytes(OpKind::kElementwise, "linear_conv", count, 2 * t * static_cast<double>(2 * keys + values) * e);
+  b->Bytes(OpKind::kNorm, "linear_norm", count, 3 * t * static_cast<double>(values) * e);
+  b->Gemm("o_proj", count, tokens, model.hidden, values, true);
+}
+
+// The sum over the tensor-parallel ranks after attention of `count` layers of any kind.
+void AddAttentionSum(const ModelSpec& model, const ParallelPlan& plan, double count, int64_t tokens, Builder* b) {
+  const double x = static_cast<double>(tokens) * static_cast<double>(model.hidden) * b->element_bytes();
+  if (plan.separate_ffn()) {
+    b->Collective(OpKind::kReduceScatter, "attn_reduce_scatter", count, plan.tp, x);
+  } else if (!model.parallel_blocks) {
+    b->Collective(OpKind::kAllReduce, "attn_all_reduce", count, plan.tp, x);
+  }
 }
 
 void AddAttention(const ModelSpec& model, const ParallelPlan& plan, double count, int64_t tokens, Builder* b) {
@@ -179,7 +208,8 @@ void AddAttention(const ModelSpec& model, const ParallelPlan& plan, double count
     const int64_t heads = CeilDiv(a.heads, plan.tp), kv_heads = KvHeadsPerGpu(model, plan);
     const double t = static_cast<double>(tokens), e = b->element_bytes();
     const double qk = 2 * t * static_cast<double>((heads + kv_heads) * a.head_dim) * e;
-    b->Gemm("qkv_proj", count, tokens, (heads + 2 * kv_heads) * a.head_dim, model.hidden, true);
+    const int64_t gates = a.output_gate ? heads : 0;
+    b->Gemm("qkv_proj", count, tokens, (heads + gates + 2 * kv_heads) * a.head_dim, model.hidden, true);
     if (a.qk_norm != "none") b->Bytes(OpKind::kNorm, "qk_norm", count, qk, 2);
     if (a.qk_norm == "full") b->Collective(OpKind::kAllReduce, "qk_norm_all_reduce", count, plan.tp, 8 * t);
     if (model.positions.kind == "rope") b->Bytes(OpKind::kRope, "rope", count, qk);
@@ -187,13 +217,8 @@ void AddAttention(const ModelSpec& model, const ParallelPlan& plan, double count
       b->Bytes(OpKind::kElementwise, "kv_write", count,
                2 * t * static_cast<double>(kv_heads * a.head_dim) * (e + BytesPerElement(plan.kv_cache)));
     }
+    if (gates > 0) b->Bytes(OpKind::kElementwise, "attn_gate", count, 3 * t * static_cast<double>(heads * a.head_dim) * e);
     b->Gemm("o_proj", count, tokens, model.hidden, heads * a.head_dim, true);
-  }
-  const double x = static_cast<double>(tokens) * static_cast<double>(model.hidden) * b->element_bytes();
-  if (plan.separate_ffn()) {
-    b->Collective(OpKind::kReduceScatter, "attn_reduce_scatter", count, plan.tp, x);
-  } else if (!model.parallel_blocks) {
-    b->Collective(OpKind::kAllReduce, "attn_all_reduce", count, plan.tp, x);
   }
 }
 
@@ -336,7 +361,11 @@ std::vector<Operator> LowerTokenOperators(const ModelSpec& model, const Parallel
   if (stage == 0) AddEmbedding(model, plan, rank_tokens, &b);
   if (count > 0) {
     AddNorms(model, count, rank_tokens, &b);
-    AddAttention(model, plan, count, rank_tokens, &b);
+    double linear = 0;
+    for (int i = range.first; i < range.first + range.count; ++i) linear += model.IsLinearLayer(i) ? 1 : 0;
+    if (count > linear) AddAttention(model, plan, count - linear, rank_tokens, &b);
+    if (linear > 0) AddLinearAttention(model, plan, linear, rank_tokens, &b);
+    AddAttentionSum(model, plan, count, rank_tokens, &b);
   }
   const double x = static_cast<double>(rank_tokens) * static_cast<double>(model.hidden) * b.element_bytes();
   if (dense > 0) {
@@ -391,8 +420,11 @@ std::vector<Operator> LowerHeadOperators(const ModelSpec& model, const ParallelP
 
 std::vector<AttentionShape> AttentionShapes(const ModelSpec& model, const ParallelPlan& plan, int stage) {
   const StageLayers range = LayersOfStage(model, plan, stage);
-  double windowed = 0;
-  for (int i = range.first; i < range.first + range.count; ++i) windowed += model.IsWindowedLayer(i) ? 1 : 0;
+  double windowed = 0, linear = 0;
+  for (int i = range.first; i < range.first + range.count; ++i) {
+    windowed += model.IsWindowedLayer(i) ? 1 : 0;
+    linear += model.IsLinearLayer(i) ? 1 : 0;
+  }
   AttentionShape shape;
   shape.mla = model.has_mla();
   shape.heads = CeilDiv(model.attention.heads, plan.tp);
@@ -407,9 +439,34 @@ std::vector<AttentionShape> AttentionShapes(const ModelSpec& model, const Parall
   shape.kv = plan.kv_cache;
   shape.compute = StreamDType(plan);
   std::vector<AttentionShape> shapes;
-  if (range.count - windowed > 0) {
-    shape.layers = range.count - windowed;
+  if (range.count - windowed - linear > 0) {
+    shape.layers = range.count - windowed - linear;
+    if (model.has_sparse()) {
+      const SparseAttentionSpec& i = *model.attention.sparse;
+      AttentionShape index;
+      index.layers = shape.layers;
+      index.indexer = true;
+      index.heads = i.index_heads;
+      index.kv_heads = 1;
+      index.head_dim = i.index_dim;
+      index.kv = index.compute = DType::kFp8;
+      shapes.push_back(index);
+      shape.top_k = i.top_k;
+    }
     shapes.push_back(shape);
+  }
+  if (linear > 0) {
+    const LinearAttentionSpec& l = *model.attention.linear;
+    AttentionShape state;
+    state.layers = linear;
+    state.linear = true;
+    state.heads = l.value_heads / plan.tp;
+    state.kv_heads = l.key_heads / plan.tp;
+    state.head_dim = l.key_dim;
+    state.v_head_dim = l.value_dim;
+    state.kv = l.state;
+    state.compute = shape.compute;
+    shapes.push_back(state);
   }
   if (windowed > 0) {
     shape.layers = windowed;
@@ -420,9 +477,17 @@ std::vector<AttentionShape> AttentionShapes(const ModelSpec& model, const Parall
   return shapes;
 }
 
+int64_t IndexBytes(const AttentionShape& indexer) { return indexer.head_dim + 4; }
+
 double PrefillAttentionFlops(const AttentionShape& shape, int64_t tokens, int64_t past) {
   const double heads = static_cast<double>(shape.heads);
+  if (shape.linear) {
+    const double d = static_cast<double>(shape.head_dim), dv = static_cast<double>(shape.v_head_dim);
+    const double chunk = static_cast<double>(std::min(tokens, kLinearChunk));
+    return 2 * heads * static_cast<double>(tokens) * (3 * d * dv + chunk * (3 * d + 2 * dv));
+  }
   const double widths = static_cast<double>(shape.head_dim + shape.v_head_dim);
+  if (shape.top_k > 0) return static_cast<double>(tokens) * DecodeAttentionFlops(shape, shape.top_k);
   double flops = 2 * heads * widths * Pairs(shape, static_cast<double>(tokens), static_cast<double>(past));
   if (shape.mla) {
     const double expanded = static_cast<double>(shape.head_dim - shape.mla_rope + shape.v_head_dim);
@@ -432,9 +497,10 @@ double PrefillAttentionFlops(const AttentionShape& shape, int64_t tokens, int64_
 }
 
 double DecodeAttentionFlops(const AttentionShape& shape, int64_t kv) {
+  if (shape.linear) return 6 * static_cast<double>(shape.heads * shape.head_dim * shape.v_head_dim);
   const double widths =
       static_cast<double>(shape.mla ? 2 * shape.mla_latent + shape.mla_rope : shape.head_dim + shape.v_head_dim);
-  const int64_t seen = shape.window > 0 ? std::min(kv, shape.window) : kv;
+  const int64_t seen = shape.top_k > 0 ? shape.top_k : shape.window > 0 ? std::min(kv, shape.window) : kv;
   return 2 * static_cast<double>(shape.heads) * widths * static_cast<double>(seen);
 }
 
@@ -451,10 +517,14 @@ Bytes WeightBytesPerGpu(const ModelSpec& model, const ParallelPlan& plan, int st
     return sum;
   };
   const StageLayers range = LayersOfStage(model, plan, stage);
-  double moe = 0;
-  for (int i = range.first; i < range.first + range.count; ++i) moe += model.IsMoeLayer(i) ? 1 : 0;
-  double total = (range.count - moe) * bytes(LayerTensors(model, false));
-  if (moe > 0) total += moe * bytes(LayerTensors(model, true));
+  std::array<std::array<double, 2>, 2> layers{};  // by experts, linear attention
+  for (int i = range.first; i < range.first + range.count; ++i) ++layers[model.IsMoeLayer(i)][model.IsLinearLayer(i)];
+  double total = 0;
+  for (const bool moe : {false, true}) {
+    for (const bool linear : {false, true}) {
+      if (layers[moe][linear] > 0) total += layers[moe][linear] * bytes(LayerTensors(model, {moe, linear}));
+    }
+  }
   if (stage == 0) total += bytes(EmbeddingTensors(model));
   if (stage + 1 == plan.pp) {
     total += bytes(HeadTensors(model));
@@ -469,8 +539,10 @@ KvBytes KvBytesPerGpu(const ModelSpec& model, const ParallelPlan& plan, int stag
   KvBytes kv;
   if (model.is_encoder()) return kv;
   for (const AttentionShape& s : AttentionShapes(model, plan, stage)) {
+    if (s.linear) continue;
     const int64_t elements = s.mla ? s.mla_latent + s.mla_rope : s.kv_heads * (s.head_dim + s.v_head_dim);
-    const Bytes bytes(s.layers * static_cast<double>(elements) * BytesPerElement(plan.kv_cache));
+    const double of_token = s.indexer ? static_cast<double>(IndexBytes(s)) : static_cast<double>(elements) * BytesPerElement(plan.kv_cache);
+    const Bytes bytes(s.layers * of_token);
     if (s.window > 0) {
       kv.per_token_windowed += bytes;
       kv.window = s.window;
@@ -479,6 +551,17 @@ KvBytes KvBytesPerGpu(const ModelSpec& model, const ParallelPlan& plan, int stag
     }
   }
   return kv;
+}
+
+Bytes StateBytesPerGpu(const ModelSpec& model, const ParallelPlan& plan, int stage) {
+  if (!model.has_linear()) return Bytes(0);
+  const LinearAttentionSpec& l = *model.attention.linear;
+  const StageLayers range = LayersOfStage(model, plan, stage);
+  double layers = 0;
+  for (int i = range.first; i < range.first + range.count; ++i) layers += model.IsLinearLayer(i) ? 1 : 0;
+  const double state = static_cast<double>(l.values() * l.key_dim) * BytesPerElement(l.state);
+  const double looked_back = static_cast<double>(std::max<int64_t>(0, l.conv - 1) * (2 * l.keys() + l.values())) * BytesPerElement(StreamDType(plan));
+  return Bytes(layers * (state + looked_back) / plan.tp);
 }
 
 Bytes ActivationBytesPerGpu(const ModelSpec& model, const ParallelPlan& plan, int64_t tokens, int64_t rows, int64_t expert_chunk) {
@@ -490,6 +573,11 @@ Bytes ActivationBytesPerGpu(const ModelSpec& model, const ParallelPlan& plan, in
   const int64_t attention_width =
       (heads + kv_heads) * model.attention.head_dim + (kv_heads + heads) * model.v_head_dim();
   double peak = t * static_cast<double>(attention_width) * e;
+  if (model.has_linear()) {
+    // Queries, keys, values and gate, and values again.
+    const LinearAttentionSpec& l = *model.attention.linear;
+    peak = std::max(peak, t * static_cast<double>(2 * l.keys() + 3 * l.values()) / plan.tp * e);
+  }
   // Tokens of an MLP, gathered from all its ranks when they are split in another way than attention.
   const double mlp_tokens = t * plan.ffn_ranks() / plan.tp;
   const double gathered = plan.separate_ffn() ? 2 * mlp_tokens * h : 0;

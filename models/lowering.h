@@ -42,6 +42,9 @@ StageLayers LayersOfStage(const ModelSpec& model, const ParallelPlan& plan, int 
 //  - ffn_tp other than tp: the all-reduce after attention becomes a reduce-scatter over tp and an all-gather over the
 //    ffn_tp ranks, that after the MLP a reduce-scatter over ffn_tp and an all-gather over tp. With dp > 1 the gathered
 //    tokens are those of all attention replicas; with ffn_tp < tp each group of ffn_tp ranks gets ffn_tp / tp of them.
+//  - Sparse attention: queries and keys of the indexer are rotated and narrowed to 8 bits in one pass over them.
+//  - Linear attention: a convolution reads and writes queries, keys and values once; the gated norm of its output reads the
+//    values and the gate and writes once. The state is part of AttentionShape.
 //  - Activation formats below 16 bits add a kQuantize before each GEMM; kMoe includes its own.
 //  - Hand-over: the hidden state, and the residual where it is still apart (fused RMS norms), each tp rank sending its
 //    slice; the receiving stage's all-gather is listed with it.
@@ -55,10 +58,14 @@ std::vector<Operator> LowerStageSend(const ModelSpec& model, const ParallelPlan&
 std::vector<Operator> LowerHeadOperators(const ModelSpec& model, const ParallelPlan& plan, int stage, int64_t rows);
 
 // Attention is priced in closed form from running sums; this is what does not change from step to step.
-// A stage has up to two kinds of layers: full attention and sliding-window (or chunked) attention.
+// A stage has up to two kinds of layers: full attention, and sliding-window, chunked or linear attention. Layers with sparse
+// attention have two shapes each: the indexer, which sees every token, and latent attention to those it chose.
 struct AttentionShape {
   double layers = 0;  // of this kind on this stage
   bool mla = false;
+  bool linear = false;   // a state per sequence: heads are those of values, kv_heads those of keys
+  bool indexer = false;  // of sparse attention: scores alone, without values
+  int64_t top_k = 0;     // sparse latent attention: tokens that each token attends to; 0: all of them
   int64_t heads = 0;     // query heads per GPU
   int64_t kv_heads = 0;  // per GPU, at least 1
   int64_t head_dim = 0;  // of q and k
@@ -68,7 +75,7 @@ struct AttentionShape {
   int64_t window = 0;      // 0: full
   bool chunked = false;    // the window is a fixed chunk of the sequence instead of the last tokens
   bool causal = true;      // encoders: false
-  DType kv = DType::kBf16;
+  DType kv = DType::kBf16;     // of the cache; with `linear` of the state
   DType compute = DType::kBf16;
 };
 std::vector<AttentionShape> AttentionShapes(const ModelSpec& model, const ParallelPlan& plan, int stage);
@@ -76,7 +83,11 @@ std::vector<AttentionShape> AttentionShapes(const ModelSpec& model, const Parall
 // FLOPs of attention for one chunk over one layer on one GPU: 2 H (d + d_v) per query-key pair that the mask lets
 // through; pairs = q past + q (q+1)/2 when causal and full. MLA: plus 2 past d_c H (d_nope + d_v) to expand the cached
 // latents. And for one decode token at context length kv (new token included): 2 H (d + d_v) kv, or
-// 2 H (2 d_c + d_rope) kv with MLA, absorbed. Decode counts a chunked layer as if its chunk were full.
+// 2 H (2 d_c + d_rope) kv with MLA, absorbed. Decode counts a chunked layer as if its chunk were full. Linear attention,
+// whatever came before: a token reads its state twice and updates it, 6 H d d_v; prompts go in chunks of C = kLinearChunk tokens
+// whose products with each other cost 2 C H (3 d + 2 d_v) per token besides (gated delta rule, arXiv 2412.06464; less for
+// Mamba-2). Sparse latent attention: 2 H (2 d_c + d_rope) top_k for every token, absorbed; the indexer 2 H d per pair.
+inline constexpr int64_t kLinearChunk = 64;
 double PrefillAttentionFlops(const AttentionShape& shape, int64_t tokens, int64_t past);
 double DecodeAttentionFlops(const AttentionShape& shape, int64_t kv);
 
@@ -84,12 +95,16 @@ double DecodeAttentionFlops(const AttentionShape& shape, int64_t kv);
 // and GPU of a stage (dense over all layers; window layers keep min(length, window) tokens, so their bytes are reported
 // apart).
 Bytes WeightBytesPerGpu(const ModelSpec& model, const ParallelPlan& plan, int stage);
+int64_t IndexBytes(const AttentionShape& indexer);  // of a token's key in one layer: 8 bits per element and a scale
 struct KvBytes {
   Bytes per_token;           // full-attention layers
   Bytes per_token_windowed;  // sliding-window layers, for tokens inside the window
   int64_t window = 0;
 };
 KvBytes KvBytesPerGpu(const ModelSpec& model, const ParallelPlan& plan, int stage);
+// Bytes that each sequence keeps on a GPU of a stage whatever its length: states of linear attention and what their
+// convolutions look back on.
+Bytes StateBytesPerGpu(const ModelSpec& model, const ParallelPlan& plan, int stage);
 // Peak activation bytes per GPU of a step with `tokens` new tokens per attention rank and `rows` logits rows: hidden
 // state and residual, plus the largest of attention, MLP or MoE intermediates, and the logits (16-bit and fp32). Kernels of
 // experts take the tokens in pieces of `expert_chunk`; 0: all at once.

@@ -1,5 +1,6 @@
 #include "models/model_spec.h"
 
+#include <algorithm>
 #include <filesystem>
 #include <system_error>
 
@@ -40,6 +41,10 @@ bool ModelSpec::IsWindowedLayer(int64_t layer) const {
   return attention.full_every == 0 || (layer + 1) % attention.full_every != 0;
 }
 
+bool ModelSpec::IsLinearLayer(int64_t layer) const {
+  return has_linear() && (layer + 1) % attention.full_every != 0;
+}
+
 int64_t ModelSpec::KvElementsPerTokenPerLayer() const {
   if (is_encoder()) return 0;
   if (has_mla()) return attention.mla->kv_lora_rank + attention.mla->qk_rope;
@@ -76,7 +81,34 @@ void FinishModel(const SourceLocation& where, Problems* problems, ModelSpec* mod
   if (a.pattern == "full" && (a.window != 0 || a.full_every != 0)) {
     fail("attention.window", "has no meaning with full attention", "set pattern: sliding or chunked");
   }
-  if (a.pattern != "full" && a.window < 1) fail("attention.window", "is required with this pattern");
+  const bool linear = a.pattern == "linear";
+  if (a.pattern != "full" && !linear && a.window < 1) fail("attention.window", "is required with this pattern");
+  if (linear && a.window != 0) fail("attention.window", "has no meaning with linear attention");
+  if (linear != a.linear.has_value()) {
+    fail("attention.linear", linear ? "is required with pattern: linear" : "has no meaning with this pattern", linear ? "" : "set pattern: linear");
+  }
+  if (a.linear.has_value()) {
+    LinearAttentionSpec& l = *a.linear;
+    within("attention.linear.key_heads", l.key_heads, 1, 100'000);
+    within("attention.linear.value_heads", l.value_heads, 1, 100'000);
+    within("attention.linear.key_dim", l.key_dim, 1, 100'000);
+    within("attention.linear.value_dim", l.value_dim, 1, 100'000);
+    within("attention.linear.conv", l.conv, 0, 1024);
+    within("attention.linear.gates", l.gates, 0, 16);
+    if (l.key_heads >= 1 && l.value_heads % l.key_heads != 0) {
+      fail("attention.linear.key_heads", fmt::format("{} does not divide the {} value heads", l.key_heads, l.value_heads));
+    }
+    if (auto dtype = ParseDType(l.state_dtype); dtype.ok()) {
+      l.state = *dtype;
+    } else {
+      fail("attention.linear.state_dtype", std::string(dtype.status().message()));
+    }
+    if (linear && (a.full_every < 2 || a.full_every > model->layers)) {
+      fail("attention.full_every", "must leave at least one layer with full attention", "models without any are not supported");
+    }
+    if (model->is_encoder()) fail("attention.pattern", "linear attention is not supported for encoders");
+    if (model->parallel_blocks) fail("parallel_blocks", "is not supported together with linear attention");
+  }
   if (a.full_every == 1) fail("attention.full_every", "would make every layer full", "set pattern: full");
   if (a.mla.has_value()) {
     const MlaSpec& m = *a.mla;
@@ -89,10 +121,18 @@ void FinishModel(const SourceLocation& where, Problems* problems, ModelSpec* mod
       fail("attention.head_dim", fmt::format("{} is not qk_nope + qk_rope = {}", a.head_dim, m.qk_nope + m.qk_rope));
     }
     if (a.heads != a.kv_heads) fail("attention.kv_heads", "must equal heads with MLA");
-    if (a.pattern != "full") fail("attention.pattern", "must be full with MLA");
-    if (a.qk_norm != "none" || a.qkv_bias || a.output_bias || a.sinks) {
-      fail("attention", "biases, sinks and qk_norm are not supported with MLA");
+    if (a.pattern != "full" && !linear) fail("attention.pattern", "must be full or linear with MLA");
+    if (a.qk_norm != "none" || a.qkv_bias || a.output_bias || a.sinks || a.output_gate) {
+      fail("attention", "biases, sinks, output_gate and qk_norm are not supported with MLA");
     }
+  }
+  if (a.sparse.has_value()) {
+    const SparseAttentionSpec& i = *a.sparse;
+    within("attention.sparse.index_heads", i.index_heads, 1, 100'000);
+    within("attention.sparse.index_dim", i.index_dim, 1, 100'000);
+    within("attention.sparse.top_k", i.top_k, 1, 1'000'000'000);
+    if (!a.mla.has_value() || a.mla->q_lora_rank < 1) fail("attention.sparse", "needs latent attention with compressed queries", "set attention.mla with a q_lora_rank");
+    if (a.pattern != "full") fail("attention.pattern", "must be full with sparse attention");
   }
   bool any_dense = true;
   if (model->moe.has_value()) {
@@ -136,7 +176,11 @@ void FinishModel(const SourceLocation& where, Problems* problems, ModelSpec* mod
   if (model->moe.has_value() && model->is_encoder()) fail("moe", "is not supported for encoders");
   if (!problems->empty()) return;
   double layer = 0;
-  for (const Tensor& t : LayerTensors(*model, model->moe.has_value())) layer += static_cast<double>(t.elements);
+  for (const LayerKind kind : {LayerKind{model->moe.has_value(), false}, LayerKind{model->moe.has_value(), model->has_linear()}}) {
+    double elements = 0;
+    for (const Tensor& t : LayerTensors(*model, kind)) elements += static_cast<double>(t.elements);
+    layer = std::max(layer, elements);
+  }
   if (layer * static_cast<double>(model->layers) > 1e18) fail("layers", "the model has more than 1e18 parameters");
 }
 
@@ -177,7 +221,8 @@ std::vector<std::string> ExpertDTypeNames() {
   return names;
 }
 std::vector<std::string> ModelKindNames() { return {"decoder", "encoder"}; }
-std::vector<std::string> AttentionPatternNames() { return {"full", "sliding", "chunked"}; }
+std::vector<std::string> AttentionPatternNames() { return {"full", "sliding", "chunked", "linear"}; }
+std::vector<std::string> StateDTypeNames() { return {"bf16", "fp16", "fp32"}; }
 std::vector<std::string> QkNormNames() { return {"none", "per-head", "full"}; }
 std::vector<std::string> NormKindNames() { return {"rms", "layer"}; }
 std::vector<std::string> PositionKindNames() { return {"rope", "learned", "alibi"}; }

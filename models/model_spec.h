@@ -26,6 +26,36 @@ struct MlaSpec {
   void Describe(Visitor& v);
 };
 
+// Layers that keep a state of fixed size per sequence instead of a KV cache: gated delta rule (Qwen3-Next, Qwen3.5), Mamba-2
+// (Granite 4), lightning attention (MiniMax-01). Each value head holds a matrix of key_dim x value_dim. One projection gives
+// queries and keys (2 key_heads x key_dim), values and an output gate (2 value_heads x value_dim) and `gates` numbers per value
+// head; in Mamba-2 key_heads are its groups and key_dim its state size.
+struct LinearAttentionSpec {
+  int64_t key_heads = 0;
+  int64_t value_heads = 0;
+  int64_t key_dim = 0;    // per head
+  int64_t value_dim = 0;  // per head
+  int64_t conv = 4;       // tokens a causal convolution over queries, keys and values spans; 0: none
+  int64_t gates = 2;      // decay and write strength; Mamba-2 1, lightning attention 0
+  std::string state_dtype = "bf16";  // format of the state between steps
+  int64_t keys() const { return key_heads * key_dim; }
+  int64_t values() const { return value_heads * value_dim; }
+  // Filled by FinishModel: `state_dtype`.
+  DType state = DType::kBf16;
+  template <class Visitor>
+  void Describe(Visitor& v);
+};
+
+// Latent attention of each token to the `top_k` earlier ones that an indexer scores highest (DeepSeek-V3.2). The indexer holds
+// one key of index_dim per token, in 8 bits with a scale, and index_heads queries; every rank computes all of it.
+struct SparseAttentionSpec {
+  int64_t index_heads = 0;
+  int64_t index_dim = 0;
+  int64_t top_k = 0;
+  template <class Visitor>
+  void Describe(Visitor& v);
+};
+
 struct AttentionSpec {
   int64_t heads = 0;
   int64_t kv_heads = 0;  // heads: multi-head; 1: multi-query; between: grouped-query
@@ -33,12 +63,16 @@ struct AttentionSpec {
   bool qkv_bias = false;
   bool output_bias = false;
   bool sinks = false;            // one learned logit per head (gpt-oss)
+  bool output_gate = false;      // the query projection is twice as wide and gates the output (Qwen3-Next)
   std::string qk_norm = "none";  // none, per-head (weights of head_dim), full (weights over all heads)
-  // "full"; "sliding": a token sees the last `window` tokens; "chunked": it sees its own chunk of `window` tokens.
+  // "full"; "sliding": a token sees the last `window` tokens; "chunked": it sees its own chunk of `window` tokens; "linear":
+  // see LinearAttentionSpec.
   std::string pattern = "full";
   int64_t window = 0;
-  int64_t full_every = 0;  // sliding or chunked: layers n, 2n, 3n, ... (from 1) see everything; 0: no layer does
+  int64_t full_every = 0;  // other than full: layers n, 2n, 3n, ... (from 1) see everything; 0: no layer does
   std::optional<MlaSpec> mla;
+  std::optional<LinearAttentionSpec> linear;
+  std::optional<SparseAttentionSpec> sparse;
   template <class Visitor>
   void Describe(Visitor& v);
 };
@@ -140,9 +174,12 @@ struct ModelSpec {
   bool has_mla() const { return attention.mla.has_value(); }
   // Width of one value head: head_dim, or MLA's own.
   int64_t v_head_dim() const { return has_mla() ? attention.mla->v_head : attention.head_dim; }
+  bool has_linear() const { return attention.linear.has_value(); }
+  bool has_sparse() const { return attention.sparse.has_value(); }
   // `layer` counts from 0.
   bool IsMoeLayer(int64_t layer) const;
   bool IsWindowedLayer(int64_t layer) const;
+  bool IsLinearLayer(int64_t layer) const;
   // Elements of K and V the cache holds per token and layer, all heads: 2*Hkv*d, or kv_lora_rank + qk_rope with MLA;
   // 0 for encoders.
   int64_t KvElementsPerTokenPerLayer() const;
@@ -173,6 +210,7 @@ const std::vector<EmbeddedFile>& ModelCatalogFiles();
 std::vector<std::string> ModelKindNames();
 std::vector<std::string> ExpertDTypeNames();
 std::vector<std::string> AttentionPatternNames();
+std::vector<std::string> StateDTypeNames();
 std::vector<std::string> QkNormNames();
 std::vector<std::string> NormKindNames();
 std::vector<std::string> PositionKindNames();
@@ -193,6 +231,24 @@ void MlaSpec::Describe(Visitor& v) {
 }
 
 template <class Visitor>
+void LinearAttentionSpec::Describe(Visitor& v) {
+  v.Field("key_heads", key_heads, {.help = "heads of queries and keys; groups of Mamba-2", .min = 1, .max = 1e5, .required = true});
+  v.Field("value_heads", value_heads, {.help = "heads of values, each with a state", .min = 1, .max = 1e5, .required = true});
+  v.Field("key_dim", key_dim, {.help = "width of a query or key head; state size of Mamba-2", .min = 1, .max = 1e5, .required = true});
+  v.Field("value_dim", value_dim, {.help = "width of a value head", .min = 1, .max = 1e5, .required = true});
+  v.Field("conv", conv, {.help = "tokens the causal convolution spans; 0: none", .min = 0, .max = 1024});
+  v.Field("gates", gates, {.help = "numbers per value head that gate the state", .min = 0, .max = 16});
+  v.Field("state_dtype", state_dtype, {.help = "format of the state between steps", .choices = &StateDTypeNames});
+}
+
+template <class Visitor>
+void SparseAttentionSpec::Describe(Visitor& v) {
+  v.Field("index_heads", index_heads, {.help = "query heads of the indexer", .min = 1, .max = 1e5, .required = true});
+  v.Field("index_dim", index_dim, {.help = "width of one of its heads and of its key", .min = 1, .max = 1e5, .required = true});
+  v.Field("top_k", top_k, {.help = "tokens that a token attends to", .min = 1, .max = 1e9, .required = true});
+}
+
+template <class Visitor>
 void AttentionSpec::Describe(Visitor& v) {
   v.Field("heads", heads, {.help = "query heads", .min = 1, .max = 1e5, .required = true});
   v.Field("kv_heads", kv_heads, {.help = "key-value heads", .min = 1, .max = 1e5, .required = true});
@@ -200,12 +256,15 @@ void AttentionSpec::Describe(Visitor& v) {
   v.Field("qkv_bias", qkv_bias, {.help = "query, key and value projections have biases"});
   v.Field("output_bias", output_bias, {.help = "the output projection has a bias"});
   v.Field("sinks", sinks, {.help = "one learned sink logit per head"});
+  v.Field("output_gate", output_gate, {.help = "the query projection also gives a gate on the output"});
   v.Field("qk_norm", qk_norm, {.help = "normalisation of queries and keys", .choices = &QkNormNames});
   v.Field("pattern", pattern, {.help = "which earlier tokens a token sees", .choices = &AttentionPatternNames});
   v.Field("window", window, {.help = "sliding window or chunk, in tokens", .min = 0, .max = 1e9});
   v.Field("full_every", full_every,
-          {.help = "every n-th layer sees all tokens although the others are windowed; 0: none", .min = 0, .max = 1e6});
+          {.help = "every n-th layer sees all tokens although the others are windowed or linear; 0: none", .min = 0, .max = 1e6});
   v.Field("mla", mla, {.help = "multi-head latent attention"});
+  v.Field("linear", linear, {.help = "layers with a state of fixed size, with pattern: linear"});
+  v.Field("sparse", sparse, {.help = "an indexer chooses the tokens that latent attention sees"});
 }
 
 template <class Visitor>

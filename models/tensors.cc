@@ -11,6 +11,19 @@ void AddNorm(const ModelSpec& model, const char* name, int64_t count, std::vecto
   out->push_back({name, count * width, Shard::kReplicated, false});
 }
 
+void AddLinearAttention(const ModelSpec& model, std::vector<Tensor>* out) {
+  const LinearAttentionSpec& l = *model.attention.linear;
+  const int64_t h = model.hidden;
+  out->push_back({"linear_in_proj", h * 2 * (l.keys() + l.values()), Shard::kTensor, true});
+  if (l.gates > 0) {
+    out->push_back({"linear_gate_proj", h * l.gates * l.value_heads, Shard::kTensor, false});
+    out->push_back({"linear_decay", 2 * l.value_heads, Shard::kTensor, false});  // a rate and a bias per head
+  }
+  if (l.conv > 0) out->push_back({"linear_conv", l.conv * (2 * l.keys() + l.values()), Shard::kTensor, false});
+  out->push_back({"linear_norm", l.value_dim, Shard::kReplicated, false});
+  out->push_back({"o_proj", l.values() * h, Shard::kTensor, true});
+}
+
 void AddAttention(const ModelSpec& model, std::vector<Tensor>* out) {
   const AttentionSpec& a = model.attention;
   const int64_t h = model.hidden;
@@ -28,10 +41,17 @@ void AddAttention(const ModelSpec& model, std::vector<Tensor>* out) {
     out->push_back({"kv_a_norm", m.kv_lora_rank, Shard::kReplicated, false});
     out->push_back({"kv_b_proj", m.kv_lora_rank * a.heads * (m.qk_nope + m.v_head), Shard::kTensor, true});
     out->push_back({"o_proj", a.heads * m.v_head * h, Shard::kTensor, true});
+    if (a.sparse.has_value()) {
+      const SparseAttentionSpec& i = *a.sparse;
+      out->push_back({"index_q_proj", m.q_lora_rank * i.index_heads * i.index_dim, Shard::kReplicated, true});
+      out->push_back({"index_k_proj", h * i.index_dim, Shard::kReplicated, true});
+      out->push_back({"index_k_norm", 2 * i.index_dim, Shard::kReplicated, false});
+      out->push_back({"index_weights_proj", h * i.index_heads, Shard::kReplicated, false});
+    }
     return;
   }
   const int64_t q = a.heads * a.head_dim, kv = a.kv_heads * a.head_dim;
-  out->push_back({"q_proj", h * q, Shard::kTensor, true});
+  out->push_back({"q_proj", h * q * (a.output_gate ? 2 : 1), Shard::kTensor, true});
   out->push_back({"kv_proj", h * 2 * kv, Shard::kKvHeads, true});
   out->push_back({"o_proj", q * h, Shard::kTensor, true});
   if (a.qkv_bias) {
@@ -96,11 +116,15 @@ std::vector<Tensor> EmbeddingTensors(const ModelSpec& model) {
   return out;
 }
 
-std::vector<Tensor> LayerTensors(const ModelSpec& model, bool moe) {
+std::vector<Tensor> LayerTensors(const ModelSpec& model, LayerKind kind) {
   std::vector<Tensor> out;
   AddNorm(model, "layer_norms", model.norm.per_layer, &out);
-  AddAttention(model, &out);
-  if (moe) {
+  if (kind.linear) {
+    AddLinearAttention(model, &out);
+  } else {
+    AddAttention(model, &out);
+  }
+  if (kind.moe) {
     AddMoe(model, &out);
   } else {
     AddMlp(model, model.mlp.ffn, &out);
@@ -162,9 +186,7 @@ DType DenseActivationDType(const ModelSpec& model, const ParallelPlan& plan) {
 
 int64_t ParameterCount(const ModelSpec& model) {
   int64_t total = Sum(EmbeddingTensors(model)) + Sum(HeadTensors(model));
-  const int64_t dense = Sum(LayerTensors(model, false));
-  const int64_t moe = model.moe.has_value() ? Sum(LayerTensors(model, true)) : 0;
-  for (int64_t i = 0; i < model.layers; ++i) total += model.IsMoeLayer(i) ? moe : dense;
+  for (int64_t i = 0; i < model.layers; ++i) total += Sum(LayerTensors(model, KindOfLayer(model, i)));
   return total;
 }
 
@@ -173,7 +195,7 @@ int64_t ActiveParameterCount(const ModelSpec& model, bool count_input_embedding)
   if (!count_input_embedding && !model.tie_embeddings) total -= model.vocab * model.hidden;
   if (!model.moe.has_value()) return total;
   int64_t idle = 0;
-  for (const Tensor& t : LayerTensors(model, true)) {
+  for (const Tensor& t : LayerTensors(model, {true, false})) {
     if (t.shard == Shard::kExpert || t.shard == Shard::kExpertBias) {
       idle += t.elements / model.moe->experts * (model.moe->experts - model.moe->top_k);
     }

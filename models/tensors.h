@@ -31,7 +31,13 @@ struct Tensor {
 };
 
 std::vector<Tensor> EmbeddingTensors(const ModelSpec& model);        // first stage
-std::vector<Tensor> LayerTensors(const ModelSpec& model, bool moe);  // one layer
+// What makes the layers of a model differ.
+struct LayerKind {
+  bool moe = false;
+  bool linear = false;  // linear attention
+};
+inline LayerKind KindOfLayer(const ModelSpec& model, int64_t layer) { return {model.IsMoeLayer(layer), model.IsLinearLayer(layer)}; }
+std::vector<Tensor> LayerTensors(const ModelSpec& model, LayerKind kind);  // one layer
 std::vector<Tensor> HeadTensors(const ModelSpec& model);             // last stage; a tied LM head is not listed
 
 // Elements of the tensor on one GPU.

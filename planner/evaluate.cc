@@ -121,10 +121,9 @@ bool LimitsNeverMattered(const ResolvedScenario& ran, const RunPeaks& peaks, con
   // Tiers outside GPU memory are reported by how full they were.
   if (!ran.memory.tiers.empty() || !other.memory.tiers.empty()) return false;
   if (ran.warnings != other.warnings || report.requests.rejected > 0 || report.requests.preemptions > 0) return false;
-  const int64_t block = ran.params.limits.block_size;
   // Room for one more request on top of the fullest moment: nothing ever waited for memory.
   const auto roomy = [&](const ResolvedScenario& r) {
-    return peaks.blocks + (peaks.longest + block - 1) / block + r.params.limits.watermark_blocks <= r.params.kv_blocks;
+    return peaks.blocks + r.params.limits.BlocksFor(peaks.longest) + r.params.limits.watermark_blocks <= r.params.kv_blocks;
   };
   return peaks.outstanding <= other.params.limits.max_num_seqs && other.params.limits.max_num_seqs <= ran.params.limits.max_num_seqs &&
          roomy(ran) && roomy(other);
@@ -138,6 +137,7 @@ Report WithLimitsOf(Report report, const RunPeaks& peaks, const Scenario& other)
   report.memory.activations = r.memory.activations;
   report.memory.reserve = r.memory.reserve;
   report.memory.window = r.memory.window;
+  report.memory.state_sequences = static_cast<double>(r.memory.state_sequences);
   report.memory.kv_blocks = static_cast<double>(r.memory.kv_blocks);
   report.memory.kv_capacity_tokens = static_cast<double>(r.memory.kv_blocks * r.params.limits.block_size) * r.plan.dp;
   report.memory.kv_peak_fraction = r.memory.kv_blocks > 0 ? static_cast<double>(peaks.blocks) / static_cast<double>(r.memory.kv_blocks) : 0;

@@ -187,7 +187,7 @@ std::vector<std::vector<int>> UnevenSplits(const ModelSpec& model, int pp) {
   std::vector<std::vector<int>> splits;
   if (pp < 2 || model.layers < 2 * pp) return splits;
   double layer = 0, head = static_cast<double>(model.vocab * model.hidden);
-  for (const Tensor& t : LayerTensors(model, model.IsMoeLayer(model.layers - 1))) layer += static_cast<double>(t.elements);
+  for (const Tensor& t : LayerTensors(model, KindOfLayer(model, model.layers - 1))) layer += static_cast<double>(t.elements);
   const int layers = static_cast<int>(model.layers), most = std::clamp(static_cast<int>(std::ceil(head / std::max(layer, 1.0))), 1, 8);
   ParallelPlan even;
   even.pp = pp;

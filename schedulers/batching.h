@@ -24,6 +24,8 @@ struct BatchLimits {
   // Beside decodes, prompts wait for others so many steps, or until the step would fill that share of its tokens.
   int64_t prompt_wait_steps = 0;
   double prompt_wait_fill = 0.9;
+  int64_t state_blocks = 0;       // that each sequence takes beside those of its tokens
+  int64_t BlocksFor(int64_t tokens) const { return (tokens + block_size - 1) / block_size + state_blocks; }
 };
 
 // What KV memory a request takes when it is admitted: blocks for the prompt, grown token by token, or blocks for the
@@ -60,7 +62,7 @@ struct ReplicaView {
   };
   Need NeedOf(const WaitingRequest& r) const {
     const int64_t kv = reservation == KvReservation::kPrompt ? r.kv_tokens : r.max_kv_tokens;
-    Need need{r.prompt_tokens, (kv + limits.block_size - 1) / limits.block_size};
+    Need need{r.prompt_tokens, limits.BlocksFor(kv)};
     // A sequence that was swapped out has no prompt left and brings its own blocks back.
     if (prefixes != nullptr && r.prompt_tokens > 0) {
       const PrefixLookup::Found found = prefixes->Find(r);

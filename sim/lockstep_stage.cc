@@ -33,10 +33,10 @@ class LockstepStage final : public PlacedStage {
     return end;
   }
   Task LoadKv(size_t l, double share, Task since, Task* staged) {
-    const bool windowed = layers_[l].windowed;
+    const bool limited = layers_[l].limited;
     Task end = kNone;
     for (const KvPart& p : kv_parts_) {
-      const RankBytes bytes = FetchedTokens(p, windowed) * (share * (windowed ? kv_bytes_windowed_ : kv_bytes_));
+      const RankBytes bytes = FetchedTokens(p, limited) * (share * (limited ? kv_bytes_limited_ : kv_bytes_));
       if (bytes.most <= 0) continue;
       Task after = since;
       if (p.tier == TierKind::kDram && !profile_.pinned_kv) after = *staged = Stage(bytes.most * bytes.even, *staged);

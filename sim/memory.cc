@@ -37,6 +37,32 @@ MemoryPlan BesideWeights(const ModelSpec& model, const ParallelPlan& plan, const
   m.kv_budget = m.usable - m.weights - m.activations - m.reserve;
   return m;
 }
+
+// The pool for states of linear attention of a stage, taken from its KV budget; the sequences that it has room for, the least so far.
+void TakeStatePool(const ModelSpec& model, const ParallelPlan& plan, const EngineProfile& engine, int stage, MemoryPlan* m, int64_t* sequences) {
+  const double state = StateBytesPerGpu(model, plan, stage).value();
+  if (!engine.state_pool || state <= 0 || m->kv_budget <= Bytes(0)) return;
+  const Bytes pool = m->kv_budget * (engine.state_pool->ratio / (1 + engine.state_pool->ratio));
+  m->kv_budget -= pool;
+  const auto room = static_cast<int64_t>(pool.value() / (state * static_cast<double>(engine.state_pool->per_sequence)));
+  *sequences = *sequences == 0 ? std::max<int64_t>(1, room) : std::clamp<int64_t>(room, 1, *sequences);
+}
+
+// KV blocks of one attention rank that the states of a sequence take, on the stage where they take most.
+int64_t StateBlocks(const ModelSpec& model, const ParallelPlan& plan, int64_t block_size) {
+  double most = 0;
+  for (int stage = 0; stage < plan.pp; ++stage) {
+    const double block = KvPerToken(model, plan, stage) * static_cast<double>(block_size), state = StateBytesPerGpu(model, plan, stage).value();
+    if (state > 0) most = std::max(most, std::ceil(state / block));
+  }
+  return static_cast<int64_t>(most);
+}
+
+void KeepStates(const ModelSpec& model, const ParallelPlan& plan, const EngineProfile& engine, const BatchLimits& limits, int64_t sequences,
+                MemoryPlan* m) {
+  m->state_sequences = sequences;
+  if (!engine.state_pool) m->state_blocks = StateBlocks(model, plan, limits.block_size);
+}
 }  // namespace
 
 MemoryPlan PlanMemory(const ModelSpec& model, const ParallelPlan& plan, const Machine& machine,
@@ -47,8 +73,10 @@ MemoryPlan PlanMemory(const ModelSpec& model, const ParallelPlan& plan, const Ma
   // For models without a KV cache: room for every sequence at full length.
   const double most_blocks =
       std::ceil(static_cast<double>(max_model_len) / block) * static_cast<double>(limits.max_num_seqs);
+  int64_t state_sequences = 0;
   for (int stage = 0; stage < plan.pp; ++stage) {
     MemoryPlan m = BesideWeights(model, plan, machine, engine, limits, WeightBytesPerGpu(model, plan, stage));
+    TakeStatePool(model, plan, engine, stage, &m, &state_sequences);
     const KvBytes kv = KvBytesPerGpu(model, plan, stage);
     const double dense = (kv.per_token + kv.per_token_windowed).value() * block;
     const double full = kv.per_token.value() * block;
@@ -74,6 +102,7 @@ MemoryPlan PlanMemory(const ModelSpec& model, const ParallelPlan& plan, const Ma
     }
   }
   if (fixed_blocks > 0) tightest.kv_blocks = fixed_blocks;
+  KeepStates(model, plan, engine, limits, state_sequences, &tightest);
   return tightest;
 }
 
@@ -108,7 +137,8 @@ PlacementRoom RoomFor(const ModelSpec& model, const ParallelPlan& plan, const Ma
   const MemoryPlan m = BesideModel(model, plan, machine, engine, limits);
   room.gpu = m.usable - m.activations - m.reserve;
   // Enough KV for every sequence at full length, but no more than a quarter of the memory.
-  const double most = KvPerToken(model, plan, 0) * static_cast<double>(limits.max_num_seqs) * static_cast<double>(max_model_len);
+  const double each = KvPerToken(model, plan, 0) * static_cast<double>(max_model_len) + StateBytesPerGpu(model, plan, 0).value();
+  const double most = each * static_cast<double>(limits.max_num_seqs);
   room.kv = Bytes(std::max(0.0, std::min(most, 0.25 * room.gpu.value())));
   const MemoryTiers tiers = TiersOf(machine);
   for (size_t i = 1; i < tiers.size(); ++i) room.tiers[i] = EngineShareOf(tiers[i], engines_per_host);
@@ -130,11 +160,13 @@ MemoryPlan PlanPlacedMemory(const ModelSpec& model, const ParallelPlan& plan, co
   std::array<Bytes, kNumTiers> weights{};
   MemoryPlan tightest;
   double blocks = 0;
+  int64_t state_sequences = 0;
   for (int stage = 0; stage < plan.pp; ++stage) {
     const PlacementUse use = UseOf(placement, model, plan, stage);
     for (size_t i = 1; i < weights.size(); ++i) weights[i] += use.weights[i];
     MemoryPlan m = BesideWeights(model, plan, machine, engine, limits, use.gpu_pinned + use.gpu_window);
     m.window = use.gpu_window;
+    TakeStatePool(model, plan, engine, stage, &m, &state_sequences);
     const double per_gpu = KvPerToken(model, plan, stage) * block;
     m.kv_block = Bytes(per_gpu * kv[0]);
     double count = most_blocks;
@@ -165,6 +197,7 @@ MemoryPlan PlanPlacedMemory(const ModelSpec& model, const ParallelPlan& plan, co
   }
   tightest.kv_blocks = static_cast<int64_t>(std::min(blocks, 1e15));
   if (fixed_blocks > 0) tightest.kv_blocks = fixed_blocks;
+  KeepStates(model, plan, engine, limits, state_sequences, &tightest);
   return tightest;
 }
 

@@ -32,6 +32,9 @@ struct MemoryPlan {
   Bytes kv_budget;                 // left for KV blocks on that stage; negative when it does not fit
   int64_t kv_blocks = 0;           // per attention rank
   Bytes kv_block;                  // bytes of one block on one GPU of that stage
+  // States of linear attention: blocks that a sequence takes for them beside those of its tokens, or where the engine has a pool
+  // for them the sequences that it has room for. 0: no states there.
+  int64_t state_blocks = 0, state_sequences = 0;
   Bytes window;                    // buffers for streamed weights, part of `weights`
   std::vector<TierPlan> tiers;     // those that the placement uses
 };
@@ -42,7 +45,8 @@ double KvPerTokenOnce(const ModelSpec& model, const ParallelPlan& plan);
 
 // kv_blocks = floor((utilisation * memory - weights - activations - reserve) / bytes of a block), the least over the
 // pipeline stages. Sliding-window layers hold at most `window` tokens of each of max_num_seqs sequences, which is set
-// aside first when that is less than keeping every token. `fixed_blocks` > 0 replaces the result.
+// aside first when that is less than keeping every token. The states of linear attention take blocks like the cache of tokens,
+// so many for each sequence, or the engine's pool for them takes ratio / (1 + ratio) of that memory. `fixed_blocks` > 0 replaces the number of blocks.
 MemoryPlan PlanMemory(const ModelSpec& model, const ParallelPlan& plan, const Machine& machine,
                       const EngineProfile& engine, const BatchLimits& limits, int64_t max_model_len,
                       int64_t fixed_blocks);

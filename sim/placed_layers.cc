@@ -39,16 +39,16 @@ PlacedStage::Task PlacedStage::Cpu(TierKind tier, double bytes, double flops, Ta
 
 // The KV cache of a layer that crosses the link, of all groups: of sequences that decode, and of earlier chunks of
 // prompts. One layer ahead.
-PlacedStage::RankBytes PlacedStage::FetchedTokens(const KvPart& part, bool windowed) const {
+PlacedStage::RankBytes PlacedStage::FetchedTokens(const KvPart& part, bool limited) const {
   return BytesOf(past_, [&](const Past& rank) {
-    return (part.use == TensorUse::kStream ? Attended(part, rank.decodes[false], rank.decodes[windowed], windowed) : 0) +
-           Attended(part, rank.chunks[false], rank.chunks[windowed], windowed);
+    return (part.use == TensorUse::kStream ? Attended(part, rank.decodes[false], rank.decodes[limited], limited) : 0) +
+           Attended(part, rank.chunks[false], rank.chunks[limited], limited);
   });
 }
 
-double PlacedStage::AttendedByCpu(double all, double seen, bool windowed) const {
+double PlacedStage::AttendedByCpu(double all, double seen, bool limited) const {
   double tokens = 0;
-  for (const KvPart& part : kv_parts_) tokens += part.use == TensorUse::kCompute ? Attended(part, all, seen, windowed) : 0;
+  for (const KvPart& part : kv_parts_) tokens += part.use == TensorUse::kCompute ? Attended(part, all, seen, limited) : 0;
   return tokens;
 }
 
@@ -61,7 +61,7 @@ void PlacedStage::Attention(size_t l, Group& g) {
   const double tokens = static_cast<double>(g.tokens);
   Task before = kNone;
   if (!layer.attention_cpu.empty()) before = Flush();
-  const RankTime& attention = g.attention[layer.windowed];
+  const RankTime& attention = g.attention[layer.limited];
   Gpu(attention.in, layer.attention_gpu);
   const double seqs = g.seqs;
   Gpu(attention.prompts);
@@ -72,14 +72,14 @@ void PlacedStage::Attention(size_t l, Group& g) {
     for (const Layer::Cpu& c : layer.attention_cpu) t = Cpu(c.tier, c.bytes, 2 * c.parameters * tokens, t);
     g.wait[0] = Receive(g.rank_tokens * query_bytes_, t);
   }
-  const double on_cpu = AttendedByCpu(g.kv_sum, layer.windowed ? g.kv_sum_windowed : g.kv_sum, layer.windowed);
+  const double on_cpu = AttendedByCpu(g.kv_sum, layer.limited ? g.kv_sum_windowed : g.kv_sum, layer.limited);
   const bool cpu = on_cpu > 0 && seqs > 0;
   if (!kv_parts_.empty()) {
     const Task done = Flush();
     KvRead(l, done);
     // New keys and values go where the cache lies: those the CPU is about to read together with the queries, the others
     // in the background.
-    const double per_token = layer.windowed ? kv_bytes_windowed_ : kv_bytes_;
+    const double per_token = layer.limited ? kv_bytes_limited_ : kv_bytes_;
     before = done;
     double queries = query_bytes_;
     for (const KvPart& p : kv_parts_) {
@@ -98,8 +98,8 @@ void PlacedStage::Attention(size_t l, Group& g) {
     if (cpu) {
       for (const KvPart& p : kv_parts_) {
         if (p.use != TensorUse::kCompute) continue;
-        const double of_part = Attended(p, g.kv_sum, layer.windowed ? g.kv_sum_windowed : g.kv_sum, layer.windowed);
-        before = Cpu(p.tier, of_part * kv_host_bytes_[layer.windowed], of_part * kv_flops_, before);
+        const double of_part = Attended(p, g.kv_sum, layer.limited ? g.kv_sum_windowed : g.kv_sum, layer.limited);
+        before = Cpu(p.tier, of_part * kv_host_bytes_[layer.limited], of_part * kv_flops_, before);
       }
       g.wait[1] = Receive(g.rank_seqs * query_bytes_, before);
     }
@@ -121,7 +121,7 @@ void PlacedStage::FeedForward(size_t l, Group& g) {
   Layer& layer = layers_[l];
   const double tokens = static_cast<double>(g.tokens);
   for (Task& t : g.wait) WaitFor(std::exchange(t, kNone));
-  Gpu(g.attention[layer.windowed].out, layer.attention_gpu);
+  Gpu(g.attention[layer.limited].out, layer.attention_gpu);
   if (layer.moe) Gpu(g.router);
   bool cpu = !layer.ffn_cpu.empty();
   if (layer.moe) {

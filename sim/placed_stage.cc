@@ -141,7 +141,7 @@ void PlacedStage::Compile() {
     Layer layer;
     layer.placement = &p;
     layer.moe = model_.IsMoeLayer(l);
-    layer.windowed = model_.IsWindowedLayer(l);
+    layer.limited = model_.IsWindowedLayer(l) || model_.IsLinearLayer(l);
     Streamed s;
     split(p.attention, gpu.attention + (layer.moe ? gpu.router : 0), all.attention + (layer.moe ? all.router : 0),
           &layer.attention_gpu, &layer.attention_cpu, &s.first);
@@ -173,7 +173,8 @@ void PlacedStage::Compile() {
   whole.tp = whole.ep = whole.dp = 1;
   const KvBytes held_once = KvBytesPerGpu(model_, whole, 0);
   for (const AttentionShape& s : shapes) {
-    (s.window > 0 ? kv_bytes_windowed_ : kv_bytes_) = (s.window > 0 ? kv.per_token_windowed : kv.per_token).value() / s.layers;
+    if (s.linear) continue;
+    (s.window > 0 ? kv_bytes_limited_ : kv_bytes_) = (s.window > 0 ? kv.per_token_windowed : kv.per_token).value() / s.layers;
     kv_host_bytes_[s.window > 0] = (s.window > 0 ? held_once.per_token_windowed : held_once.per_token).value() / s.layers;
   }
   const AttentionShape one = AttentionShapes(model_, whole, 0).front();
@@ -226,10 +227,10 @@ void PlacedStage::Deal(std::span<const StepWork> ranks) {
       past_[r].chunks[1] += model_.attention.window > 0 ? std::min(past, static_cast<double>(model_.attention.window)) : past;
     }
   }
-  for (const bool windowed : {false, true}) {
-    std::vector<PartCost>& prefill = prefill_[windowed];
+  for (const bool limited : {false, true}) {
+    std::vector<PartCost>& prefill = prefill_[limited];
     prefill.resize(ranks.size());
-    for (size_t r = 0; r < ranks.size(); ++r) prefill[r] = costs_->PrefillAttention(windowed, ranks[r].chunks);
+    for (size_t r = 0; r < ranks.size(); ++r) prefill[r] = costs_->PrefillAttention(limited, ranks[r].chunks);
   }
   // Groups of equal size.
   groups_.resize(static_cast<size_t>(count));
@@ -252,17 +253,18 @@ void PlacedStage::Deal(std::span<const StepWork> ranks) {
     g.rank_prompt_tokens = BytesOf(ranks, [&](const StepWork& work) {
       return std::max(0.0, static_cast<double>(tokens_[static_cast<size_t>(&work - ranks.data())]) - seqs(work));
     });
-    for (const bool windowed : {false, true}) {
-      RankTime& slowest = g.attention[windowed];
+    for (const bool limited : {false, true}) {
+      RankTime& slowest = g.attention[limited];
       double longest = -1, in = 0, prompts = 0, decodes = 0, out = 0;
       for (size_t r = 0; r < ranks.size(); ++r) {
         const StepWork& work = ranks[r];
         RankTime t;
         t.in = costs_->Part(LayerPart::kAttentionIn, tokens_[r]);
-        t.prompts.Add(prefill_[windowed][r], share);
-        const auto all = static_cast<double>(work.decode_kv_sum), seen = windowed ? static_cast<double>(work.decode_kv_sum_windowed) : all;
-        const double on_gpu = seen > 0 ? 1 - AttendedByCpu(all, seen, windowed) / seen : 0;
-        if (on_gpu > 1e-9) t.decodes = costs_->DecodeAttention(windowed, seqs(work), seen * share * on_gpu, static_cast<double>(work.decode_kv_max) * on_gpu);
+        t.prompts.Add(prefill_[limited][r], share);
+        const auto all = static_cast<double>(work.decode_kv_sum), seen = limited ? static_cast<double>(work.decode_kv_sum_windowed) : all;
+        // Linear attention has no keys to see; it stays on the GPU with all of the cache.
+        const double on_gpu = kv_cpu_ == 0 ? 1 : seen > 0 ? 1 - AttendedByCpu(all, seen, limited) / seen : 0;
+        if (on_gpu > 1e-9) t.decodes = costs_->DecodeAttention(limited, seqs(work), seen * share * on_gpu, static_cast<double>(work.decode_kv_max) * on_gpu);
         t.out = costs_->Part(LayerPart::kAttentionOut, tokens_[r]);
         in += t.in.joules, prompts += t.prompts.joules, decodes += t.decodes.joules, out += t.out.joules;
         const double seconds = t.in.seconds + t.prompts.seconds + t.decodes.seconds + t.out.seconds;

@@ -67,7 +67,7 @@ class PlacedStage : public CompiledStepCost {
   };
 
   struct Layer {
-    bool moe = false, windowed = false;
+    bool moe = false, limited = false;  // limited: a window, a chunk or a state instead of all tokens
     int streamed = -1;  // position in the order of streaming
     // Shares of the projections and feed-forward matrices that the CPU computes, and their bytes and parameters there.
     struct Cpu {
@@ -96,7 +96,7 @@ class PlacedStage : public CompiledStepCost {
     int64_t tokens = 0;
     double seqs = 0, kv_sum = 0, kv_sum_windowed = 0;
     RankBytes rank_tokens, rank_seqs, rank_prompt_tokens;  // of one rank, for what is proportional to them
-    std::array<RankTime, 2> attention;         // full, windowed
+    std::array<RankTime, 2> attention;         // full, limited
     PartCost router, shared_experts, dense_ffn;
     // Tasks that its next GPU work waits for.
     std::array<Task, 4> wait;
@@ -127,13 +127,13 @@ class PlacedStage : public CompiledStepCost {
   };
   // Of `all` tokens of the past, of which a layer attends to the newest `seen`, those that it finds in a part of the cache. Exact
   // for sequences of one length; `seen` and `all` are sums.
-  static double Attended(const KvPart& part, double all, double seen, bool windowed) {
-    return windowed ? std::clamp(seen - part.newer * all, 0.0, part.share * all) : part.share * all;
+  static double Attended(const KvPart& part, double all, double seen, bool limited) {
+    return limited ? std::clamp(seen - part.newer * all, 0.0, part.share * all) : part.share * all;
   }
   // And those that the CPU attends to.
-  double AttendedByCpu(double all, double seen, bool windowed) const;
+  double AttendedByCpu(double all, double seen, bool limited) const;
   // Tokens of the past whose keys and values a part of the cache sends to the GPU for one layer.
-  RankBytes FetchedTokens(const KvPart& part, bool windowed) const;
+  RankBytes FetchedTokens(const KvPart& part, bool limited) const;
   void Deal(std::span<const StepWork> ranks);  // into groups
   // One part over the tokens of every rank, those of a token group or all.
   PartCost OfRanks(LayerPart part);
@@ -197,8 +197,8 @@ class PlacedStage : public CompiledStepCost {
 
   std::vector<Layer> layers_;
   std::vector<Streamed> streamed_;
-  double kv_bytes_ = 0, kv_bytes_windowed_ = 0;            // per token, layer and GPU
-  std::array<double, 2> kv_host_bytes_{};                  // per token and layer (full, windowed), held once
+  double kv_bytes_ = 0, kv_bytes_limited_ = 0;            // per token, layer and GPU
+  std::array<double, 2> kv_host_bytes_{};                  // per token and layer (full, limited), held once
   double kv_flops_ = 0, hidden_bytes_ = 0, query_bytes_ = 0, head_parameters_ = 0, head_bytes_ = 0;
   std::vector<KvPart> kv_parts_;
   double kv_cpu_ = 0, kv_stream_ = 0;
@@ -208,13 +208,13 @@ class PlacedStage : public CompiledStepCost {
   // Of the step being built.
   std::vector<Group> groups_;
   std::vector<int64_t> tokens_;         // of each rank in a group
-  // KV tokens that cross the link, of full and windowed layers: those of sequences that decode, and those that prompt chunks
+  // KV tokens that cross the link, of full and limited layers: those of sequences that decode, and those that prompt chunks
   // look back at; per rank.
   struct Past {
     std::array<double, 2> decodes{}, chunks{};
   };
   std::vector<Past> past_;
-  std::array<std::vector<PartCost>, 2> prefill_;  // full, windowed; of each rank
+  std::array<std::vector<PartCost>, 2> prefill_;  // full, limited; of each rank
   PartCost step_;
   double pending_ = 0;
   std::array<Task, Overlap::kMostAfter> pending_after_;

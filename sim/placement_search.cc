@@ -73,14 +73,15 @@ class Search {
     const MemoryPlan& m = r_.memory;
     // What it lacks to hold one sequence.
     const auto block_size = static_cast<double>(r_.params.limits.block_size);
-    const double least_blocks = std::ceil((input_ + output_) / block_size);
+    const double states = static_cast<double>(m.state_blocks);
+    const double least_blocks = std::ceil((input_ + output_) / block_size) + states;
     Bytes lacks = std::max(Bytes(0), m.weights + m.activations + m.reserve + m.kv_block * least_blocks - m.usable) * r_.plan.gpus_per_engine();
     bool fits = m.kv_blocks > 0 && m.weights + m.activations + m.reserve <= m.usable;
     for (const TierPlan& t : m.tiers) {
       lacks += std::max(Bytes(0), t.weights + t.kv_block * std::max(least_blocks, static_cast<double>(m.kv_blocks)) - t.capacity);
       fits = fits && t.weights + t.kv_block * static_cast<double>(m.kv_blocks) <= t.capacity;
     }
-    const double fit = std::floor(static_cast<double>(m.kv_blocks) * block_size / (input_ + output_));
+    const double fit = std::floor(static_cast<double>(m.kv_blocks) * block_size / (input_ + output_ + states * block_size));
     if (!fits || fit < 1) {
       least_lack_ = std::min(least_lack_, lacks);
       return kNo;

@@ -199,7 +199,7 @@ class Replica {
     int64_t waited_steps = 0;              // in a row for which the policy held prompts back
   };
 
-  int64_t BlocksFor(int64_t tokens) const { return (tokens + params_.limits.block_size - 1) / params_.limits.block_size; }
+  int64_t BlocksFor(int64_t tokens) const { return params_.limits.BlocksFor(tokens); }
   size_t LeastLoadedRank() const;
   uint32_t NewRequest();
   // Of prefix caching, kept out of the paths of runs without it.

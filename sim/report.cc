@@ -106,6 +106,8 @@ std::string Report::ToBinary() const {
   m->set_reserve_bytes(memory.reserve.value());
   m->set_gpu_bytes(memory.gpu.value());
   m->set_window_bytes(memory.window.value());
+  m->set_state_bytes(memory.state.value());
+  m->set_state_sequences(memory.state_sequences);
   for (const Memory::Tier& tier : memory.tiers) {
     proto::Tier* t = m->add_tiers();
     t->set_name(tier.name);
@@ -279,6 +281,8 @@ absl::StatusOr<Report> Report::FromBinary(std::string_view bytes) {
   r.memory.reserve = Bytes(in.memory().reserve_bytes());
   r.memory.gpu = Bytes(in.memory().gpu_bytes());
   r.memory.window = Bytes(in.memory().window_bytes());
+  r.memory.state = Bytes(in.memory().state_bytes());
+  r.memory.state_sequences = in.memory().state_sequences();
   for (const proto::Tier& t : in.memory().tiers()) {
     r.memory.tiers.push_back({t.name(), Bytes(t.capacity_bytes()), Bytes(t.weights_bytes()), Bytes(t.kv_capacity_bytes()), Bytes(t.kv_peak_bytes()),
                               Bytes(t.prefix_capacity_bytes()), Bytes(t.prefix_peak_bytes())});

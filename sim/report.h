@@ -55,6 +55,8 @@ struct Report {
     Bytes weights, activations, reserve, gpu;
     double kv_capacity_tokens = 0, kv_peak_fraction = 0, kv_blocks = 0;
     Bytes window;                                 // buffers for streamed weights, part of `weights`
+    Bytes state;                                  // states of linear attention of one sequence, per GPU
+    double state_sequences = 0;                   // sequences that a pool for them has room for; 0: they take KV blocks
     struct Tier {
       std::string name;                           // dram, cxl, nvme, remote
       Bytes capacity, weights, kv_capacity, kv_peak;   // of one engine

@@ -406,6 +406,9 @@ ResolvedScenario Resolve(const ScenarioConfig& config, const YamlNode& root, con
     r.model.attention.pattern = "full";
     r.model.attention.window = r.model.attention.full_every = 0;
   }
+  if (r.model.has_linear() && r.engine.state_pool && !r.engine.state_pool->dtype.empty()) {
+    if (const auto dtype = ParseDType(r.engine.state_pool->dtype); dtype.ok()) r.model.attention.linear->state = *dtype;
+  }
   const SchedulerConfig& s = config.scheduler;
   r.policy = s.policy.value_or(r.engine.policy);
   EngineParams& p = r.params;
@@ -432,7 +435,12 @@ ResolvedScenario Resolve(const ScenarioConfig& config, const YamlNode& root, con
     }
   }
   if (const absl::StatusOr<QueueOrder> order = ParseQueueOrder(s.queue_order); order.ok()) p.queue_order = *order;
-  p.prefix_caching = s.prefix_caching.value_or(r.engine.prefix_caching);
+  // States are those of the last token: engines that cache prefixes store further ones along the way, which is not modelled.
+  p.prefix_caching = s.prefix_caching.value_or(r.engine.prefix_caching && !r.model.has_linear());
+  if (p.prefix_caching && r.model.has_linear()) {
+    problems->Add(PlaceOf(root, "scheduler.prefix_caching"), "scheduler.prefix_caching",
+                  fmt::format("is not modelled for the linear attention of {}", r.model.name), "set it to false, or leave it out");
+  }
   p.preemption = s.preemption == "swap" ? Preemption::kSwap : s.preemption == "auto" ? Preemption::kCheapest : Preemption::kRecompute;
   p.lanes = static_cast<int>(s.micro_batches.value_or(plan.pp));
   p.plans_ahead = r.engine.overlap && p.lanes == 1;
@@ -477,6 +485,8 @@ ResolvedScenario Resolve(const ScenarioConfig& config, const YamlNode& root, con
   PlanMemoryOf(&r);
   CheckFit(root, &r, problems);
   p.kv_blocks = r.memory.kv_blocks;
+  p.limits.state_blocks = r.memory.state_blocks;
+  if (r.memory.state_sequences > 0) p.limits.max_num_seqs = std::min(p.limits.max_num_seqs, r.memory.state_sequences);
   p.limits.watermark_blocks = static_cast<int64_t>(std::ceil(s.watermark.value_or(r.engine.watermark) * static_cast<double>(p.kv_blocks)));
   const double block_bytes = r.memory.kv_block.value();
   if (block_bytes > 0 && p.preemption != Preemption::kRecompute) {

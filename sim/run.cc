@@ -8,6 +8,7 @@
 
 #include "base/params.h"
 #include "hw/cost/operator_params.h"
+#include "models/lowering.h"
 #include "models/model_spec.h"
 #include "sim/placed_step.h"
 
@@ -159,6 +160,8 @@ void Run::FillEngineUse(SimTime span, Report* report) const {
   report->memory.kv_blocks = static_cast<double>(m.kv_blocks);
   report->memory.kv_capacity_tokens = static_cast<double>(m.kv_blocks * r.params.limits.block_size) * r.plan.dp;
   report->memory.window = m.window;
+  for (int stage = 0; stage < r.plan.pp; ++stage) report->memory.state = std::max(report->memory.state, StateBytesPerGpu(r.model, r.plan, stage));
+  report->memory.state_sequences = static_cast<double>(m.state_sequences);
   for (const TierPlan& t : m.tiers) {
     Report::Memory::Tier tier;
     tier.name = std::string(TierName(t.tier));

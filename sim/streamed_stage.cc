@@ -58,11 +58,11 @@ class StreamedStage final : public PlacedStage {
   // The KV cache of a layer that crosses the link, of all groups: of sequences that decode, and of earlier chunks of
   // prompts. One layer ahead.
   void FetchKv(size_t l) {
-    const bool windowed = layers_[l].windowed;
-    const double per_token = windowed ? kv_bytes_windowed_ : kv_bytes_;
+    const bool limited = layers_[l].limited;
+    const double per_token = limited ? kv_bytes_limited_ : kv_bytes_;
     Task last = kNone;
     for (const KvPart& p : kv_parts_) {
-      const RankBytes tokens = FetchedTokens(p, windowed);
+      const RankBytes tokens = FetchedTokens(p, limited);
       if (tokens.most <= 0) continue;
       last = Join(last, Move(kv_lanes_[static_cast<size_t>(p.tier)], memory_.ToGpu(p.tier), tokens * per_token, l >= 2 ? attended_[l - 2] : kNone));
     }

@@ -15,11 +15,15 @@
 namespace simrun {
 namespace {
 
-constexpr std::array<std::string_view, 26> kOperators = {"gemm",
+constexpr std::array<std::string_view, 30> kOperators = {"gemm",
                                                          "prefill",
                                                          "decode",
                                                          "mla_prefill",
                                                          "mixed", "mla_decode",
+                                                         "linear_prefill",
+                                                         "linear_decode",
+                                                         "sparse_prefill",
+                                                         "sparse_decode",
                                                          "moe",
                                                          "all_reduce",
                                                          "all_gather",

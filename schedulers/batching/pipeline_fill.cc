@@ -31,7 +31,7 @@ class PipelineFill final : public BatchingPolicy {
       if (need.tokens > budget && running > 0) return;
       const double block = static_cast<double>(view.limits.block_size);
       const double steps = static_cast<double>(std::max<int64_t>(1, r.max_kv_tokens - r.kv_tokens + 1));
-      const double mean = std::max(1.0, (static_cast<double>(r.kv_tokens + r.max_kv_tokens) + block) / (2 * block));
+      const double mean = std::max(1.0, (static_cast<double>(r.kv_tokens + r.max_kv_tokens) + block) / (2 * block)) + static_cast<double>(view.limits.state_blocks);
       share -= steps * mean / static_cast<double>(std::max<int64_t>(1, view.total_blocks));
       if (share < 0 && !batch->admitted_tokens.empty()) return;
       batch->admitted_tokens.push_back(need.tokens);

@@ -105,7 +105,8 @@ EngineCase RandomCase(uint64_t seed) {
   e.limits.max_num_seqs = chance(0.3) ? pick(1, 3) : pick(4, 24);
   e.limits.max_num_batched_tokens = std::max(e.limits.max_num_seqs, chance(0.5) ? pick(4, 40) : pick(40, 400));
   const int64_t longest_input = pick(1, 60), longest_output = chance(0.3) ? pick(1, 4) : pick(2, 60);
-  const int64_t blocks_of_longest = (longest_input + longest_output) / e.limits.block_size + 1;
+  e.limits.state_blocks = chance(0.25) ? pick(1, 4) : 0;
+  const int64_t blocks_of_longest = (longest_input + longest_output) / e.limits.block_size + 1 + e.limits.state_blocks;
   // From memory for hardly one request (some are refused) to memory for all.
   e.kv_blocks = std::max<int64_t>(1, chance(0.75) ? blocks_of_longest * pick(8, 25) / 10 : blocks_of_longest * 12);
   e.limits.watermark_blocks = chance(0.5) ? 0 : pick(0, e.kv_blocks / 4);

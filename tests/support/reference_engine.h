@@ -156,7 +156,7 @@ class ReferenceEngine {
     std::vector<int64_t> partial, admitted;
   };
 
-  int64_t Blocks(int64_t tokens) const { return (tokens + p_.limits.block_size - 1) / p_.limits.block_size; }
+  int64_t Blocks(int64_t tokens) const { return (tokens + p_.limits.block_size - 1) / p_.limits.block_size + p_.limits.state_blocks; }
 
   void Allocate(ReferenceRequest* r, int64_t count) {
     auto& pool = free_[r->rank];

@@ -260,6 +260,62 @@ TEST(OperatorCostTest, DecodeAttentionMatchesTheFormulaForUnequalLengths) {
   EXPECT_NEAR(split.launch, 80 * 8.34 * kUs, 1e-12);
 }
 
+// The entries of the catalogue for an H200: 7.2 us and 0.536 of 4.8 TB/s per generated token's state, read and written; prompts
+// 17.6 us and 14 vectors of 128 per head and token, and of 84.7 tokens for each started chunk of 64, at 0.868 of the bandwidth.
+TEST(OperatorCostTest, LinearAttentionMatchesTheFormula) {
+  const OperatorCosts costs = *OperatorCosts::Create(TestMachine("h200-sxm-141gb"), TestCatalog(), {});
+  AttentionShape shape;
+  shape.linear = true;
+  shape.layers = 36;
+  shape.heads = 32;
+  shape.kv_heads = 16;
+  shape.head_dim = shape.v_head_dim = 128;
+  const AttentionCost cost = costs.Attention(shape);
+  AttentionSplit decode, later;
+  cost.AddDecode(64, 64 * 1000, 1000, &decode);
+  cost.AddDecode(64, 64 * 90000, 90000, &later);
+  EXPECT_EQ(decode.seconds(), later.seconds());
+  const double state = 64 * 2 * 32 * 128.0 * 128 * 2 / (4.8e12 * 0.536);
+  EXPECT_NEAR(decode.memory + decode.launch, 36 * (7.2 * kUs + state), 1e-3 * decode.seconds());
+
+  const std::vector<PrefillChunk> chunks = {{1000, 0}, {24, 7000}};
+  AttentionSplit prefill;
+  cost.AddPrefill(chunks, &prefill);
+  const double tm = 14 * 32 * 128.0 * 2 * (1024 + 84.7 * (16 + 1)) / (4.8e12 * 0.868);
+  const double tc = 1024 * PrefillAttentionFlops(shape, 64, 0) / 64 / 989.5e12, td = 51.8 * kUs * 1000 / 1024;
+  EXPECT_NEAR(prefill.seconds(), 36 * (17.6 * kUs + std::sqrt(tm * tm + tc * tc + td * td)), 2e-3 * prefill.seconds());
+  // States twice as wide take twice the traffic.
+  shape.kv = DType::kFp32;
+  AttentionSplit wide;
+  costs.Attention(shape).AddDecode(64, 64, 1, &wide);
+  EXPECT_NEAR(wide.memory, 2 * decode.memory, 1e-9 * decode.memory);
+}
+
+// Tokens of DeepSeek-V3.2 attend to 2048 others at 0.414 of an H100's rate, heads padded to 64, wherever they stand.
+TEST(OperatorCostTest, SparseAttentionCostsTheSameForEveryToken) {
+  const OperatorCosts costs = *OperatorCosts::Create(TestMachine("h100-sxm-80gb"), TestCatalog(), {});
+  ParallelPlan plan;
+  plan.tp = 8;
+  const std::vector<AttentionShape> shapes = AttentionShapes(TestModel("deepseek-v3.2"), plan, 0);
+  const AttentionCost sparse = costs.Attention(shapes[1]), index = costs.Attention(shapes[0]);
+  AttentionSplit near, far;
+  sparse.AddDecode(16, 16 * 4000, 4000, &near);
+  sparse.AddDecode(16, 16 * 64000, 64000, &far);
+  EXPECT_EQ(near.seconds(), far.seconds());
+  const double tc = 16 * 2.0 * 64 * (2 * 512 + 64) * 2048 / (989.5e12 * 0.414), tm = 16 * (2048 * 576 * 2.0 + 16 * 1088 * 2.0) / (3.35e12 * 0.9);
+  EXPECT_NEAR(near.seconds(), 61 * (11.1 * kUs + std::hypot(tc, tm)), 2e-3 * near.seconds());
+  // The indexer looks at every key, a byte for each of 128 elements, a scale and a score that is written and read.
+  AttentionSplit few, many;
+  index.AddDecode(16, 16 * 32000.0, 32000, &few);
+  index.AddDecode(16, 16 * 64000.0, 64000, &many);
+  EXPECT_GT(many.seconds() - few.seconds(), 61 * 16 * 32000.0 * (128 + 4 + 8) / 3.35e12);
+  // From long contexts on both together are cheaper than attention to everything.
+  const std::vector<AttentionShape> dense = AttentionShapes(TestModel("deepseek-v3"), plan, 0);
+  AttentionSplit all;
+  costs.Attention(dense[0]).AddDecode(16, 16 * 64000.0, 64000, &all);
+  EXPECT_LT(near.seconds() + many.seconds(), all.seconds());
+}
+
 TEST(OperatorCostTest, DecodePreparedForACountCostsTheSame) {
   for (const char* gpu : {"a100-sxm-80gb", "h100-sxm-80gb", "h200-sxm-141gb", "l40s-48gb"}) {
     const OperatorCosts costs = Costs(TestMachine(gpu));

@@ -76,6 +76,34 @@ const Case kCases[] = {
       "max_position_embeddings": 40960, "max_window_layers": 28, "num_attention_heads": 16, "num_hidden_layers": 28,
       "num_key_value_heads": 8, "sliding_window": null, "tie_word_embeddings": true, "torch_dtype": "bfloat16",
       "use_sliding_window": false, "vocab_size": 151936})"},
+    {"qwen3-next-80b-a3b", R"({"model_type": "qwen3_next", "decoder_sparse_step": 1, "full_attention_interval": 4, "head_dim": 256,
+      "hidden_size": 2048, "intermediate_size": 5120, "linear_conv_kernel_dim": 4, "linear_key_head_dim": 128, "linear_num_key_heads": 16,
+      "linear_num_value_heads": 32, "linear_value_head_dim": 128, "max_position_embeddings": 262144, "mlp_only_layers": [],
+      "moe_intermediate_size": 512, "num_attention_heads": 16, "num_experts": 512, "num_experts_per_tok": 10, "num_hidden_layers": 48,
+      "num_key_value_heads": 2, "partial_rotary_factor": 0.25, "shared_expert_intermediate_size": 512, "tie_word_embeddings": false,
+      "torch_dtype": "bfloat16", "vocab_size": 151936})"},
+    {"qwen3.5-397b-a17b", R"({"model_type": "qwen3_5_moe", "tie_word_embeddings": false, "vision_config": {"depth": 27}, "text_config": {
+      "model_type": "qwen3_5_moe_text", "attn_output_gate": true, "dtype": "bfloat16", "full_attention_interval": 4, "head_dim": 256,
+      "hidden_size": 4096, "linear_conv_kernel_dim": 4, "linear_key_head_dim": 128, "linear_num_key_heads": 16,
+      "linear_num_value_heads": 64, "linear_value_head_dim": 128, "mamba_ssm_dtype": "float32", "max_position_embeddings": 262144,
+      "moe_intermediate_size": 1024, "num_attention_heads": 32, "num_experts": 512, "num_experts_per_tok": 10, "num_hidden_layers": 60,
+      "num_key_value_heads": 2, "shared_expert_intermediate_size": 1024, "vocab_size": 248320}})"},
+    {"qwen3.5-27b", R"({"model_type": "qwen3_5", "tie_word_embeddings": false, "text_config": {
+      "model_type": "qwen3_5_text", "dtype": "bfloat16", "head_dim": 256, "hidden_size": 5120, "intermediate_size": 17408,
+      "linear_conv_kernel_dim": 4, "linear_key_head_dim": 128, "linear_num_key_heads": 16, "linear_num_value_heads": 48,
+      "linear_value_head_dim": 128, "mamba_ssm_dtype": "float32", "max_position_embeddings": 262144, "num_attention_heads": 24,
+      "num_hidden_layers": 64, "num_key_value_heads": 4, "vocab_size": 248320}})"},
+    {"deepseek-v3.2", R"({"model_type": "deepseek_v32", "first_k_dense_replace": 3, "hidden_size": 7168, "index_head_dim": 128,
+      "index_n_heads": 64, "index_topk": 2048, "intermediate_size": 18432, "kv_lora_rank": 512, "max_position_embeddings": 163840,
+      "moe_intermediate_size": 2048, "moe_layer_freq": 1, "n_routed_experts": 256, "n_shared_experts": 1, "num_attention_heads": 128,
+      "num_experts_per_tok": 8, "num_hidden_layers": 61, "num_key_value_heads": 128, "q_lora_rank": 1536, "qk_nope_head_dim": 128,
+      "qk_rope_head_dim": 64, "quantization_config": {"quant_method": "fp8"}, "torch_dtype": "bfloat16", "v_head_dim": 128,
+      "vocab_size": 129280})"},
+    {"glm-5", R"({"model_type": "glm_moe_dsa", "first_k_dense_replace": 3, "head_dim": 64, "hidden_size": 6144, "index_head_dim": 128,
+      "index_n_heads": 32, "index_topk": 2048, "intermediate_size": 12288, "kv_lora_rank": 512, "max_position_embeddings": 202752,
+      "moe_intermediate_size": 2048, "n_routed_experts": 256, "n_shared_experts": 1, "num_attention_heads": 64,
+      "num_experts_per_tok": 8, "num_hidden_layers": 78, "num_key_value_heads": 64, "q_lora_rank": 2048, "qk_nope_head_dim": 192,
+      "qk_rope_head_dim": 64, "torch_dtype": "bfloat16", "v_head_dim": 256, "vocab_size": 154880})"},
     {"qwen3-30b-a3b", R"({"model_type": "qwen3_moe", "attention_bias": false, "decoder_sparse_step": 1, "head_dim": 128,
       "hidden_size": 2048, "intermediate_size": 6144, "max_position_embeddings": 40960, "mlp_only_layers": [],
       "moe_intermediate_size": 768, "num_attention_heads": 32, "num_experts": 128, "num_experts_per_tok": 8, "num_hidden_layers": 48,
@@ -369,6 +397,36 @@ TEST(ModelSpecYaml, PrintsBackToTheSameModel) {
     EXPECT_EQ(WriteParams(*again), written) << name;
     EXPECT_EQ(ParameterCount(*again), ParameterCount(m)) << name;
   }
+}
+
+TEST(ModelLayers, LinearOnesAreAllButEveryNth) {
+  const ModelSpec m = Model("qwen3-next-80b-a3b");
+  int full = 0;
+  for (int64_t l = 0; l < m.layers; ++l) {
+    EXPECT_EQ(m.IsLinearLayer(l), l % 4 != 3) << l;
+    EXPECT_FALSE(m.IsWindowedLayer(l));
+    full += m.IsLinearLayer(l) ? 0 : 1;
+  }
+  EXPECT_EQ(full, 12);
+  EXPECT_FALSE(Model("llama-3.1-8b").IsLinearLayer(0));
+}
+
+TEST(ModelSpecYaml, SaysWhatIsWrongWithLinearAndSparseAttention) {
+  const auto wrong = [](const std::string& attention) {
+    const std::string yaml = "hidden: 1024\nlayers: 8\nvocab: 1000\nmax_positions: 4096\nmlp: {ffn: 4096}\nattention: {heads: 8, kv_heads: 8, head_dim: 128, " + attention + "}\n";
+    const auto node = ParseYaml(yaml, "m.yaml");
+    EXPECT_TRUE(node.ok());
+    return std::string(ReadModel(*node, "m").status().message());
+  };
+  const std::string linear = "linear: {key_heads: 8, value_heads: 16, key_dim: 64, value_dim: 64}";
+  EXPECT_EQ(wrong("pattern: linear, full_every: 4, " + linear), "");
+  EXPECT_THAT(wrong("pattern: linear, " + linear), HasSubstr("attention.full_every: must leave at least one layer with full attention"));
+  EXPECT_THAT(wrong("pattern: linear, full_every: 4"), HasSubstr("attention.linear: is required with pattern: linear"));
+  EXPECT_THAT(wrong(linear), HasSubstr("attention.linear: has no meaning with this pattern; set pattern: linear"));
+  EXPECT_THAT(wrong("pattern: linear, full_every: 4, window: 8, " + linear), HasSubstr("attention.window: has no meaning with linear attention"));
+  EXPECT_THAT(wrong("pattern: linear, full_every: 4, linear: {key_heads: 5, value_heads: 16, key_dim: 64, value_dim: 64}"),
+              HasSubstr("attention.linear.key_heads: 5 does not divide the 16 value heads"));
+  EXPECT_THAT(wrong("sparse: {index_heads: 4, index_dim: 64, top_k: 512}"), HasSubstr("attention.sparse: needs latent attention"));
 }
 
 TEST(ModelLayers, DenseAndWindowedOnesFollowThePattern) {

@@ -311,8 +311,11 @@ TEST(Weights, ShardsAddUpToTheModelForAnyPlan) {
       }
     };
     check(EmbeddingTensors(m));
-    check(LayerTensors(m, false));
-    if (m.moe.has_value()) check(LayerTensors(m, true));
+    for (const bool linear : {false, true}) {
+      if (linear && !m.has_linear()) continue;
+      check(LayerTensors(m, {false, linear}));
+      if (m.moe.has_value()) check(LayerTensors(m, {true, linear}));
+    }
     check(HeadTensors(m));
     // Stages cover every layer once.
     int next = 0;
@@ -436,6 +439,29 @@ TEST(KvCache, WindowedLayersAreApart) {
   EXPECT_EQ(mistral.window, 4096);
 }
 
+TEST(KvCache, LinearLayersKeepAStateInstead) {
+  const ModelSpec m = Model("qwen3-next-80b-a3b");  // 12 of 48 layers attend fully, with 2 heads of 256
+  EXPECT_EQ(KvBytesPerGpu(m, Plan(1), 0).per_token.value(), 12 * 2 * 2 * 256 * 2);
+  EXPECT_EQ(KvBytesPerGpu(m, Plan(1), 0).window, 0);
+  // 32 states of 128 x 128 and three tokens of 2 x 2048 query and key and 4096 value channels, in 16 bits.
+  const double state = 36 * (32.0 * 128 * 128 * 2 + 3.0 * (2 * 2048 + 4096) * 2);
+  EXPECT_EQ(StateBytesPerGpu(m, Plan(1), 0).value(), state);
+  EXPECT_EQ(StateBytesPerGpu(m, Plan(4), 0).value(), state / 4);
+  EXPECT_EQ(StateBytesPerGpu(m, Plan(1, 2), 1).value(), state / 2);
+  ModelSpec wide = m;
+  wide.attention.linear->state = DType::kFp32;
+  EXPECT_EQ(StateBytesPerGpu(wide, Plan(1), 0).value() - state, 36 * 32.0 * 128 * 128 * 2);
+  EXPECT_EQ(StateBytesPerGpu(Model("llama-3.1-8b"), Plan(1), 0).value(), 0);
+}
+
+TEST(KvCache, IndexersKeepAKeyOfEightBitsAndItsScale) {
+  const double index = 61 * (128 + 4);
+  EXPECT_EQ(KvBytesPerGpu(Model("deepseek-v3.2"), Plan(8), 0).per_token.value(), 61 * (512 + 64) * 2 + index);
+  ParallelPlan fp8 = Plan(8);
+  fp8.kv_cache = DType::kFp8;
+  EXPECT_EQ(KvBytesPerGpu(Model("deepseek-v3.2"), fp8, 0).per_token.value(), 61 * (512 + 64) + index);
+}
+
 TEST(Activations, GrowWithTokensAndRows) {
   const ModelSpec m = Model("llama-3.1-8b");
   // 2048 tokens: gate, up and product of 14336 numbers are the largest intermediates.
@@ -519,6 +545,38 @@ TEST(Attention, StagesSplitTheKinds) {
   EXPECT_FALSE(AttentionShapes(Model("bert-base-uncased"), Plan(1), 0)[0].causal);
 }
 
+TEST(Attention, LinearLayersCostTheSameWhateverCameBefore) {
+  const ModelSpec m = Model("qwen3-next-80b-a3b");
+  const auto shapes = AttentionShapes(m, Plan(2), 0);
+  ASSERT_EQ(shapes.size(), 2u);
+  EXPECT_FALSE(shapes[0].linear);
+  EXPECT_EQ(shapes[0].layers, 12);
+  const AttentionShape& s = shapes[1];
+  EXPECT_TRUE(s.linear);
+  EXPECT_EQ(s.layers, 36);
+  EXPECT_EQ(s.heads, 16);
+  EXPECT_EQ(s.kv_heads, 8);
+  EXPECT_EQ(DecodeAttentionFlops(s, 1), 6.0 * 16 * 128 * 128);
+  EXPECT_EQ(DecodeAttentionFlops(s, 100'000), DecodeAttentionFlops(s, 1));
+  EXPECT_EQ(PrefillAttentionFlops(s, 640, 0), PrefillAttentionFlops(s, 640, 9000));
+  EXPECT_EQ(PrefillAttentionFlops(s, 1280, 0), 2 * PrefillAttentionFlops(s, 640, 0));
+  // One token alone: its state is read twice and updated, and its only product with others is with itself.
+  EXPECT_EQ(PrefillAttentionFlops(s, 1, 0), DecodeAttentionFlops(s, 1) + 2.0 * 16 * 5 * 128);
+}
+
+TEST(Attention, SparseLayersScoreEveryTokenAndAttendToSome) {
+  const auto shapes = AttentionShapes(Model("deepseek-v3.2"), Plan(8), 0);
+  ASSERT_EQ(shapes.size(), 2u);
+  EXPECT_TRUE(shapes[0].indexer);
+  EXPECT_EQ(shapes[0].heads, 64);  // whole on every rank
+  EXPECT_EQ(shapes[1].heads, 16);
+  EXPECT_EQ(shapes[0].layers, shapes[1].layers);
+  EXPECT_EQ(DecodeAttentionFlops(shapes[0], 5000), 2.0 * 64 * 128 * 5000);
+  EXPECT_EQ(PrefillAttentionFlops(shapes[0], 10, 100), 2.0 * 64 * 128 * (10 * 100 + 55));
+  EXPECT_EQ(DecodeAttentionFlops(shapes[1], 5000), 2.0 * 16 * (2 * 512 + 64) * 2048);
+  EXPECT_EQ(PrefillAttentionFlops(shapes[1], 10, 100), 10 * DecodeAttentionFlops(shapes[1], 1));
+}
+
 // ---- stages, head, encoders ----
 
 TEST(Lowering, StagesHandOver) {
@@ -580,6 +638,13 @@ TEST(CheckPlan, NamesWhatDoesNotDivide) {
               HasSubstr("plan.ep: 4 does not divide the dp x tp = 2 ranks"));
   EXPECT_THAT(Wrong(Model("mixtral-8x7b"), Plan(1, 1, 16, 16)), HasSubstr("plan.ep: 16 does not divide the 8 experts"));
   EXPECT_THAT(Wrong(Model("mixtral-8x7b"), Plan(0)), HasSubstr("plan.tp: 0 is less than 1"));
+}
+
+TEST(CheckPlan, StagesNeedALayerThatAttendsFully) {
+  const ModelSpec m = Model("qwen3-next-80b-a3b");
+  EXPECT_EQ(Wrong(m, Plan(2, 12)), "");
+  EXPECT_THAT(Wrong(m, Plan(1, 16)), testing::HasSubstr("plan.pp: stage 1 would hold linear attention alone"));
+  EXPECT_THAT(Wrong(m, Plan(1, 16)), testing::HasSubstr("at most 12 stages"));
 }
 
 TEST(CheckPlan, RefusesFormatsThatMakeNoSense) {

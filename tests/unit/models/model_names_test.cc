@@ -28,7 +28,7 @@ TEST(ModelNames, CheckpointsAreTheirModels) {
     ASSERT_TRUE(found.ok()) << found.status();
     EXPECT_EQ(*found, entry) << name;
   }
-  for (const char* unknown : {"Qwen/Qwen3-Next-80B-A3B-Instruct", "deepseek-ai/DeepSeek-V3.2-Exp", "Instruct", "", "/models/llama-3.1-8b", "./llama-3.1-8b"}) {
+  for (const char* unknown : {"moonshotai/Kimi-Linear-48B-A3B-Instruct", "deepseek-ai/DeepSeek-V4-Flash", "Instruct", "", "/models/llama-3.1-8b", "./llama-3.1-8b"}) {
     EXPECT_FALSE(ResolveModel(unknown, TestCatalog()).ok()) << unknown;
   }
 }

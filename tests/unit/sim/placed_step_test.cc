@@ -85,6 +85,36 @@ TEST(PlacedStep, ATinyShareElsewhereCostsNothing) {
   }
 }
 
+// The same for layers that attend in other ways, of which the placed step prices each kind apart: generated tokens, prompts and both.
+TEST(PlacedStep, ATinyShareElsewhereCostsNothingWhateverTheAttention) {
+  for (const char* model : {"gemma-3-12b", "qwen3.5-9b", "deepseek-v3.2"}) {
+    const auto with = [&](const std::string& placement) {
+      return ScenarioOf(fmt::format(R"(
+model: {}
+hardware: {{gpu: b300-sxm-288gb, host: xeon-8480c}}
+plan: {{tp: 8, placement: {}}}
+engine: {{profile: ideal}}
+scheduler: {{max_num_seqs: 16, max_model_len: 8192, max_num_batched_tokens: 4096}}
+workload: {{static_batch: 8, input_tokens: 100, output_tokens: 20}}
+)", model, placement));
+    };
+    PlacedModel tiny(with("[{tensors: attention, tier: dram, share: 0.0001, layers: 3}]")), resident(with("[{tensors: weights, tier: gpu}]"));
+    EXPECT_FALSE(tiny.scenario.resolved().placement.resident);
+    const std::vector<PrefillChunk> chunks = {{900, 0}, {300, 2500}};
+    StepWork prompts;
+    prompts.tokens = 1200;
+    prompts.logits_rows = 2;
+    prompts.chunks = chunks;
+    StepWork both = Decodes(8, 3000);
+    both.tokens += 1200;
+    both.chunks = chunks;
+    for (const StepWork& work : {Decodes(8, 3000), prompts, both}) {
+      const double t = tiny.Steady(work).stage_seconds[0], g = resident.Steady(work).stage_seconds[0];
+      EXPECT_NEAR(t, g, 0.015 * g) << model << " " << work.tokens;
+    }
+  }
+}
+
 TEST(PlacedStep, ExpertsOnTheCpuReadTheirWeightsOncePerLayer) {
   PlacedModel m(ScenarioOf(R"(
 model: mixtral-8x7b

@@ -4,7 +4,9 @@
 #include <fstream>
 #include <string>
 
+#include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "models/lowering.h"
 #include "tests/support/scenarios.h"
 
 namespace simrun {
@@ -37,6 +39,42 @@ TEST(Resolved, WorkingMemoryOfTheEngineIsKeptFromTheCache) {
   // The user's share is that of weights and cache; smaller graphs leave more.
   EXPECT_NEAR(static_cast<double>(memory(", gpu_memory_utilization: 0.9").kv_blocks) * 16, tokens(0.9), 40);
   EXPECT_NEAR(static_cast<double>(memory(", graph_max_tokens: 16").kv_blocks) * 16, tokens(1 - (13.125 - 480.0 / 1024) / 79.11), 40);
+}
+
+// Qwen3-Next's states take 39.5 MB for each sequence, a block of 16 tokens 393 kB: 101 blocks beside those of the tokens.
+TEST(Resolved, StatesOfLinearAttentionTakeBlocks) {
+  const auto yaml = [](const std::string& more) {
+    return "model: qwen3-next-80b-a3b\nhardware: {gpu: h200-sxm-141gb}\n" + more + "workload: {requests: 40, arrivals: all_at_once, input_tokens: 1600, output_tokens: 20}\n";
+  };
+  const auto own = ScenarioOf(yaml("plan: {tp: 2}\n"));
+  EXPECT_EQ(own->resolved().params.limits.state_blocks, 101);
+  EXPECT_FALSE(own->resolved().params.prefix_caching);
+  // 2030 blocks hold ten sequences of 101 blocks of states and 102 of tokens, not nineteen: the last of 40 wait for three rounds.
+  const Report all = ReportOf(own), tight = ReportOf(ScenarioOf(yaml("plan: {tp: 2}\nengine: {kv_blocks: 2030}\n")));
+  EXPECT_EQ(tight.requests.completed, 40u);
+  EXPECT_EQ(tight.memory.kv_peak_fraction, 1);
+  EXPECT_GT(tight.queue_delay.max, 1.3 * all.queue_delay.max);
+  EXPECT_EQ(tight.memory.state, StateBytesPerGpu(own->resolved().model, own->resolved().plan, 0));
+  const auto problem = [&](const std::string& more) { return std::string(Scenario::FromYaml(yaml(more)).status().message()); };
+  EXPECT_THAT(problem("plan: {tp: 2}\nscheduler: {prefix_caching: true}\n"),
+              testing::HasSubstr("scheduler.prefix_caching: is not modelled for the linear attention of qwen3-next-80b-a3b"));
+  EXPECT_THAT(problem("plan: {tp: 2, placement: [{tensors: kv, tier: dram}]}\n"),
+              testing::HasSubstr("linear attention, whose cache is only modelled on the gpu"));
+}
+
+TEST(Resolved, EnginesWithAPoolForStatesRunWhatItHasRoomFor) {
+  const auto resolved = [](const std::string& profile) {
+    return ScenarioOf("model: qwen3.5-27b\nhardware: {gpu: h200-sxm-141gb}\nengine: {profile: " + profile +
+                      "}\nworkload: {requests: 1, arrivals: all_at_once, input_tokens: 100, output_tokens: 10}\n")->resolved();
+  };
+  const ResolvedScenario r = resolved("sglang-0.5");
+  const double state = 48 * (48 * 128 * 128 * 4.0 + 3 * (2 * 2048 + 6144) * 2.0);
+  const double budget = (r.memory.gpu - r.memory.weights - r.memory.activations - r.memory.reserve).value();
+  EXPECT_EQ(r.params.limits.state_blocks, 0);
+  EXPECT_EQ(r.params.limits.max_num_seqs, static_cast<int64_t>(budget * 0.9 / 1.9 / (5 * state)));
+  EXPECT_NEAR(static_cast<double>(r.memory.kv_blocks) * 16 * 65536, budget / 1.9, 2e6);
+  EXPECT_EQ(resolved("vllm-0.19").memory.state_sequences, 0);
+  EXPECT_GT(resolved("vllm-0.19").params.limits.state_blocks, 0);
 }
 
 TEST(Resolved, EnginesOnGpusTheyAreNotMadeForAreSaidSo) {
