@@ -12,6 +12,7 @@
 namespace simrun {
 namespace {
 
+constexpr std::string_view kFusedBackend = "trtllm";  // whose all-reduce FlashInfer has, with a norm behind it
 constexpr double kOneShotBytes = 16e6;  // largest message of the one-shot kernels that were measured
 constexpr int kOneShotRanks = 8;
 constexpr int kMeasuredRanks = 8;
@@ -86,7 +87,7 @@ CommPath GroupPath(const Machine& machine, int ranks, int stride, int first) {
 }
 
 Collectives::Collectives(const Machine& machine, std::shared_ptr<const OperatorParamSet> params, bool custom_all_reduce,
-                         bool deepep, std::string backend)
+                         bool deepep, std::string backend, bool fused_all_reduce)
     : params_(std::move(params)),
       intra_(machine.scale_up),
       host_(machine.host_link),
@@ -95,6 +96,7 @@ Collectives::Collectives(const Machine& machine, std::shared_ptr<const OperatorP
       peers_(machine.scale_up_peers),
       peer_to_peer_(machine.peer_to_peer),
       custom_(custom_all_reduce),
+      fused_(fused_all_reduce),
       deepep_(deepep),
       backend_(std::move(backend)) {
   rail_ = inter_.bandwidth.value() * std::max(1, machine.nics_per_node) / std::max(1, machine.gpus_per_node);
@@ -110,17 +112,27 @@ Collectives::Wires Collectives::InNodeWires(int ranks) const {
 }
 
 const OperatorParams* Collectives::Entry(std::string_view name, std::string_view link_kind) const {
-  // Entries of the device itself come first; one measured on another kind of link does not apply.
+  // The engine's own kernels come before another engine's, even where only a relative of the device had them measured;
+  // then the device itself. One measured on another kind of link does not apply.
   if (params_ == nullptr) return nullptr;
   const OperatorParams* best = nullptr;
   size_t nearest = 0;
   for (const OperatorParams& p : params_->entries) {
     if (p.op != name || (!p.link.empty() && p.link != link_kind)) continue;
     const size_t kinship = BackendKinship(p.backend, backend_);
-    if (kinship == 0 && p.backend.find("-eager") != std::string::npos) continue;
-    if (best == nullptr || (p.device == best->device && kinship > nearest)) best = &p, nearest = kinship;
+    if (kinship == 0 && (p.exclusive || p.backend.find("-eager") != std::string::npos)) continue;
+    const bool nearer = best != nullptr && kinship > nearest && (p.device == best->device || nearest == 0);
+    if (best == nullptr || nearer) best = &p, nearest = kinship;
   }
   return best;
+}
+
+const OperatorParams* Collectives::FusedEntry() const {
+  if (params_ == nullptr) return nullptr;
+  for (const OperatorParams& p : params_->entries) {
+    if (p.op == "custom_all_reduce" && p.backend == kFusedBackend) return &p;
+  }
+  return nullptr;
 }
 
 double Collectives::Fitted(const OperatorParams& p, OpKind kind, double bytes, int ranks, double bandwidth) {
@@ -190,6 +202,8 @@ double Collectives::InNodeSeconds(OpKind kind, double bytes, int ranks) const {
     if (const OperatorParams* one_shot = Entry("custom_all_reduce", wires.kind)) {
       t = std::min(t, FittedOrCurve(*one_shot, kind, bytes, ranks, wires.bandwidth));
     }
+    const OperatorParams* fused = fused_ && wires.kind == "nvlink" ? FusedEntry() : nullptr;
+    if (fused != nullptr) t = std::min(t, FittedOrCurve(*fused, kind, bytes, ranks, wires.bandwidth));
   }
   return t;
 }

@@ -3,7 +3,7 @@
 // Inside a node with measured parameters (n ranks, message S, wire volume per rank V = S 2(n-1)/n for all-reduce,
 // S (n-1)/n for all-gather, reduce-scatter and all-to-all; link bandwidth B per direction):
 //     t = N_q(a + b (n-1), V / (eb B)) + s sqrt(V in MB)
-// All-reduce takes the faster of NCCL and the engine's one-shot kernel up to 16 MB and 8 ranks.
+// All-reduce takes the faster of NCCL and the engine's one-shot kernels up to 16 MB and 8 ranks.
 // Links of a kind that was not measured: ring and tree with link latency and bandwidth (Hockney), the faster one.
 // Across nodes: all-reduce = reduce-scatter in the node, all-reduce over each rail, all-gather in the node; the others
 // combine the phase inside a node with the network's share of the volume.
@@ -44,7 +44,7 @@ class Collectives {
  public:
   Collectives() = default;
   Collectives(const Machine& machine, std::shared_ptr<const OperatorParamSet> params, bool custom_all_reduce,
-              bool deepep, std::string backend = "");
+              bool deepep, std::string backend = "", bool fused_all_reduce = false);
 
   // Seconds of one collective; 0 for one rank or no bytes. `bytes` as Operator::bytes defines it for the kind.
   double Seconds(OpKind kind, double bytes, const CommPath& path) const;
@@ -67,6 +67,7 @@ class Collectives {
   };
   Wires InNodeWires(int ranks) const;
   const OperatorParams* Entry(std::string_view name, std::string_view link_kind) const;
+  const OperatorParams* FusedEntry() const;
   static double Fitted(const OperatorParams& p, OpKind kind, double bytes, int ranks, double bandwidth);
   double FittedOrCurve(const OperatorParams& p, OpKind kind, double bytes, int ranks, double bandwidth) const;
   static double Generic(OpKind kind, double bytes, int ranks, const Wires& wires);
@@ -83,6 +84,7 @@ class Collectives {
   double rail_ = 0;  // network bandwidth per GPU, raw
   bool peer_to_peer_ = false;
   bool custom_ = true;
+  bool fused_ = false;
   bool deepep_ = false;
   std::string backend_;  // kernels preferred where several were measured
 };

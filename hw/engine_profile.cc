@@ -118,6 +118,7 @@ EngineProfile ApplyEngineConfig(EngineProfile profile, const EngineConfig& confi
     Replace(v.launch, &profile.launch);
     Replace(v.gpu_time_factor, &profile.gpu_time_factor);
     Replace(v.moe_backend, &profile.moe_backend);
+    Replace(v.fused_all_reduce, &profile.fused_all_reduce);
     Replace(v.max_num_seqs, &profile.max_num_seqs);
     Replace(v.max_num_batched_tokens, &profile.max_num_batched_tokens);
     Replace(v.graph_max_tokens, &profile.graph_max_tokens);
@@ -152,6 +153,7 @@ EngineProfile ApplyEngineConfig(EngineProfile profile, const EngineConfig& confi
   Replace(config.graph_max_tokens, &profile.graph_max_tokens);
   Replace(config.overlap, &profile.overlap);
   Replace(config.custom_all_reduce, &profile.custom_all_reduce);
+  Replace(config.fused_all_reduce, &profile.fused_all_reduce);
   Replace(config.moe_backend, &profile.moe_backend);
   Replace(config.step_host, &profile.step_host);
   Replace(config.sequence_host, &profile.sequence_host);

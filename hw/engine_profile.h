@@ -36,6 +36,7 @@ struct EngineVariant {
   std::optional<Seconds> front_end, step_host, post_step, launch;
   std::optional<double> gpu_time_factor;
   std::optional<std::string> moe_backend;
+  std::optional<bool> fused_all_reduce;
   std::optional<int64_t> max_num_seqs, max_num_batched_tokens, graph_max_tokens;
   std::optional<Bytes> runtime_reserve;
   template <class Visitor>
@@ -50,6 +51,7 @@ struct EngineVariant {
     v.Field("launch", launch, {.help = "replaces launch", .min = 0});
     v.Field("gpu_time_factor", gpu_time_factor, {.help = "replaces gpu_time_factor", .min = 0, .above_min = true});
     v.Field("moe_backend", moe_backend, {.help = "replaces moe_backend", .choices = &MoeBackendNames});
+    v.Field("fused_all_reduce", fused_all_reduce, {.help = "replaces fused_all_reduce"});
     v.Field("max_num_seqs", max_num_seqs, {.help = "replaces max_num_seqs", .min = 1});
     v.Field("max_num_batched_tokens", max_num_batched_tokens, {.help = "replaces max_num_batched_tokens", .min = 1});
     v.Field("graph_max_tokens", graph_max_tokens, {.help = "replaces graph_max_tokens", .min = 0});
@@ -184,6 +186,7 @@ struct EngineProfile {
 
   // Kernels for communication.
   bool custom_all_reduce = true;
+  bool fused_all_reduce = false;       // with the norm behind it, by TensorRT-LLM's kernel (FlashInfer), where that is faster
   bool deepep = false;
   bool streaming_decode = false;       // decode attention key by key, without tiles, one query head after the other
   int64_t shared_group = 0;            // but for groups of so many heads, 128 wide
@@ -219,7 +222,7 @@ struct EngineConfig {
   std::optional<int64_t> graph_max_tokens;
   std::vector<int64_t> graph_sizes;
   std::optional<bool> overlap;
-  std::optional<bool> custom_all_reduce;
+  std::optional<bool> custom_all_reduce, fused_all_reduce;
   std::optional<std::string> moe_backend;
   std::optional<Seconds> step_host, sequence_host, launch, post_step, post_sequence, front_end;
   std::optional<double> gpu_time_factor;
@@ -302,6 +305,8 @@ void EngineProfile::Describe(Visitor& v) {
           {.help = "attention and feed-forward part of every token group take turns, each beside the copies for the next turn; the end of all is "
                    "waited for (FlexGen)"});
   v.Field("custom_all_reduce", custom_all_reduce, {.help = "one-shot all-reduce kernel for small messages"});
+  v.Field("fused_all_reduce", fused_all_reduce,
+          {.help = "all-reduce with the norm behind it by TensorRT-LLM's kernel, as FlashInfer has it, where that is faster"});
   v.Field("deepep", deepep, {.help = "expert all-to-all by DeepEP kernels"});
   v.Field("sampling_passes", sampling_passes, {.help = "passes over the logits that top-p and top-k take; 0: the largest is picked", .min = 0, .max = 10000});
   v.Field("streaming_decode", streaming_decode, {.help = "decode attention walks the cache key by key instead of in tiles, one query head after the other"});
@@ -341,6 +346,8 @@ void EngineConfig::Describe(Visitor& v) {
            .min = 1, .max = 65536});
   v.Field("overlap", overlap, {.help = "the host prepares the next step while the GPU works"});
   v.Field("custom_all_reduce", custom_all_reduce, {.help = "one-shot all-reduce kernel for small messages"});
+  v.Field("fused_all_reduce", fused_all_reduce,
+          {.help = "all-reduce with the norm behind it by TensorRT-LLM's kernel, as FlashInfer has it, where that is faster"});
   v.Field("moe_backend", moe_backend,
           {.help = "kernels of experts in MXFP4 under 16-bit activations: Marlin's or OpenAI's Triton ones; auto: what the engine takes on this GPU",
            .choices = &MoeBackendNames});

@@ -271,7 +271,7 @@ absl::StatusOr<OperatorCosts> OperatorCosts::Create(const Machine& machine,
   OperatorCosts costs;
   costs.machine_ = machine;
   costs.params_ = std::move(params);
-  costs.collectives_ = Collectives(machine, costs.params_, options.custom_all_reduce, options.deepep, options.backend);
+  costs.collectives_ = Collectives(machine, costs.params_, options.custom_all_reduce, options.deepep, options.backend, options.fused_all_reduce);
   costs.power_ = PowerModel(machine.gpu, machine.power_limit, machine.gpu_clock);
   costs.options_ = options;
   costs.bandwidth_ = machine.gpu.memory_bandwidth.value();

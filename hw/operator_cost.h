@@ -53,6 +53,7 @@ struct OperatorCostOptions {
   std::string backend = "vllm";   // preferred kernels
   std::string moe_backend = "marlin";  // EngineProfile::moe_backend
   bool custom_all_reduce = true;  // the engine has a one-shot all-reduce kernel besides NCCL
+  bool fused_all_reduce = false;  // and TensorRT-LLM's, which computes the norm behind it as well
   // Operators timed alone, over and over on the same data, as calibration benchmarks do: what fits the last-level cache
   // is read from there, and the quantisation of a GEMM's input is an operator of its own.
   bool benchmark = false;

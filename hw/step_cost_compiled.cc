@@ -793,6 +793,7 @@ OperatorCostOptions OperatorOptionsOf(const EngineProfile& profile) {
   o.decode_query_heads = profile.decode_query_heads;
   o.fused_quantize = profile.fused_quantize;
   o.custom_all_reduce = profile.custom_all_reduce;
+  o.fused_all_reduce = profile.fused_all_reduce;
   o.deepep = profile.deepep;
   o.time_factor = profile.gpu_time_factor;
   o.widen_weight_bytes = profile.widen_weight_bytes;

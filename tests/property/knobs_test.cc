@@ -228,6 +228,7 @@ std::vector<Knob> Knobs() {
       {"engine.graph_sizes", "[1, 8, 16, 32]", "[1, 512]", M(Tpot), +1, "one"},
       {"engine.overlap", "false", "true", M(Tpot), -1, "one", {{"engine", "{step_host: 2 ms}"}}},
       {"engine.custom_all_reduce", "false", "true", M(Tpot), -1, "pair"},
+      {"engine.fused_all_reduce", "false", "true", M(Tpot), -1, "pair"},
       {"engine.moe_backend", "triton", "marlin", M(Ttft), +1, "mxfp4_experts"},
       {"engine.step_host", "0 ms", "30 ms", M(Tpot), +1, "one"},
       {"engine.sequence_host", "0 ms", "10 ms", M(Tpot), +1, "one"},

@@ -97,6 +97,37 @@ TEST(CollectivesTest, AnEngineTakesTheKernelsOfItsFamily) {
   EXPECT_EQ(seconds("no-such-engine"), seconds("vllm")) << "strangers take the first entry";
 }
 
+TEST(CollectivesTest, AnEnginesOwnKernelOfARelativeComesBeforeAnotherEngines) {
+  const Machine b300 = TestMachine("b300-sxm-288gb"), b200 = TestMachine("b200-sxm-180gb");
+  const auto seconds = [](const Machine& machine, const char* backend) {
+    const auto set = std::make_shared<const OperatorParamSet>(*LoadOperatorParams(OperatorEntryFor(machine.gpu), TestCatalog()));
+    return Collectives(machine, set, true, false, backend).Seconds(OpKind::kAllReduce, 65536, {4, 4, 1});
+  };
+  EXPECT_NE(seconds(b300, "vllm"), seconds(b200, "vllm"));
+  EXPECT_EQ(seconds(b300, "sglang"), seconds(b200, "sglang"));
+  EXPECT_EQ(seconds(b300, "trtllm-engine-1.0"), seconds(b200, "trtllm"));
+}
+
+// FlashInfer's kernel is TensorRT-LLM's; vLLM's own becomes slow from 256 KB on over eight GPUs.
+TEST(CollectivesTest, TheFusedKernelIsTakenWhereItIsFaster) {
+  const auto seconds = [](const char* gpu, bool custom, bool fused, double bytes, int ranks) {
+    const Machine machine = TestMachine(gpu);
+    const auto set = std::make_shared<const OperatorParamSet>(*LoadOperatorParams(OperatorEntryFor(machine.gpu), TestCatalog()));
+    return Collectives(machine, set, custom, false, "vllm", fused).Seconds(OpKind::kAllReduce, bytes, {ranks, ranks, 1});
+  };
+  for (const char* gpu : {"h100-sxm-80gb", "b200-sxm-180gb", "b300-sxm-288gb"}) {
+    for (const int ranks : {2, 4, 8}) {
+      for (const double bytes : {4096.0, 65536.0, 1048576.0}) {
+        EXPECT_LE(seconds(gpu, true, true, bytes, ranks), seconds(gpu, true, false, bytes, ranks)) << gpu << ranks << " " << bytes;
+      }
+    }
+    EXPECT_EQ(seconds(gpu, true, true, 20e6, 8), seconds(gpu, true, false, 20e6, 8)) << gpu;
+    EXPECT_EQ(seconds(gpu, false, true, 65536, 8), seconds(gpu, false, false, 65536, 8)) << gpu << ": without one-shot kernels";
+  }
+  EXPECT_LT(seconds("b200-sxm-180gb", true, true, 262144, 8), 0.5 * seconds("b200-sxm-180gb", true, false, 262144, 8));
+  EXPECT_EQ(seconds("l40s-48gb", true, true, 65536, 4), seconds("l40s-48gb", true, false, 65536, 4)) << "over PCIe";
+}
+
 TEST(CollectivesTest, TimesGrowWithBytesAndRanks) {
   for (const char* gpu : {"a100-sxm-80gb", "h100-sxm-80gb", "b200-sxm-180gb", "mi300x-192gb", "l40s-48gb", "tpu-v5e"}) {
     const Machine machine = TestMachine(gpu);

@@ -205,6 +205,17 @@ TEST(EngineProfileTest, KernelsOfMxfp4ExpertsAreThoseOfTheGpu) {
   EXPECT_EQ(ApplyEngineConfig(p, config, TestMachine("h100-sxm-80gb")).moe_backend, "marlin");
 }
 
+TEST(EngineProfileTest, TheAllReduceIsFusedWhereFlashInferHasIt) {
+  const EngineProfile p = Load("vllm-0.19");
+  EXPECT_TRUE(ApplyEngineConfig(p, {}, TestMachine("h100-sxm-80gb")).fused_all_reduce);
+  EXPECT_TRUE(ApplyEngineConfig(p, {}, TestMachine("b300-sxm-288gb")).fused_all_reduce);
+  EXPECT_FALSE(ApplyEngineConfig(p, {}, TestMachine("a100-sxm-80gb")).fused_all_reduce);
+  EXPECT_FALSE(ApplyEngineConfig(Load("vllm-0.11"), {}, TestMachine("h100-sxm-80gb")).fused_all_reduce);
+  EngineConfig config;
+  config.fused_all_reduce = false;
+  EXPECT_FALSE(ApplyEngineConfig(p, config, TestMachine("h100-sxm-80gb")).fused_all_reduce);
+}
+
 TEST(EngineProfileTest, SizesAreThoseOfTheGpu) {
   const EngineProfile vllm = Load("vllm-0.19");
   EngineConfig library;
