@@ -168,7 +168,7 @@ struct EngineProfile {
   Seconds post_sequence{0};            // and emitted token
   Seconds server_step{0};                // added to step_host behind a server that shares the engine process
   Seconds front_end{0};                // per request, before its first token: HTTP, tokeniser, first scheduling
-  Seconds front_end_token{0};          // and prompt token
+  Seconds front_end_token{0};          // and prompt token, one request after the other
   double gpu_time_factor = 1;          // kernels of this engine over those of the operator catalogue
 
   // Offloading: where the engine keeps tensors when the plan does not say, and how well it uses host and link.
@@ -285,7 +285,7 @@ void EngineProfile::Describe(Visitor& v) {
   v.Field("post_sequence", post_sequence, {.help = "and per emitted token", .min = 0});
   v.Field("server_step", server_step, {.help = "host time per step of a server in the engine's own process", .min = 0});
   v.Field("front_end", front_end, {.help = "time per request before its first step", .min = 0});
-  v.Field("front_end_token", front_end_token, {.help = "and per prompt token", .min = 0});
+  v.Field("front_end_token", front_end_token, {.help = "and per prompt token, one request after the other", .min = 0});
   v.Field("gpu_time_factor", gpu_time_factor,
           {.help = "kernel time over the operator catalogue's", .min = 0, .above_min = true});
   v.Field("placement", placement, {.help = "where the engine keeps tensors when the plan does not say"});

@@ -1,6 +1,7 @@
 #include "sim/cluster.h"
 
 #include <algorithm>
+#include <functional>
 #include <utility>
 
 #include <fmt/format.h>
@@ -29,6 +30,18 @@ Cluster::Cluster(const ClusterParams& params, const BatchingPolicy& policy, std:
   }
   loads_.resize(replicas_.size());
   is_touched_.resize(replicas_.size());
+  if (params_.front_end_token != SimTime()) servers_free_.resize(replicas_.size());
+}
+
+SimTime Cluster::VisibleAt(const Arrival& a) {
+  SimTime done = a.at;
+  if (!servers_free_.empty()) {
+    std::pop_heap(servers_free_.begin(), servers_free_.end(), std::greater<>());
+    done = std::max(done, servers_free_.back()) + SimTime::FromTicks(params_.front_end_token.ticks() * a.input_tokens);
+    servers_free_.back() = done;
+    std::push_heap(servers_free_.begin(), servers_free_.end(), std::greater<>());
+  }
+  return done + params_.front_end;
 }
 
 void Cluster::set_observer(EngineObserver* observer) {
@@ -73,8 +86,8 @@ absl::Status Cluster::RunOpenLoop() {
     }
     if (replicas_[target]->Enqueue(arrival)) plan_at[target] = now;
   };
-  // With a constant front-end time requests become visible in the order in which they arrive.
-  const bool in_order = params_.front_end_token == SimTime();
+  // Requests become visible in the order in which they arrive, unless they pass through several servers.
+  const bool in_order = servers_free_.size() <= 1;
   Arrival arrival;
   while (true) {
     while (!front_end_.empty() && front_end_.NextTime() <= source_->next_time()) {
@@ -86,7 +99,7 @@ absl::Status Cluster::RunOpenLoop() {
     ++events_;
     metrics_->OnArrived(arrival.at);
     if (in_order) {
-      deliver(arrival, arrival.at + params_.front_end);
+      deliver(arrival, VisibleAt(arrival));
     } else {
       front_end_.Push(VisibleAt(arrival), arrival);
     }

@@ -21,7 +21,9 @@ struct ClusterParams {
   // Of replicas whose stages slow one another down, on hosts that they share; 0: they share nothing. A cluster with several
   // of them on a host advances in order of time over all replicas.
   int replicas_per_host = 0;
-  // From arrival until the engine's queue sees the request (HTTP, tokenisation): a constant and a part per prompt token.
+  // From arrival until the engine's queue sees the request: a server's one tokeniser takes `front_end_token` per prompt token,
+  // one request after the other in order of arrival; then `front_end` passes beside that of other requests. Each replica has
+  // a server; the one that is free first takes the request.
   SimTime front_end;
   SimTime front_end_token;
 };
@@ -50,9 +52,8 @@ class Cluster {
   int64_t events() const { return events_; }
 
  private:
-  SimTime VisibleAt(const Arrival& a) const {
-    return a.at + params_.front_end + SimTime::FromTicks(params_.front_end_token.ticks() * a.input_tokens);
-  }
+  // Passes the request through the front end. To be called in order of arrival.
+  SimTime VisibleAt(const Arrival& a);
   std::span<const ReplicaLoad> Loads(const Arrival& arrival);
   void Touch(uint32_t replica);
 
@@ -64,6 +65,7 @@ class Cluster {
   std::vector<ReplicaLoad> loads_;
   EventQueue queue_;                       // step ends; stale when the replica's next event is another
   ArrivalQueue front_end_;                 // requests on their way to the engine's queue
+  std::vector<SimTime> servers_free_;      // a heap whose first is the earliest; empty when tokenising takes no time
   std::vector<uint32_t> touched_;          // replicas to plan at the current instant
   std::vector<char> is_touched_;
   bool observed_ = false;

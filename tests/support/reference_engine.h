@@ -658,7 +658,8 @@ class ReferenceCluster {
   ReferenceCluster(const EngineParams& params, int replicas, SimTime front_end, SimTime front_end_token,
                    ReferencePolicy policy, const BatchingPolicy* custom, StepCostModel* model, std::unique_ptr<Router> router,
                    ArrivalSource* source)
-      : front_end_(front_end), front_end_token_(front_end_token), router_(std::move(router)), source_(source) {
+      : front_end_(front_end), front_end_token_(front_end_token), server_free_(static_cast<size_t>(replicas)),
+        router_(std::move(router)), source_(source) {
     for (int i = 0; i < replicas; ++i) {
       engines.push_back(std::make_unique<ReferenceEngine>(static_cast<uint32_t>(i), params, policy, custom, model));
     }
@@ -685,7 +686,9 @@ class ReferenceCluster {
           ReferenceRequest* r = &requests.back();
           SIM_CHECK(*source_->Next(&r->arrival) == NextResult::kArrival);
           const Arrival& a = r->arrival;
-          on_the_way.emplace(a.at + front_end_ + SimTime::FromTicks(front_end_token_.ticks() * a.input_tokens), r);
+          SimTime& free = *std::min_element(server_free_.begin(), server_free_.end());
+          free = std::max(free, a.at) + SimTime::FromTicks(front_end_token_.ticks() * a.input_tokens);
+          on_the_way.emplace(free + front_end_, r);
         }
         while (!on_the_way.empty() && on_the_way.begin()->first <= now) {
           ReferenceRequest* r = on_the_way.begin()->second;
@@ -711,6 +714,7 @@ class ReferenceCluster {
 
  private:
   SimTime front_end_, front_end_token_;
+  std::vector<SimTime> server_free_;   // when each server has done what it has taken
   std::unique_ptr<Router> router_;
   ArrivalSource* source_;
 };
