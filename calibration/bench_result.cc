@@ -101,14 +101,11 @@ absl::StatusOr<MeasuredCase> ReadBenchResult(const std::string& path, const std:
     c.load_kind = "poisson_rate";
     c.load_value = *per_second;
     c.class_name = "online-rate";
-  } else if (clients) {
-    c.load_kind = "concurrency";
-    c.load_value = *clients;
-    c.class_name = "online-concurrency";
   } else {
-    c.load_kind = "offline_max_inflight";
-    c.load_value = completed;
-    c.class_name = "offline";
+    // Without a limit all requests are sent at once: as many clients, each with one.
+    c.load_kind = "concurrency";
+    c.load_value = clients.value_or(completed);
+    c.class_name = "online-concurrency";
   }
 
   std::map<std::string, std::string> notes = {{"length_range_ratio", fmt::format("{}", flags.random_range_ratio)}};

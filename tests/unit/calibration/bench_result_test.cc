@@ -6,6 +6,7 @@
 #include <gtest/gtest.h>
 
 #include "calibration/case_scenario.h"
+#include "sim/resolved.h"
 #include "sim/scenario.h"
 
 namespace simrun {
@@ -46,6 +47,22 @@ TEST(ReadBenchResult, TakesLoadLengthsAndValues) {
   Write("result.yaml", "gpu: h100-sxm-80gb\nmoe_backend: marlin\nasync_scheduling: true\n");
   EXPECT_EQ(ReadBenchResult(Write("result.json", kJson))->Note("moe_backend"), "marlin");
   EXPECT_EQ(ReadBenchResult(Write("result.json", kJson))->Note("async_scheduling"), "1");
+}
+
+// "--request-rate inf" without --max-concurrency: a server gets all requests at once. vllm bench serve writes no limit then.
+TEST(ReadBenchResult, WithoutALimitAllRequestsAreSentAtOnce) {
+  std::string json = kJson;
+  const std::string limit = R"("max_concurrency": 4)";
+  json.replace(json.find(limit), limit.size(), R"("max_concurrency": null)");
+  Write("burst.yaml", "gpu: h100-sxm-80gb\nengine_version: \"0.11.0\"\n");
+  const auto c = ReadBenchResult(Write("burst.json", json));
+  ASSERT_TRUE(c.ok()) << c.status();
+  const auto scenario = ScenarioOfCase(*c, "", std::make_shared<const Catalog>(BuiltInCatalog()));
+  ASSERT_TRUE(scenario.ok()) << scenario.status();
+  EXPECT_EQ(scenario->scenario.config().workload.concurrency, 40);
+  EXPECT_EQ(scenario->scenario.config().workload.requests, 40);
+  EXPECT_TRUE(scenario->scenario.config().engine.server);
+  EXPECT_EQ(scenario->scenario.resolved().params.limits.max_num_seqs, 1024) << "the engine's default";
 }
 
 TEST(ReadBenchResult, SaysWhatIsMissing) {

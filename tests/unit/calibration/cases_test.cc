@@ -175,7 +175,12 @@ TEST(ScenarioOfCase, NotesSayHowPromptsAreCutWhatIsCapturedAndHowLengthsVary) {
   EXPECT_FALSE(noted({}).config().workload.input_tokens->lognormal.has_value());
   const Scenario chats = noted({{"dataset", "sharegpt"}});
   EXPECT_NEAR(chats.config().workload.input_tokens->lognormal->mean.value_or(0), 200, 1e-9);
+  EXPECT_EQ(chats.config().workload.input_tokens->lognormal->min, 4) << "the client leaves shorter ones out";
+  EXPECT_EQ(chats.config().workload.input_tokens->lognormal->max, 1024) << "and longer ones";
   EXPECT_GT(chats.config().workload.output_tokens->lognormal->sigma.value_or(0), 0.5);
+  EXPECT_EQ(chats.config().workload.output_tokens->lognormal->max, 1024);
+  EXPECT_FALSE(noted({{"max_model_len", "4096"}}).config().scheduler.allow_longer_context);
+  EXPECT_EQ(noted({{"max_model_len", "140000"}}).resolved().params.max_model_len, 140000) << "beyond the model's context, as it was started";
 }
 
 // The three ways published closed loops differ: lengths, prompts per step, format of the KV cache.
@@ -336,6 +341,7 @@ TEST(ScenarioOfCase, NotesSayHowLengthsVaryAndWhetherAServerAnswers) {
   c.isl = c.osl = 1000;
   c.values.push_back({"ttft", "p50", "ms", "", 100.0, {{"length_range_ratio", "0"}}});
   const auto law = [&c] { return ScenarioOfCase(c, "", BuiltIn())->scenario; };
+  EXPECT_FALSE(law().config().scheduler.max_num_seqs.has_value()) << "somebody's own server: what the engine starts with";
   EXPECT_EQ(law().config().workload.input_tokens->uniform->min, 1);
   EXPECT_EQ(law().config().workload.input_tokens->uniform->max, 1000);
   EXPECT_GT(law().resolved().front_end.seconds().value(), 0);
