@@ -198,6 +198,7 @@ struct EngineProfile {
   // Traffic of GPU memory per element of weights and KV cache in narrow formats, which passes of their own widen before the
   // kernels that multiply; 0: those kernels do.
   double widen_weight_bytes = 0, widen_kv_bytes = 0;
+  Seconds widen_start{0};    // fixed time of a matrix product in whose kernel weights are widened, over one in the wider format
   double copy_kv_bytes = 0;  // and of copies of the whole cache that decode attention makes before it multiplies, in any format
   // Passes over the fp32 logits that top-p and top-k take on the GPU (sorting, cumulated sums); 0: the largest is picked.
   double sampling_passes = 0;
@@ -319,6 +320,7 @@ void EngineProfile::Describe(Visitor& v) {
   v.Field("fused_quantize", fused_quantize, {.help = "the kernel before a GEMM writes its input in the narrow format"});
   v.Field("widen_weight_bytes", widen_weight_bytes,
           {.help = "GPU memory traffic per element of narrow weights that passes of their own widen; 0: the kernel that multiplies does", .min = 0, .max = 1000});
+  v.Field("widen_start", widen_start, {.help = "fixed time of a matrix product that widens weights in its kernel, over one in the wider format", .min = 0});
   v.Field("widen_kv_bytes", widen_kv_bytes, {.help = "and per element of a narrow KV cache", .min = 0, .max = 1000});
   v.Field("copy_kv_bytes", copy_kv_bytes,
           {.help = "and per element of any KV cache, of copies that decode attention makes before it multiplies", .min = 0, .max = 1000});

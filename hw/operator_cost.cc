@@ -519,12 +519,16 @@ OperatorCosts::Term OperatorCosts::GemmTerm(const Operator& op, const OperatorPa
     term.compute = std::min(term.compute, lookups / machine_.host.lut_rate);
   }
   // Batched products have more input than m x k and say so.
-  term.bytes = std::max(op.bytes, input_bytes * m * k + (passes ? wide : weight_bytes) * n * k + wide * m * n);
+  const double own_bytes = input_bytes * m * k + (passes ? wide : weight_bytes) * n * k + wide * m * n;
+  term.bytes = std::max(op.bytes, own_bytes);
   term.memory = term.bytes / (bandwidth_ * Capped(p.em) * efficiency);
   if (options_.benchmark) term.memory *= Rereading(p, term.bytes);
   term.serial = p.k0 > 0 ? p.d.value() * k / (k + p.k0) : p.d.value() * k / 1024;
   if (p.eq > 0 && (narrow || measured)) term.extra = 3 * m * k / (bandwidth_ * Capped(p.eq));
   if (passes) term.extra += options_.widen_weight_bytes * n * k / WideningRate();
+  // Batched products run in other kernels.
+  const bool batched = op.bytes > own_bytes * (1 + 1e-9);
+  if (dequantised && !passes && !batched && !machine_.cpu_only) term.extra += options_.widen_start.value();
   if (features != nullptr || !p.trees.empty()) {
     const Features f = GemmFeatures({m, n, k}, PartsOf(term, p), machine_.gpu.multiprocessors);
     if (features != nullptr) *features = f;

@@ -71,6 +71,8 @@ struct OperatorCostOptions {
   // Traffic of GPU memory per element of weights and KV cache narrower than the multiply, where the engine widens them in
   // passes of their own; 0: inside the kernel that multiplies.
   double widen_weight_bytes = 0, widen_kv_bytes = 0;
+  // Fixed time of a GEMM in whose kernel weights are widened, over one in the wider format.
+  Seconds widen_start{0};
   // And per element of any KV cache, of copies that decode attention makes of all of it before it multiplies.
   double copy_kv_bytes = 0;
 

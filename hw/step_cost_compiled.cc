@@ -798,6 +798,7 @@ OperatorCostOptions OperatorOptionsOf(const EngineProfile& profile) {
   o.time_factor = profile.gpu_time_factor;
   o.widen_weight_bytes = profile.widen_weight_bytes;
   o.widen_kv_bytes = profile.widen_kv_bytes;
+  o.widen_start = profile.widen_start;
   o.copy_kv_bytes = profile.copy_kv_bytes;
   return o;
 }

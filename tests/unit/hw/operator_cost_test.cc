@@ -541,6 +541,24 @@ TEST(OperatorCostTest, EnginesThatQuantiseInTheKernelBeforePayNothingForIt) {
   EXPECT_EQ(Costs(TestMachine("h100-sxm-80gb"), options).Cost(quantize).seconds, 0);
 }
 
+// Kernels that widen weights start later by a fixed time; products in one format do not.
+TEST(OperatorCostTest, WideningInTheKernelStartsLater) {
+  OperatorCostOptions options;
+  options.widen_start = Seconds(7e-6);
+  Operator op;
+  op.kind = OpKind::kGemm;
+  op.activations = DType::kBf16;
+  op.m = 1, op.n = 4096, op.k = 4096;
+  const OperatorCosts plain = Costs(TestMachine("a100-sxm-80gb")), later = Costs(TestMachine("a100-sxm-80gb"), options);
+  for (const auto& [weights, start] : {std::pair(DType::kInt4, 7e-6), std::pair(DType::kInt8, 7e-6), std::pair(DType::kBf16, 0.0)}) {
+    op.weights = weights;
+    EXPECT_NEAR(later.Cost(op).seconds - plain.Cost(op).seconds, start, 1e-12) << DTypeName(weights);
+  }
+  op.weights = DType::kInt4;
+  op.bytes = 20e6;
+  EXPECT_EQ(later.Cost(op).seconds, plain.Cost(op).seconds) << "batched products, which have more input, run in other kernels";
+}
+
 // Narrow weights and KV cache widened in passes of their own: the traffic of the passes, and the reads of a 16-bit kernel.
 TEST(OperatorCostTest, WideningInPassesCostsTheirTraffic) {
   const Machine machine = TestMachine("t4-16gb");
