@@ -21,6 +21,8 @@
 namespace simrun {
 namespace {
 
+// Rows from which on a device's own measurements decide about an operator with several parameters.
+constexpr int kRowsOfItsOwn = 100;
 constexpr size_t kEnoughForTrees = 150;   // rows; below, trees of other devices
 constexpr size_t kEnoughForCurves = 12;
 constexpr int kTreesOfSmallKernels = 60;  // that take little of a step
@@ -239,6 +241,8 @@ class FamilyFit {
           if (p.device != name || p.label != Provenance::kCalibrated || p.op != group.key.op || p.dtype != group.key.dtype) continue;
           if (!p.link.empty() && p.link != base.machine.scale_up.kind) continue;
           if (p.backend.find("-eager") != std::string::npos) continue;
+          // Where few rows were fitted, the prior decided, which other devices are: they would count twice.
+          if (p.rows < kRowsOfItsOwn && !FeatureNames(p.op).empty()) continue;
           m.others.push_back(p);
           break;   // the first one of a device is its newest
         }

@@ -74,7 +74,8 @@ int FittingTp(const ResolvedScenario& r) {
     Problems problems;
     CheckPlan(r.model, plan, {}, &problems);
     if (!problems.empty()) continue;
-    if (PlanMemory(r.model, plan, r.machine, r.engine, r.params.limits, r.params.max_model_len, 0).kv_blocks > 0) return tp;
+    const MemoryPlan m = PlanMemory(r.model, plan, r.machine, r.engine, r.params.limits, r.params.max_model_len, 0);
+    if (m.kv_blocks > m.state_blocks) return tp;
   }
   return 0;
 }
@@ -270,7 +271,7 @@ void CheckFit(const YamlNode& root, ResolvedScenario* r, Problems* problems) {
   const MemoryPlan& m = r->memory;
   const SourceLocation where = PlaceOf(root, "plan");
   const Bytes needed = m.weights + m.activations + m.reserve;
-  if (m.kv_blocks > 0 && needed <= m.usable) return;
+  if (m.kv_blocks > m.state_blocks && needed <= m.usable) return;
   std::string hint;
   if (const int tp = FittingTp(*r); tp > 0) {
     hint = fmt::format("it fits with plan.tp: {}", tp);
@@ -281,7 +282,9 @@ void CheckFit(const YamlNode& root, ResolvedScenario* r, Problems* problems) {
                 fmt::format("does not fit: each GPU needs {} for weights, {} for activations and {} for the runtime, and the "
                             "engine may use {} of {}{}",
                             Human(m.weights), Human(m.activations), Human(m.reserve), Human(m.usable), Human(m.gpu),
-                            needed > m.usable ? fmt::format(", {} too little", Human(needed - m.usable)) : ": nothing is left for the KV cache"),
+                            needed > m.usable ? fmt::format(", {} too little", Human(needed - m.usable))
+                            : m.state_blocks > 0 ? fmt::format(": what is left does not hold the states of one sequence, {}", Human(m.kv_block * static_cast<double>(m.state_blocks)))
+                                                 : ": nothing is left for the KV cache"),
                 hint);
 }
 

@@ -18,7 +18,7 @@ trap 'rm -rf "$work"' EXIT
 
 published="$source/tests/validation/trtllm_offline.csv $source/tests/validation/trtllm_0.17.csv $source/tests/validation/trtllm_0.21.csv $source/tests/validation/trtllm_online.csv
   $source/tests/validation/sglang_cookbook.csv $source/tests/validation/lmdeploy_a100.csv $source/tests/validation/linear_attention.csv $source/tests/validation/vllm_b300_steps.csv
-  $source/tests/validation/qwen_speed.csv $source/tests/validation/served_published.csv
+  $source/tests/validation/qwen_speed.csv
   $source/tests/validation/offload_published.csv"
 settings="$source/tests/validation/offload_settings.csv"
 errors=$source/sim/catalog/errors/serving.yaml

@@ -105,8 +105,7 @@ EngineCase RandomCase(uint64_t seed) {
   e.limits.max_num_seqs = chance(0.3) ? pick(1, 3) : pick(4, 24);
   e.limits.max_num_batched_tokens = std::max(e.limits.max_num_seqs, chance(0.5) ? pick(4, 40) : pick(40, 400));
   const int64_t longest_input = pick(1, 60), longest_output = chance(0.3) ? pick(1, 4) : pick(2, 60);
-  e.limits.state_blocks = chance(0.25) ? pick(1, 4) : 0;
-  const int64_t blocks_of_longest = (longest_input + longest_output) / e.limits.block_size + 1 + e.limits.state_blocks;
+  const int64_t blocks_of_longest = (longest_input + longest_output) / e.limits.block_size + 1;
   // From memory for hardly one request (some are refused) to memory for all.
   e.kv_blocks = std::max<int64_t>(1, chance(0.75) ? blocks_of_longest * pick(8, 25) / 10 : blocks_of_longest * 12);
   e.limits.watermark_blocks = chance(0.5) ? 0 : pick(0, e.kv_blocks / 4);
@@ -153,6 +152,10 @@ EngineCase RandomCase(uint64_t seed) {
     s.think = SimTime::From(Seconds(0.001 * static_cast<double>(pick(0, 3))));
   }
   AddTexts(seed, longest_input, &s);
+  if (chance(0.25)) {
+    e.limits.state_blocks = pick(1, 4);
+    e.kv_blocks += e.limits.state_blocks * pick(1, 6);
+  }
   return s;
 }
 

@@ -33,6 +33,8 @@ Drawn Draw(Rng& rng, const std::shared_ptr<const Catalog>& catalog) {
             ", output_tokens: " + std::to_string(d.output) + "}\n";
     d.scenario = Scenario::FromYaml(yaml, "scenario", "", catalog);
     if (!d.scenario.ok() || d.scenario->resolved().model.is_encoder()) continue;
+    const EngineParams& engine = d.scenario->resolved().params;
+    if (engine.limits.BlocksFor(d.input + d.output) > engine.kv_blocks) continue;
     return d;
   }
 }

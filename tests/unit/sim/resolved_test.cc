@@ -52,7 +52,7 @@ TEST(Resolved, StatesOfLinearAttentionTakeBlocks) {
   // 2030 blocks hold ten sequences of 101 blocks of states and 102 of tokens, not nineteen: the last of 40 wait for three rounds.
   const Report all = ReportOf(own), tight = ReportOf(ScenarioOf(yaml("plan: {tp: 2}\nengine: {kv_blocks: 2030}\n")));
   EXPECT_EQ(tight.requests.completed, 40u);
-  EXPECT_EQ(tight.memory.kv_peak_fraction, 1);
+  EXPECT_GT(tight.memory.kv_peak_fraction, 0.99);
   EXPECT_GT(tight.queue_delay.max, 1.3 * all.queue_delay.max);
   EXPECT_EQ(tight.memory.state, StateBytesPerGpu(own->resolved().model, own->resolved().plan, 0));
   const auto problem = [&](const std::string& more) { return std::string(Scenario::FromYaml(yaml(more)).status().message()); };
