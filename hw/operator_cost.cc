@@ -759,6 +759,15 @@ OperatorCosts::Sample OperatorCosts::Probe(const AttentionShape& shape, const At
   return sample;
 }
 
+AttentionCost::Terms OperatorCosts::RatesOf(const OperatorParams& p, double layers) {
+  AttentionCost::Terms terms;
+  terms.q = p.q;
+  terms.ec = Capped(p.ec);
+  terms.em = Capped(p.em);
+  terms.t0 = p.t0.value() * layers;
+  return terms;
+}
+
 AttentionCost OperatorCosts::LinearAttention(const AttentionShape& shape) const {
   const OperatorParams& pre = *ChooseLinear(shape, true).params;
   const OperatorParams& dec = *ChooseLinear(shape, false).params;
@@ -767,17 +776,11 @@ AttentionCost OperatorCosts::LinearAttention(const AttentionShape& shape) const 
   AttentionCost cost;
   cost.linear_ = true;
   cost.kappa_ = pre.kappa;
-  AttentionCost::Terms& p = cost.prefill_;
-  p.q = pre.q;
-  p.ec = Capped(pre.ec), p.em = Capped(pre.em);
-  p.t0 = pre.t0.value() * layers;
+  AttentionCost::Terms& p = cost.prefill_ = RatesOf(pre, layers);
   p.d = pre.d.value() / 1024 * layers;
   p.c_key = PrefillAttentionFlops(shape, kLinearChunk, 0) / static_cast<double>(kLinearChunk) / (peak * p.ec) * layers;
   p.m_key = kLinearPasses * heads * widths / 2 * std::max(2.0, BytesPerElement(shape.compute)) / (bandwidth_ * p.em) * layers;
-  AttentionCost::Terms& d = cost.decode_;
-  d.q = dec.q;
-  d.ec = Capped(dec.ec), d.em = Capped(dec.em);
-  d.t0 = dec.t0.value() * layers;
+  AttentionCost::Terms& d = cost.decode_ = RatesOf(dec, layers);
   d.k0 = 1;
   d.c_seq = DecodeAttentionFlops(shape, 1) / (peak * d.ec) * layers;
   d.m_seq = 2 * heads * D(shape.head_dim * shape.v_head_dim) * BytesPerElement(shape.kv) / (bandwidth_ * d.em) * layers;
@@ -796,18 +799,11 @@ AttentionCost OperatorCosts::SparseAttention(const AttentionShape& shape) const 
   const double bytes = chosen * cache * BytesPerElement(shape.kv) + D(shape.heads) * (cache + D(shape.mla_latent)) * element;
   AttentionCost cost;
   cost.linear_ = true;
-  AttentionCost::Terms& p = cost.prefill_;
-  AttentionCost::Terms& d = cost.decode_;
-  const auto fill = [&](const OperatorParams& of, AttentionCost::Terms* terms) {
-    terms->q = of.q;
-    terms->ec = Capped(of.ec), terms->em = Capped(of.em);
-    terms->t0 = of.t0.value() * layers;
-    terms->k0 = 1;
-  };
-  fill(pre, &p);
-  fill(dec, &d);
+  AttentionCost::Terms& p = cost.prefill_ = RatesOf(pre, layers);
   p.c_key = flops / (Peak(shape.compute) * p.ec) * layers;
   p.m_key = bytes / (bandwidth_ * p.em) * layers;
+  AttentionCost::Terms& d = cost.decode_ = RatesOf(dec, layers);
+  d.k0 = 1;
   d.c_seq = flops / (Peak(shape.compute) * d.ec) * layers;
   d.m_seq = bytes / (bandwidth_ * d.em) * layers;
   SetPower({&p, &d}, layers, &cost);
@@ -822,16 +818,11 @@ AttentionCost OperatorCosts::IndexerAttention(const AttentionShape& shape) const
   // A score of 32 bits per query and key, summed over the heads, is written and read again to find the largest.
   constexpr double kScore = 8;
   AttentionCost cost;
-  AttentionCost::Terms& p = cost.prefill_;
-  p.q = pre.q;
-  p.ec = Capped(pre.ec), p.em = Capped(pre.em);
-  p.t0 = pre.t0.value() * layers;
+  AttentionCost::Terms& p = cost.prefill_ = RatesOf(pre, layers);
   p.c_key = (flops / (peak * p.ec) + kScore / (bandwidth_ * p.em)) * layers;
   p.m_key = D(IndexBytes(shape)) / (bandwidth_ * p.em) * layers;
-  AttentionCost::Terms& d = cost.decode_;
-  d.q = dec.q;
-  d.ec = Capped(pre.ec), d.em = Capped(dec.em);
-  d.t0 = dec.t0.value() * layers;
+  AttentionCost::Terms& d = cost.decode_ = RatesOf(dec, layers);
+  d.ec = p.ec;
   d.d = dec.d.value() * layers;
   d.k0 = std::max(1.0, dec.k0);
   d.c_key = flops / (peak * d.ec) * layers;
@@ -899,17 +890,14 @@ AttentionCost OperatorCosts::AttentionFormula(const AttentionShape& shape) const
   cost.chunked_ = shape.chunked;
   cost.window_ = shape.window;
 
-  AttentionCost::Terms& p = cost.prefill_;
-  p.q = pre.q;
-  double ec = Capped(pre.ec);
+  AttentionCost::Terms& p = cost.prefill_ = RatesOf(pre, layers);
+  double ec = p.ec;
   if (!shape.mla && shape.head_dim <= 64) ec *= kHeadDim64;
   if (!shape.mla && shape.head_dim >= 256) ec = Capped(ec * kHeadDim256);
   // Half a row of padding is what turns q^2/2 into the exact q (q+1)/2.
   cost.kappa_ = std::max(0.5, pre.kappa);
   cost.kappa_on_keys_ = !shape.mla;
   p.ec = ec;
-  p.em = Capped(pre.em);
-  p.t0 = pre.t0.value() * layers;
   p.c_key = 2 * heads * widths / (peak * ec) * layers;
   const double em = bandwidth_ * Capped(pre.em);
   if (shape.mla) {
@@ -925,11 +913,7 @@ AttentionCost OperatorCosts::AttentionFormula(const AttentionShape& shape) const
     p.d = pre.d.value() / 1024 * (D(shape.head_dim) / 128) * layers;
   }
 
-  AttentionCost::Terms& d = cost.decode_;
-  d.q = dec.q;
-  d.ec = Capped(dec.ec);
-  d.em = Capped(dec.em);
-  d.t0 = dec.t0.value() * layers;
+  AttentionCost::Terms& d = cost.decode_ = RatesOf(dec, layers);
   d.d = dec.d.value() * layers;
   d.k0 = std::max(1.0, dec.k0);
   const double dm = bandwidth_ * Capped(dec.em);
@@ -976,9 +960,7 @@ AttentionCost OperatorCosts::AttentionFormula(const AttentionShape& shape) const
     const OperatorParams& m = *mixed.params;
     cost.fused_ = true;
     cost.mixed_kappa_ = m.kappa;
-    x.q = m.q;
-    x.ec = Capped(m.ec), x.em = Capped(m.em);
-    x.t0 = m.t0.value() * layers;
+    x = RatesOf(m, layers);
     x.c_key = 2 * heads * widths / (peak * x.ec) * layers;
     x.m_key = kv_heads * widths * kv_element / (bandwidth_ * x.em) * layers;
     x.m_seq = heads * widths * element / (bandwidth_ * x.em) * layers;
@@ -1057,21 +1039,16 @@ OperatorCosts::Origin OperatorCosts::OriginOf(const Operator& op, const CommPath
 }
 
 OperatorCosts::Origin OperatorCosts::OriginOf(const AttentionShape& shape, bool prefill) const {
-  if (shape.linear) {
-    const Choice choice = ChooseLinear(shape, prefill);
-    return {{fmt::format("linear attention, {}", prefill ? "prefill" : "decode"), choice.label, FitText(*choice.params, choice.why)},
-            choice.params->max_size};
-  }
-  if (shape.top_k > 0) {
-    const Choice choice = ChooseSparse(shape, prefill);
-    return {{fmt::format("sparse attention, {}", prefill ? "prefill" : "decode"), choice.label, FitText(*choice.params, choice.why)},
-            choice.params->max_size};
-  }
+  const auto origin_of = [&](std::string_view part, const Choice& choice) -> Origin {
+    return {{fmt::format("{}, {}", part, prefill ? "prefill" : "decode"), choice.label, FitText(*choice.params, choice.why)}, choice.params->max_size};
+  };
+  if (shape.linear) return origin_of("linear attention", ChooseLinear(shape, prefill));
+  if (shape.top_k > 0) return origin_of("sparse attention", ChooseSparse(shape, prefill));
   if (shape.indexer) {
-    const Choice choice = Choose(prefill ? "prefill" : "decode", shape.kv);
-    return {{fmt::format("sparse attention, indexer, {}", prefill ? "prefill" : "decode"), std::max(choice.label, Provenance::kTransferred),
-             FitText(*choice.params, "rates of attention to every token")},
-            choice.params->max_size};
+    Choice choice = Choose(prefill ? "prefill" : "decode", shape.kv);
+    choice.label = std::max(choice.label, Provenance::kTransferred);
+    choice.why = "rates of attention to every token";
+    return origin_of("sparse attention, indexer", choice);
   }
   const char* name = shape.mla ? (prefill ? "mla_prefill" : "mla_decode") : (prefill ? "prefill" : "decode");
   const Choice choice = Choose(name, shape.kv);

@@ -308,6 +308,8 @@ class OperatorCosts {
   Term GemmTerm(const Operator& op, const OperatorParams& p, Features* features) const;
   Term RowTerm(const Operator& op, const OperatorParams& p, Features* features) const;
   AttentionCost AttentionFormula(const AttentionShape& shape) const;
+  // Rates and fixed time of an entry, for attention of `layers` layers.
+  static AttentionCost::Terms RatesOf(const OperatorParams& p, double layers);
   AttentionCost LinearAttention(const AttentionShape& shape) const;
   AttentionCost SparseAttention(const AttentionShape& shape) const;
   AttentionCost IndexerAttention(const AttentionShape& shape) const;

@@ -91,28 +91,25 @@ ClassBytes WeightBytesByClass(const ModelSpec& model, const ParallelPlan& plan, 
   };
   ClassBytes out;
   // Where layers attend in different ways each counts as the mean of them.
-  double linear_layers = 0;
-  for (int64_t l = 0; l < model.layers; ++l) linear_layers += model.IsLinearLayer(l) ? 1 : 0;
+  const int layers = static_cast<int>(model.layers);
+  const double linear_share = static_cast<double>(LinearLayers(model, {0, layers})) / layers;
   for (const bool linear : {false, true}) {
-    const double share = linear ? linear_layers / static_cast<double>(model.layers) : 1 - linear_layers / static_cast<double>(model.layers);
+    const double share = linear ? linear_share : 1 - linear_share;
     if (share <= 0) continue;
     for (const Tensor& t : LayerTensors(model, {false, linear})) {
       (is(t, {"up_proj", "down_proj", "up_bias", "down_bias"}) ? out.dense_ffn : out.attention) += bytes(t) * share;
     }
   }
   if (model.moe) {
-    double sum = 0;
     for (const Tensor& t : LayerTensors(model, {true, false})) {
       if (t.shard == Shard::kExpert || t.shard == Shard::kExpertBias) {
         out.routed_experts += bytes(t);
       } else if (is(t, {"up_proj", "down_proj", "up_bias", "down_bias", "shared_gate"})) {
         out.shared_experts += bytes(t);
-      } else {
-        sum += bytes(t);
+      } else if (is(t, {"router", "router_bias"})) {
+        out.router += bytes(t);
       }
     }
-    for (const Tensor& t : LayerTensors(model, {false, false})) sum -= is(t, {"up_proj", "down_proj", "up_bias", "down_bias"}) ? 0 : bytes(t);
-    out.router = sum;
   }
   for (const Tensor& t : EmbeddingTensors(model)) out.embedding += bytes(t);
   for (const Tensor& t : HeadTensors(model)) out.lm_head += bytes(t);

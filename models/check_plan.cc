@@ -85,9 +85,7 @@ void CheckPlan(const ModelSpec& model, const ParallelPlan& plan, const SourceLoc
   if (model.has_linear() && problems->empty()) {
     for (int stage = 0; stage < plan.pp; ++stage) {
       const StageLayers range = LayersOfStage(model, plan, stage);
-      bool full = false;
-      for (int l = range.first; l < range.first + range.count; ++l) full = full || !model.IsLinearLayer(l);
-      if (full) continue;
+      if (LinearLayers(model, range) < range.count) continue;
       fail("pp", fmt::format("stage {} would hold linear attention alone: {} attends fully in every layer number {}", stage + 1, model.name, a.full_every),
            fmt::format("at most {} stages", model.layers / a.full_every));
       break;

@@ -337,6 +337,12 @@ void AddStageSend(const ModelSpec& model, const ParallelPlan& plan, int stage, i
 
 }  // namespace
 
+int LinearLayers(const ModelSpec& model, StageLayers layers) {
+  int linear = 0;
+  for (int i = layers.first; i < layers.first + layers.count; ++i) linear += model.IsLinearLayer(i) ? 1 : 0;
+  return linear;
+}
+
 StageLayers LayersOfStage(const ModelSpec& model, const ParallelPlan& plan, int stage) {
   if (!plan.stage_layers.empty()) {
     StageLayers layers;
@@ -361,8 +367,7 @@ std::vector<Operator> LowerTokenOperators(const ModelSpec& model, const Parallel
   if (stage == 0) AddEmbedding(model, plan, rank_tokens, &b);
   if (count > 0) {
     AddNorms(model, count, rank_tokens, &b);
-    double linear = 0;
-    for (int i = range.first; i < range.first + range.count; ++i) linear += model.IsLinearLayer(i) ? 1 : 0;
+    const double linear = LinearLayers(model, range);
     if (count > linear) AddAttention(model, plan, count - linear, rank_tokens, &b);
     if (linear > 0) AddLinearAttention(model, plan, linear, rank_tokens, &b);
     AddAttentionSum(model, plan, count, rank_tokens, &b);
@@ -420,11 +425,9 @@ std::vector<Operator> LowerHeadOperators(const ModelSpec& model, const ParallelP
 
 std::vector<AttentionShape> AttentionShapes(const ModelSpec& model, const ParallelPlan& plan, int stage) {
   const StageLayers range = LayersOfStage(model, plan, stage);
-  double windowed = 0, linear = 0;
-  for (int i = range.first; i < range.first + range.count; ++i) {
-    windowed += model.IsWindowedLayer(i) ? 1 : 0;
-    linear += model.IsLinearLayer(i) ? 1 : 0;
-  }
+  const double linear = LinearLayers(model, range);
+  double windowed = 0;
+  for (int i = range.first; i < range.first + range.count; ++i) windowed += model.IsWindowedLayer(i) ? 1 : 0;
   AttentionShape shape;
   shape.mla = model.has_mla();
   shape.heads = CeilDiv(model.attention.heads, plan.tp);
@@ -556,9 +559,7 @@ KvBytes KvBytesPerGpu(const ModelSpec& model, const ParallelPlan& plan, int stag
 Bytes StateBytesPerGpu(const ModelSpec& model, const ParallelPlan& plan, int stage) {
   if (!model.has_linear()) return Bytes(0);
   const LinearAttentionSpec& l = *model.attention.linear;
-  const StageLayers range = LayersOfStage(model, plan, stage);
-  double layers = 0;
-  for (int i = range.first; i < range.first + range.count; ++i) layers += model.IsLinearLayer(i) ? 1 : 0;
+  const double layers = LinearLayers(model, LayersOfStage(model, plan, stage));
   const double state = static_cast<double>(l.values() * l.key_dim) * BytesPerElement(l.state);
   const double looked_back = static_cast<double>(std::max<int64_t>(0, l.conv - 1) * (2 * l.keys() + l.values())) * BytesPerElement(StreamDType(plan));
   return Bytes(layers * (state + looked_back) / plan.tp);

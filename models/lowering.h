@@ -17,6 +17,7 @@ struct StageLayers {
   int count = 0;
 };
 StageLayers LayersOfStage(const ModelSpec& model, const ParallelPlan& plan, int stage);
+int LinearLayers(const ModelSpec& model, StageLayers layers);  // those of them with linear attention
 
 // Operators that depend only on token counts: everything but attention itself, LM head and sampling.
 //   rank_tokens: new tokens of this attention rank (dp > 1: of the busiest rank)
